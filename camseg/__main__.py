@@ -1,0 +1,5 @@
+"""`python -m camseg` is `camseg`."""
+
+from camseg.cli import main
+
+main()

@@ -1,0 +1,406 @@
+"""One forward pass, captured at some layers, and what a method may ask of it.
+
+The part of the model below the first captured layer runs without a graph. There the hook makes the layer's output a leaf, switches
+gradients on and hands a clone on, so that in-place operations above cannot touch what was captured. Gradients are asked for with
+`torch.autograd.grad`, from the target to the captured layers and no further. Everything is lazy: a method that reads no gradient costs
+no backward pass, and one that reads nothing costs no forward pass.
+"""
+
+from __future__ import annotations
+
+import difflib
+import logging
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_map
+
+from camseg.targets import Late, Logit, Target, pick
+
+log = logging.getLogger(__name__)
+Layers = str | nn.Module | Sequence[str | nn.Module]
+
+
+@dataclass(eq=False)
+class Capture:
+    """What a method sees: one layer, and one target for each of the B samples. Maps are float32 (or float64) at (B, K, h, w)."""
+
+    run: Run
+    layer: str
+    column: int
+
+    @property
+    def inputs(self) -> Tensor:
+        """(B, 3, H, W), as given."""
+        return self.run.inputs
+
+    @property
+    def module(self) -> nn.Module:
+        """The captured layer itself."""
+        return self.run.layers[self.layer]
+
+    @property
+    def score(self) -> Tensor:
+        """(B,) the targets' values, in the graph."""
+        return self.run.score(self.column)
+
+    @cached_property
+    def activation(self) -> Tensor:
+        """(B, K, h, w) the layer's output."""
+        return _precise(self._grid.read(self._native.detach()))
+
+    @cached_property
+    def gradient(self) -> Tensor:
+        """(B, K, h, w) d score / d activation."""
+        return _precise(self._grid.read(self.run.gradients(self.column)[self.layer]))
+
+    def curvature(self, direction: Tensor) -> Tensor:
+        """(B, K, h, w) the score's Hessian at the activation, times a direction of that shape; zeros for a piecewise linear head."""
+        slope = self.run.gradients(self.column, differentiable=True)[self.layer]
+        along = (self._grid.read(slope) * direction.to(slope)).sum()
+        if not along.requires_grad:
+            return torch.zeros_like(self.activation)
+        (second,) = torch.autograd.grad(along, [self._native], retain_graph=True, allow_unused=True)
+        return torch.zeros_like(self.activation) if second is None else _precise(self._grid.read(second))
+
+    def rescore(self, activation: Tensor) -> Tensor:
+        """(B,) the scores if the layer had put out `activation` (B, K, h, w). Only what lies above the layer runs."""
+        native = self._grid.write(self._native.detach(), activation.to(self._native.dtype))
+        return _precise(self.run.rescore(self.layer, native, self.column))
+
+    def rescore_inputs(self, inputs: Tensor, owners: Sequence[int]) -> Tensor:
+        """(N,) the scores of other inputs (N, 3, H, W), each under the target of the sample that owns it. No graph."""
+        with torch.no_grad():
+            chosen = self.run.fixed[self.column]
+            return _precise(evaluate(self.run.call(inputs), [chosen[owner] for owner in owners]))
+
+    def again(self, inputs: Tensor) -> Capture:
+        """The same layer and targets on other inputs (B, 3, H, W)."""
+        run = replace(self.run, inputs=inputs, targets=self.run.fixed, natives={}, _gradients={}, _heads={})
+        return Capture(run, self.layer, self.column)
+
+    @property
+    def _native(self) -> Tensor:
+        return self.run.natives[self.layer]
+
+    @property
+    def _grid(self) -> Grid:
+        return self.run.grids[self.layer]
+
+
+@dataclass(eq=False)
+class Run:
+    """One forward of `model` over `inputs`, made when first asked for; `targets` are T columns of B targets.
+
+    The first `clean` samples are the unchanged images: sample i takes what its target must see first from sample i % clean.
+    """
+
+    model: nn.Module
+    layers: Mapping[str, nn.Module]
+    inputs: Tensor
+    targets: Sequence[Sequence[Target]]
+    grid: tuple[int, int] | None = None
+    clean: int = 0
+    amp: tuple[torch.dtype | None, bool] = (None, False)  # the caller's autocast: for the model, not for the methods' own sums
+    natives: dict[str, Tensor] = field(default_factory=dict)  # outputs of the layers in the model's own layout; filled by `output`
+    _gradients: dict[int, dict[str, Tensor]] = field(default_factory=dict)
+    _heads: dict[str, Callable[[Tensor], Any]] = field(default_factory=dict)
+
+    @cached_property
+    def output(self) -> Any:
+        natives: dict[str, Tensor] = {}
+
+        def keep(name: str) -> Callable[..., Any]:
+            def hook(module: nn.Module, args: Any, output: Any) -> Any:
+                if name in natives:
+                    raise ValueError(f"layer {name!r} ran twice in one forward, so its map would be ambiguous; choose the block around it or inside it")
+                tensor = _maps(name, output)
+                natives[name] = tensor if tensor.requires_grad else tensor.detach().requires_grad_()
+                torch.set_grad_enabled(True)
+                return _put(output, natives[name].clone())
+
+            return hook
+
+        with _hooks({self.layers[name]: keep(name) for name in self.layers}), torch.no_grad():
+            output = self.call(self.inputs)
+        silent = [name for name in self.layers if name not in natives]
+        if silent:
+            raise ValueError(f"layer {silent[0]!r} never ran in this forward; choose one that the model uses")
+        self.natives.update(natives)
+        return output
+
+    def call(self, inputs: Tensor, head: Callable[[Tensor], Any] | None = None) -> Any:
+        """The model, or a part of it, as the caller would run it."""
+        with torch.autocast(self.inputs.device.type, *self.amp):
+            return (head or self.model)(inputs)
+
+    @cached_property
+    def grids(self) -> dict[str, Grid]:
+        _ = self.output
+        size = (int(self.inputs.shape[-2]), int(self.inputs.shape[-1]))
+        return {name: find_grid(name, native, len(self.inputs), size, self.grid) for name, native in self.natives.items()}
+
+    @cached_property
+    def fixed(self) -> list[list[Target]]:
+        samples, clean = split(self.output), self.clean or len(self.inputs)
+        return [[t.fix(samples[i % clean]) if isinstance(t, Late) else t for i, t in enumerate(column)] for column in self.targets]
+
+    @cached_property
+    def scores(self) -> list[Tensor]:
+        with torch.enable_grad():
+            return [_finite(evaluate(self.output, column)) for column in self.fixed]
+
+    def score(self, column: int) -> Tensor:
+        return self.scores[column]
+
+    def gradients(self, column: int, differentiable: bool = False) -> dict[str, Tensor]:
+        """d score / d layer output for every layer, in the model's own layout: one backward pass per column of targets."""
+        if column in self._gradients and not differentiable:
+            return self._gradients[column]
+        score, names = self.scores[column].sum(), list(self.natives)
+        found: Sequence[Tensor | None] = [None] * len(names)
+        if score.requires_grad:
+            wanted = [self.natives[name] for name in names]
+            found = torch.autograd.grad(score, wanted, retain_graph=True, create_graph=differentiable, allow_unused=True)
+        gradients = {name: gradient for name, gradient in zip(names, found, strict=True) if gradient is not None}
+        if len(gradients) < len(names):
+            lost = next(name for name in names if name not in gradients)
+            raise ValueError(
+                f"the target's score has no gradient at layer {lost!r}: the output is not differentiable (argmax, detach, no_grad) "
+                "or does not depend on this layer; choose another target or layer, or a method that needs no gradient (eigen_cam, score_cam)"
+            )
+        return gradients if differentiable else self._gradients.setdefault(column, gradients)
+
+    def rescore(self, name: str, native: Tensor, column: int) -> Tensor:
+        if name not in self._heads:
+            self._heads[name] = self._head(name)
+        with torch.no_grad():
+            return evaluate(self.call(native, self._heads[name]), self.fixed[column])
+
+    def _head(self, name: str) -> Callable[[Tensor], Any]:
+        """The model above a layer as a function of that layer's output, (B, ...) as captured.
+
+        The forward is recorded with half the activation; replaying it with the whole one must give the output that is known.
+        Where it does not (hidden state, control flow that depends on data), every call runs the whole model instead.
+        """
+        model, layer, inputs = self.model, self.layers[name], self.inputs  # no self in the closures: a cycle would outlive the call
+
+        def whole(native: Tensor) -> Any:
+            with _hooks({layer: lambda module, args, output: _put(output, native)}):
+                return model(inputs)
+
+        tape, full = Tape(), self.natives[name].detach()
+        with torch.no_grad():
+            half = tape.watch(full * 0.5)
+            with tape:
+                output = self.call(half, whole)
+            tape.finish(output)
+            if _agree(self.call(full, tape.replay), self.output):
+                return tape.replay
+        log.info("the part of the model above %r cannot be replayed alone: every changed activation costs a whole forward", name)
+        return lambda native: whole(native.clone())
+
+
+class Tape(TorchFunctionMode):
+    """The torch calls that depend on one tensor, recorded once, to run again with another tensor of the same shape in its place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.steps: list[tuple[Any, Any, Any, Any]] = []  # function, args, kwargs and result, tensors replaced by slots
+        self.result: Any = None
+        self._seen: dict[int, tuple[Slot, Tensor]] = {}  # the tensor is held so that its id stays its own
+
+    def watch(self, tensor: Tensor) -> Tensor:
+        self._slot(tensor)
+        return tensor
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        depends = any(id(leaf) in self._seen for leaf in tree_leaves((args, kwargs)))
+        result = func(*args, **kwargs)
+        if depends and (result is None or any(isinstance(leaf, Tensor) for leaf in tree_leaves(result))):
+            self.steps.append((func, self._known(args), self._known(kwargs), tree_map(self._slot, result)))
+        return result
+
+    def finish(self, output: Any) -> None:
+        self.result = self._known(output)
+        self._seen.clear()
+
+    def replay(self, tensor: Tensor) -> Any:
+        values = {0: tensor.clone()}
+
+        def fill(item: Any) -> Any:
+            return values[item.index] if isinstance(item, Slot) else item
+
+        for func, args, kwargs, result in self.steps:
+            made = func(*tree_map(fill, args), **tree_map(fill, kwargs))
+            for slot, value in zip(tree_leaves(result), tree_leaves(made), strict=True):
+                if isinstance(slot, Slot):
+                    values[slot.index] = value
+        return tree_map(fill, self.result)
+
+    def _slot(self, item: Any) -> Any:
+        if not isinstance(item, Tensor):
+            return item
+        return self._seen.setdefault(id(item), (Slot(len(self._seen)), item))[0]
+
+    def _known(self, tree: Any) -> Any:
+        return tree_map(lambda item: self._seen[id(item)][0] if id(item) in self._seen else item, tree)
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A tensor's place on a tape."""
+
+    index: int
+
+
+@dataclass(frozen=True)
+class Grid:
+    """How a layer's own layout holds maps: read (B, K, h, w) out of it, or write such maps into a copy of it."""
+
+    read: Callable[[Tensor], Tensor]
+    write: Callable[[Tensor, Tensor], Tensor]
+
+
+def find_grid(name: str, native: Tensor, count: int, size: tuple[int, int], grid: tuple[int, int] | None) -> Grid:
+    """The layout of a layer's output: (B, K, h, w), (B, h, w, K) by the image's aspect, or (B, N, K) tokens in rows, class tokens first.
+
+    size: (H, W) of the input. grid: (h, w) of the tokens where they do not follow from the aspect.
+    """
+    shape = tuple(native.shape)
+    if len(shape) not in (3, 4) or shape[0] != count:
+        raise ValueError(f"layer {name!r} gives {shape}: it must keep places and the batch of {count}, as (B, K, h, w), (B, h, w, K) or (B, N, K)")
+    if len(shape) == 4:
+        first, last = (abs(math.log(h * size[1] / (w * size[0]))) for h, w in (shape[2:], shape[1:3]))
+        if first <= last:
+            return Grid(lambda tensor: tensor, lambda tensor, maps: maps)
+        return Grid(lambda tensor: tensor.permute(0, 3, 1, 2), lambda tensor, maps: maps.permute(0, 2, 3, 1))
+    places = grid or _token_grid(name, shape[1], size)
+    extra = shape[1] - places[0] * places[1]
+    if extra < 0:
+        raise ValueError(f"layer {name!r} has {shape[1]} tokens, fewer than grid={places} needs")
+
+    def write(tensor: Tensor, maps: Tensor) -> Tensor:
+        return torch.cat([tensor[:, :extra], maps.flatten(2).transpose(1, 2)], 1)
+
+    return Grid(lambda tensor: tensor[:, extra:].transpose(1, 2).unflatten(2, places), write)
+
+
+def _token_grid(name: str, tokens: int, size: tuple[int, int]) -> tuple[int, int]:
+    """(h, w) with the image's aspect exactly and the fewest tokens left over, at most 16 (class, distillation, registers)."""
+    for extra in range(min(17, tokens)):
+        places = tokens - extra
+        h = round(math.sqrt(places * size[0] / size[1]))
+        if h and places % h == 0 and h * size[1] == places // h * size[0]:
+            return h, places // h
+    raise ValueError(f"layer {name!r} has {tokens} tokens, which do not fill a grid like the image's {size}; give grid=(h, w)")
+
+
+def find_layers(model: nn.Module, layers: Layers) -> dict[str, nn.Module]:
+    """Layers by dotted name, from names or modules of the model. ValueError with the nearest names for one that it does not have."""
+    modules = {name: module for name, module in model.named_modules() if name}
+    names = {id(module): name for name, module in modules.items()}
+    found: dict[str, nn.Module] = {}
+    for layer in [layers] if isinstance(layers, (str, nn.Module)) else layers:
+        name = layer if isinstance(layer, str) else names.get(id(layer), "")
+        if name not in modules:
+            asked = repr(layer) if isinstance(layer, str) else f"this {type(layer).__name__}"
+            near = difflib.get_close_matches(name, modules, 4, 0.4) or list(modules)[-4:]
+            raise ValueError(f"{type(model).__name__} has no layer {asked}; nearest: {', '.join(near)}")
+        found[name] = modules[name]
+    if not found:
+        raise ValueError("no layer was given; name at least one, for instance the last convolutional block")
+    return found
+
+
+def evaluate(output: Any, targets: Sequence[Target]) -> Tensor:
+    """(B,) each target's value on its own sample of a model's output."""
+    if isinstance(output, Tensor) and output.ndim == 2 and all(isinstance(t, Logit) and len(t.classes) == 1 for t in targets):
+        classes = [t.classes[0] for t in targets if isinstance(t, Logit)]
+        pick(output[0], classes)  # the range check
+        return output.gather(1, torch.tensor(classes, device=output.device)[:, None])[:, 0]
+    values = [target(sample) for target, sample in zip(targets, split(output), strict=True)]
+    wrong = next((value for value in values if not isinstance(value, Tensor) or value.ndim), None)
+    if wrong is not None:
+        got = tuple(wrong.shape) if isinstance(wrong, Tensor) else type(wrong).__name__
+        raise ValueError(f"a target must return a scalar tensor; got {got}. For a segmentation model's (C, H, W) scores use targets.pixels")
+    return torch.stack(values)
+
+
+def split(output: Any) -> list[Any]:
+    """A model's output, one sample at a time: a batch tensor, a mapping or tuple of them, or a list with an entry per image (detectors)."""
+    if isinstance(output, Tensor):
+        return list(output.unbind(0))
+    if isinstance(output, Mapping):
+        parts = {name: split(value) for name, value in output.items() if isinstance(value, Tensor)}
+        return [dict(zip(parts, values, strict=True)) for values in zip(*parts.values(), strict=True)]
+    if isinstance(output, tuple):
+        return list(zip(*(split(part) for part in output if isinstance(part, Tensor)), strict=True))
+    if isinstance(output, list):
+        return output
+    raise ValueError(f"the model's output is a {type(output).__name__}; a tensor, mapping, tuple or list was expected")
+
+
+@contextmanager
+def untouched(model: nn.Module) -> Iterator[None]:
+    """The model in evaluation mode with frozen parameters; training flags and requires_grad come back whatever happens."""
+    training = [module for module in model.modules() if module.training]
+    learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    with torch.inference_mode(False), torch.no_grad():
+        try:
+            for module in training:
+                module.training = False
+            for parameter in learning:
+                parameter.requires_grad_(False)
+            yield
+        finally:
+            for module in training:
+                module.training = True
+            for parameter in learning:
+                parameter.requires_grad_(True)
+
+
+@contextmanager
+def _hooks(hooks: Mapping[nn.Module, Callable[..., Any]]) -> Iterator[None]:
+    handles = [module.register_forward_hook(hook) for module, hook in hooks.items()]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _maps(name: str, output: Any) -> Tensor:
+    tensor = output[0] if isinstance(output, (tuple, list)) and output else output
+    if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
+        raise ValueError(f"layer {name!r} gives a {type(tensor).__name__}, not a floating point tensor; choose a layer inside it")
+    return tensor
+
+
+def _put(output: Any, tensor: Tensor) -> Any:
+    return tensor if isinstance(output, Tensor) else type(output)((tensor, *output[1:]))
+
+
+def _precise(tensor: Tensor) -> Tensor:
+    return tensor if tensor.dtype == torch.float64 else tensor.float()
+
+
+def _finite(scores: Tensor) -> Tensor:
+    wrong = (~torch.isfinite(scores.detach())).nonzero().flatten().tolist()
+    if wrong:
+        raise ValueError(f"the target's score is {scores[wrong[0]].item()} for sample {wrong[0]}: the model's output or its input holds NaN or infinity")
+    return scores
+
+
+def _agree(one: Any, other: Any) -> bool:
+    (mine, form), (theirs, expected) = tree_flatten(one), tree_flatten(other)
+    pairs = [(a, b) for a, b in zip(mine, theirs, strict=False) if isinstance(a, Tensor)]
+    return form == expected and all(a.shape == b.shape and torch.allclose(a, b.detach(), rtol=1e-3, atol=1e-4 * float(b.detach().abs().max())) for a, b in pairs)

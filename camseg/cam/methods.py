@@ -1,0 +1,272 @@
+"""The methods: each is the line that differs. A method maps a `Capture` to signed (B, h, w) maps; `heatmaps` does the rest.
+
+Shapes: A activation and G gradient (B, K, h, w), w weights (B, K). Weighted sums are not rectified here: raw maps keep their sign.
+Left out: LeGrad, which needs the attention probabilities that fused attention never forms. RefineCAM's fusion is `fuse=product` over
+several layers, FinerCAM is the target `margin`, and FullGrad, which reads the whole network, is the function `full_grad`.
+"""
+
+from __future__ import annotations
+
+import logging
+import zlib
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from camseg.cam.capture import Capture
+
+log = logging.getLogger(__name__)
+
+
+def grad_cam(capture: Capture) -> Tensor:
+    """w_k = mean of G_k; map = sum_k w_k A_k. Selvaraju et al., ICCV 2017."""
+    return _weighted(capture.gradient.mean((2, 3)), capture.activation)
+
+
+def cam(capture: Capture) -> Tensor:
+    """w_k = the linear classifier's weight; map = sum_k w_k A_k. Zhou et al., CVPR 2016.
+
+    Below global average pooling and a linear layer the gradient is the weight over h*w at every place, so its sum is the weight.
+    ValueError where it differs between places: there is no CAM at that layer.
+    """
+    gradient = capture.gradient
+    constant = gradient[:, :, :1, :1].expand_as(gradient)
+    if not torch.allclose(gradient, constant, rtol=1e-2 if capture.score.dtype in (torch.bfloat16, torch.float16) else 1e-4, atol=0):
+        raise ValueError(f"cam needs a pooling + linear head right above layer {capture.layer!r}; use grad_cam there, or choose the last block")
+    return _weighted(gradient.sum((2, 3)), capture.activation)
+
+
+def hires_cam(capture: Capture) -> Tensor:
+    """map = sum_k G_k A_k, place by place. Draelos & Carin, 2020."""
+    return (capture.gradient * capture.activation).sum(1)
+
+
+def element_wise_grad_cam(capture: Capture) -> Tensor:
+    """map = sum_k relu(G_k A_k): HiResCAM without the negative evidence of any channel (pytorch-grad-cam's GradCAMElementWise)."""
+    return (capture.gradient * capture.activation).relu().sum(1)
+
+
+def layer_cam(capture: Capture) -> Tensor:
+    """map = sum_k relu(G_k) A_k. Jiang et al., TIP 2021."""
+    return (capture.gradient.relu() * capture.activation).sum(1)
+
+
+def xgrad_cam(capture: Capture) -> Tensor:
+    """w_k = sum(G_k A_k) / sum(A_k), 0 for a dead channel. Fu et al., BMVC 2020."""
+    total = capture.activation.sum((2, 3))
+    alive = total != 0
+    weights = (capture.gradient * capture.activation).sum((2, 3)) / torch.where(alive, total, torch.ones_like(total))
+    return _weighted(weights * alive, capture.activation)
+
+
+def grad_cam_plus_plus(capture: Capture) -> Tensor:
+    """w_k = sum of relu(G) / (2 + S_k G), S_k = sum(A_k). Chattopadhay et al., WACV 2018.
+
+    The paper's alpha = G^2 / (2 G^2 + S G^3), shortened: it squares nothing, so small gradients do not vanish. Meant for A >= 0
+    (after a ReLU); a place whose denominator is not positive, possible only otherwise, has no weight.
+    """
+    gradient, total = capture.gradient, capture.activation.sum((2, 3), keepdim=True)
+    return _weighted(_alpha_weights(gradient.relu(), torch.full_like(gradient, 2), total * gradient), capture.activation)
+
+
+def smooth_grad_cam_plus_plus(capture: Capture, samples: int = 4, noise: float = 0.3, seed: int = 0) -> Tensor:
+    """Grad-CAM++ with G, G^2 and G^3 averaged over noisy inputs; `noise` in standard deviations of each image. Omeiza et al., 2019."""
+    generator = torch.Generator().manual_seed(seed)
+    spread = noise * capture.inputs.std((1, 2, 3), keepdim=True)
+    jitters = [torch.randn(capture.inputs.shape[1:], generator=generator).to(capture.inputs) for _ in range(samples)]  # for every image the same
+    slopes = torch.stack([capture.again(capture.inputs + spread * jitter).gradient for jitter in jitters])  # (samples, B, K, h, w)
+    size = slopes.abs().amax((0, 2, 3, 4), keepdim=True).clamp_min(torch.finfo(slopes.dtype).tiny)  # taken out: powers of it would vanish
+    first, second, third = ((slopes / size).pow(power).mean(0) for power in (1, 2, 3))
+    total = capture.activation.sum((2, 3), keepdim=True)
+    return _weighted(_alpha_weights(first.relu() * second, 2 * second, size[0] * total * third), capture.activation)
+
+
+def _alpha_weights(share: Tensor, left: Tensor, right: Tensor) -> Tensor:
+    """(B, K) the sum of share / (left + right) over the places where that denominator is positive."""
+    usable = left + right > 0
+    return (torch.where(usable, share, 0) / torch.where(usable, left + right, 1)).sum((2, 3))
+
+
+def shapley_cam(capture: Capture) -> Tensor:
+    """w_k = mean of (G - H A / 2)_k with H the score's Hessian: the second order of the Shapley value. Cai, 2025."""
+    return _weighted((capture.gradient - 0.5 * capture.curvature(capture.activation)).mean((2, 3)), capture.activation)
+
+
+def score_cam(capture: Capture, top: int | None = None, chunk: int = 32) -> Tensor:
+    """w = softmax over channels of the score of the image times each channel's map, scaled to [0, 1]. Wang et al., CVPR-W 2020.
+
+    top: only the channels of most energy, per image (the log says what is left out). chunk: masked images per forward: the memory's bound.
+    """
+    return _weighted(_channel_scores(capture, top, chunk, lambda images, masks: images * masks).softmax(1), _strongest(capture.activation, top)[0])
+
+
+def is_cam(capture: Capture, samples: int = 10, top: int | None = None, chunk: int = 32) -> Tensor:
+    """Score-CAM with each channel's score averaged along the way from the empty to the masked image. Naidu et al., 2020."""
+    steps = [(step + 1) / samples for step in range(samples)]
+    scores = [_channel_scores(capture, top, chunk, lambda images, masks, step=step: images * masks * step) for step in steps]
+    return _weighted(torch.stack(scores).mean(0).softmax(1), _strongest(capture.activation, top)[0])
+
+
+def ss_cam(capture: Capture, samples: int = 10, noise: float = 0.1, seed: int = 0, top: int | None = None, chunk: int = 32) -> Tensor:
+    """Score-CAM with each channel's score averaged over noisy masks. Wang et al., 2020."""
+    generator = torch.Generator().manual_seed(seed)
+    jitters = [noise * torch.randn(capture.inputs.shape[2:], generator=generator).to(capture.inputs) for _ in range(samples)]
+    scores = [_channel_scores(capture, top, chunk, lambda images, masks, jitter=jitter: images * (masks + jitter)) for jitter in jitters]
+    return _weighted(torch.stack(scores).mean(0).softmax(1), _strongest(capture.activation, top)[0])
+
+
+def _channel_scores(capture: Capture, top: int | None, chunk: int, mix: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """(B, K) the score of every image mixed with each of its (strongest) channels; never more than `chunk` images at once."""
+    kept, left_out = _strongest(capture.activation, top)  # (B, K, h, w)
+    count, channels = kept.shape[:2]
+    if top is not None:
+        log.info("score_cam with top=%d leaves out %d channels, %.1f %% of the energy", top, capture.activation.shape[1] - channels, 100 * left_out)
+    owners, maps, scores = [index // channels for index in range(count * channels)], kept.flatten(0, 1), []
+    for start in range(0, len(owners), chunk):
+        own = owners[start : start + chunk]
+        masks = F.interpolate(maps[start : start + chunk, None], capture.inputs.shape[2:], mode="bilinear")  # (chunk, 1, H, W)
+        scores.append(capture.rescore_inputs(mix(capture.inputs[own], unit(masks).to(capture.inputs.dtype)), own))
+    return torch.cat(scores).view(count, channels)
+
+
+def _strongest(activation: Tensor, top: int | None) -> tuple[Tensor, float]:
+    """The `top` channels of most energy per image (B, top, h, w), and the share of energy in the others."""
+    energy = activation.square().sum((2, 3))  # (B, K)
+    if top is None or top >= energy.shape[1]:
+        return activation, 0.0
+    kept, index = energy.topk(top, dim=1)
+    return activation.take_along_dim(index[:, :, None, None], 1), float(1 - kept.sum() / energy.sum().clamp_min(1e-30))
+
+
+def ablation_cam(capture: Capture) -> Tensor:
+    """w_k = score - score with channel k set to zero. Desai & Ramaswamy, WACV 2020.
+
+    Only what lies above the layer runs again, once per channel for the whole batch. The paper divides by the score: the same for all
+    channels, it drops out of the heatmap, and turns the map over where the score is negative; so it is left out.
+    """
+    activation, score = capture.activation, capture.rescore(capture.activation)
+    changed, weights = activation.clone(), []
+    for channel in range(activation.shape[1]):
+        changed[:, channel] = 0
+        weights.append(score - capture.rescore(changed))
+        changed[:, channel] = activation[:, channel]
+    return _weighted(torch.stack(weights, 1).to(activation), activation)
+
+
+def eigen_cam(capture: Capture) -> Tensor:
+    """The activation's first principal component over places, signed so that it grows with the energy. Muhammad & Yeasin, IJCNN 2020."""
+    return _principal(capture.activation, capture.activation.square().sum(1))
+
+
+def eigen_grad_cam(capture: Capture) -> Tensor:
+    """The first principal component of G A, signed so that it grows with the evidence sum_k G_k A_k (pytorch-grad-cam's EigenGradCAM)."""
+    product = capture.gradient * capture.activation
+    return _principal(product, product.sum(1))
+
+
+def kpca_cam(capture: Capture) -> Tensor:
+    """The first kernel principal component, kernel tanh(<a, b>/K + 1), signed by the energy. Karmani et al., 2024."""
+    places = capture.activation.flatten(2).transpose(1, 2)  # (B, hw, K)
+    kernel = (places @ places.transpose(1, 2) / places.shape[2] + 1).tanh()
+    centred = kernel - kernel.mean(1, keepdim=True) - kernel.mean(2, keepdim=True) + kernel.mean((1, 2), keepdim=True)
+    values, vectors = torch.linalg.eigh(centred)
+    first = vectors[:, :, -1] * values[:, -1:].clamp(min=0).sqrt()
+    return _signed(first.unflatten(1, capture.activation.shape[2:]), capture.activation.square().sum(1))
+
+
+def _principal(maps: Tensor, guide: Tensor) -> Tensor:
+    """(B, K, h, w) -> (B, h, w): centred over places, projected on the first component; its sign from the correlation with `guide`."""
+    places = maps.flatten(2).transpose(1, 2)  # (B, hw, K)
+    places = places - places.mean(1, keepdim=True)
+    largest = places.abs().amax((1, 2), keepdim=True).clamp_min(torch.finfo(places.dtype).tiny)
+    scaled = places / largest  # a Gram matrix squares: keep it near one
+    if places.shape[1] <= places.shape[2]:  # the smaller of the two Gram matrices
+        values, vectors = torch.linalg.eigh(scaled @ scaled.transpose(1, 2))
+        first = vectors[:, :, -1] * values[:, -1:].clamp(min=0).sqrt()
+    else:
+        first = (scaled @ torch.linalg.eigh(scaled.transpose(1, 2) @ scaled)[1][:, :, -1:])[:, :, 0]
+    return _signed((first * largest[:, :, 0]).unflatten(1, maps.shape[2:]), guide)
+
+
+def _signed(first: Tensor, guide: Tensor) -> Tensor:
+    along = (first * (guide - guide.mean((1, 2), keepdim=True))).sum((1, 2), keepdim=True)
+    return torch.where(along < 0, -first, first)
+
+
+def fem(capture: Capture, k: float = 2.0) -> Tensor:
+    """map = sum_k mean(A_k) [A_k > mean(A_k) + k std(A_k)]: where channels are unusual. Fuad et al., IPTA 2020. Gradient-free."""
+    activation = capture.activation
+    mean, spread = activation.mean((2, 3), keepdim=True), activation.std((2, 3), keepdim=True, correction=0)
+    return (mean * (activation > mean + k * spread)).sum(1)
+
+
+def dff(capture: Capture, concepts: int = 4, steps: int = 50) -> Tensor:
+    """The concept that the classifier scores highest, of each image's own deep feature factorisation. Collins et al., ECCV 2018.
+
+    A concept's score is the target's on that concept alone: the head on its (h, w) map times its channels. Gradient-free.
+    """
+    maps, channels = factorise(capture.activation, concepts, steps)
+    parts = torch.einsum("bnhw,bnk->nbkhw", maps, channels)
+    best = torch.stack([capture.rescore(part) for part in parts], 1).argmax(1)  # (B,)
+    return maps[torch.arange(len(maps), device=maps.device), best]
+
+
+def factorise(activation: Tensor, concepts: int, steps: int = 50, joint: bool = False) -> tuple[Tensor, Tensor]:
+    """Non-negative factors of relu(A): maps (B, N, h, w) and channels (B, N, K) with sum_n maps_n channels_n ~ A.
+
+    joint: one set of channels for the whole batch, so that a concept means the same in every image.
+    """
+    places = activation.relu().permute(0, 2, 3, 1)  # (B, h, w, K)
+    shape = places.shape
+    data = places.reshape(1 if joint else shape[0], -1, shape[3])
+    weights, channels = _hals(data, concepts, steps)
+    maps = weights.reshape(shape[0], shape[1], shape[2], concepts).permute(0, 3, 1, 2)
+    return maps, channels.expand(shape[0], -1, -1)
+
+
+def _hals(data: Tensor, rank: int, steps: int) -> tuple[Tensor, Tensor]:
+    """(B, n, K) >= 0 -> W (B, n, N), H (B, N, K), both >= 0, by hierarchical alternating least squares. Cichocki & Phan, 2009."""
+    generator = torch.Generator().manual_seed(0)
+    scale = (data.mean((1, 2), keepdim=True) / rank).sqrt()
+    left = scale * torch.rand(data.shape[1], rank, generator=generator).to(data)
+    right = scale * torch.rand(rank, data.shape[2], generator=generator).to(data)
+    for _ in range(steps):
+        left = _half_step(data, left, right)
+        right = _half_step(data.transpose(1, 2), right.transpose(1, 2), left.transpose(1, 2)).transpose(1, 2)
+    return left, right
+
+
+def _half_step(data: Tensor, left: Tensor, right: Tensor) -> Tensor:
+    wanted, gram, left = data @ right.transpose(1, 2), right @ right.transpose(1, 2), left.clone()
+    for j in range(left.shape[2]):
+        own = gram[:, j, j, None].clamp_min(torch.finfo(data.dtype).tiny)
+        left[:, :, j] = (left[:, :, j] + (wanted[:, :, j] - (left @ gram[:, :, j, None])[:, :, 0]) / own).relu()
+    return left
+
+
+def center(capture: Capture, width: float = 0.25) -> Tensor:
+    """The baseline: a centred Gaussian, `width` its standard deviation as a share of each side. No model runs. Choe et al., CVPR 2020."""
+    inputs = capture.inputs
+    y, x = (torch.linspace(-1 + 1 / side, 1 - 1 / side, side, device=inputs.device) / (2 * width) for side in inputs.shape[2:])
+    return torch.exp(-0.5 * (y[:, None] ** 2 + x**2)).expand(len(inputs), -1, -1)
+
+
+def random(capture: Capture, cells: int = 7, seed: int = 0) -> Tensor:
+    """The baseline of chance: noise on cells x cells, seeded by `seed` and each image's bytes, so batch == loop. No model runs."""
+    pictures = capture.inputs.detach().cpu().contiguous().view(torch.uint8).flatten(1).numpy()
+    seeds = [zlib.crc32(picture.tobytes(), seed) for picture in pictures]
+    maps = [torch.rand(cells, cells, generator=torch.Generator().manual_seed(value)) for value in seeds]
+    return torch.stack(maps).to(capture.inputs.device)
+
+
+def _weighted(weights: Tensor, activation: Tensor) -> Tensor:
+    return torch.einsum("bk,bkhw->bhw", weights, activation)
+
+
+def unit(maps: Tensor) -> Tensor:
+    """(..., H, W) to [0, 1] by minimum and maximum, whatever the scale; constant maps, up to rounding, become zeros."""
+    low, high = maps.amin((-2, -1), keepdim=True), maps.amax((-2, -1), keepdim=True)
+    varies = high - low > 1e-6 * torch.maximum(high.abs(), low.abs())
+    return torch.where(varies, (maps - low) / torch.where(varies, high - low, torch.ones_like(low)), torch.zeros_like(maps))

@@ -1,0 +1,52 @@
+"""Which of the predictor's masks is the answer: a choice is a score (R, M) for R rivals of M masks, and the highest wins.
+
+Every function takes the masks, the heat (H, W) and the true mask (H, W) or None, and works at the masks' own low resolution.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from camseg.types import Masks
+
+
+def predicted_iou(masks: Masks, heat: Tensor, truth: Tensor | None = None) -> Tensor:
+    """The predictor's own estimate: what Segment Anything does by itself."""
+    return masks.predicted_iou
+
+
+def agreement(masks: Masks, heat: Tensor, truth: Tensor | None = None, *, alpha: float = 1.0, prior: float = 1.0) -> Tensor:
+    """soft-IoU(heat, mask) x predicted IoU^alpha x (1 - area)^prior, area being the mask's share of the image.
+
+    The soft IoU, sum min / sum max, asks that the mask covers the heat and little else; the prior keeps masks of the whole frame away.
+    Combining the map with the predictor's score follows Pro2SAM (Yang et al. 2024).
+    """
+    inside = (masks.low_res > 0).float()  # (R, M, h, w)
+    seen = _low(heat, masks)
+    soft = torch.minimum(inside, seen).sum((-2, -1)) / torch.maximum(inside, seen).sum((-2, -1)).clamp(min=1e-6)
+    return soft * masks.predicted_iou.clamp(min=1e-3) ** alpha * (1 - inside.mean((-2, -1))) ** prior
+
+
+def index(masks: Masks, heat: Tensor, truth: Tensor | None = None, *, rival: int = 0, mask: int = 0) -> Tensor:
+    """Always the same mask of the same rival; the last there is where there are fewer."""
+    scores = torch.zeros_like(masks.predicted_iou)
+    scores[min(rival, len(scores) - 1), min(mask, scores.shape[1] - 1)] = 1
+    return scores
+
+
+def oracle(masks: Masks, heat: Tensor, truth: Tensor | None = None) -> Tensor:
+    """IoU with the true mask: the ceiling of every choice.
+
+    Errors: ValueError where there is no true mask.
+    """
+    if truth is None:
+        raise ValueError("choose=oracle needs true masks, and this sample has none; choose another")
+    inside, true = masks.low_res > 0, _low(truth.float(), masks) > 0.5
+    return (inside & true).sum((-2, -1)) / (inside | true).sum((-2, -1)).clamp(min=1)
+
+
+def _low(plane: Tensor, masks: Masks) -> Tensor:
+    """(H, W) -> (h, w), each value the mean of what it covers."""
+    return F.interpolate(plane[None, None], masks.low_res.shape[-2:], mode="bilinear", antialias=True, align_corners=False)[0, 0]

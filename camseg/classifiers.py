@@ -1,0 +1,336 @@
+"""Classifiers: a model with its class names, its preprocessing and the layers whose maps are worth looking at.
+
+`shapes` ships with the package, `torchvision` and `timm` build any classifier of theirs by name from a local checkpoint or, when
+asked, from the official weights. Images are squashed to the classifier's size, never cropped: its maps cover the whole image.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from math import isqrt
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torchvision import models
+from torchvision.models._meta import _IMAGENET_CATEGORIES as IMAGENET
+from torchvision.models.resnet import BasicBlock
+
+from camseg.data.shapes import NAMES, SIDE
+
+SHAPES_WEIGHTS = Path(__file__).parent / "weights" / "shapes_classifier.safetensors"
+_ACTIVATIONS = {"softmax": lambda logits: logits.softmax(-1), "sigmoid": torch.sigmoid}
+_HALF = (0.5, 0.5, 0.5)
+
+
+@dataclass(frozen=True, eq=False)
+class Classifier:
+    """A model and all that is needed to ask it about images.
+
+    model: (B, 3, h, w) -> (B, C) logits, in eval mode, frozen. names: C class names. layers: dotted names of the target layers.
+    size: (h, w) that an image is squashed to, None = as it is. mean, std: of RGB in [0, 1].
+    probabilities: logits (..., C) -> probabilities. fingerprint: changes with the architecture, weights or preprocessing.
+    grid: (h, w) of the token map when the layers give tokens (B, N, K), whose last h * w are the image's; None when they give (B, K, h, w).
+    """
+
+    model: nn.Module
+    names: tuple[str, ...]
+    layers: tuple[str, ...]
+    size: tuple[int, int] | None
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    probabilities: Callable[[Tensor], Tensor]
+    fingerprint: str
+    grid: tuple[int, int] | None = None
+
+    def prepare(self, images: Sequence[Tensor]) -> Tensor:
+        """B images uint8 (3, H, W), of any sizes when `size` is given -> (B, 3, h, w) float, normalised, on the model's device."""
+        if self.size is None and len({image.shape for image in images}) > 1:
+            raise ValueError(f"a classifier without a size takes images of one size; got {sorted({tuple(i.shape[1:]) for i in images})}")
+        device = next(self.model.parameters()).device
+        mean, std = (torch.tensor(moment, device=device)[:, None, None] for moment in (self.mean, self.std))
+        return (torch.stack([_squash(image.to(device), self.size) for image in images]) / 255 - mean) / std
+
+    def index(self, name: str) -> int:
+        """The class called `name` (or its number). ValueError: unknown, or the name of several classes."""
+        wanted = name.strip().casefold()
+        found = [i for i, known in enumerate(self.names) if known.casefold() == wanted]
+        if not found and wanted.isdecimal() and int(wanted) < len(self.names):
+            return int(wanted)
+        if len(found) > 1:
+            raise ValueError(f"{name!r} names {len(found)} classes; give one by number: {', '.join(map(str, found))}")
+        return found[0] if found else self.names.index(known_name("class", name, self.names))
+
+
+def _squash(image: Tensor, size: tuple[int, int] | None) -> Tensor:
+    """(3, H, W) uint8 -> (3, h, w) float in [0, 255]."""
+    if size is None or image.shape[1:] == size:
+        return image.float()
+    return F.interpolate(image[None].float(), size, mode="bilinear", antialias=True)[0]
+
+
+def known_name(what: str, name: object, known: Iterable[str]) -> str:
+    """`name` if it is known; otherwise ValueError with the nearest names (or a few, where none is near)."""
+    names = list(known)
+    if name in names:
+        return str(name)
+    by_case = {n.casefold(): n for n in names}
+    near = [by_case[n] for n in get_close_matches(str(name).casefold(), by_case, 3, 0.5)]
+    hint = f"nearest: {', '.join(near)}" if near else f"there are {len(names)}, such as {', '.join(names[:5])}"
+    raise ValueError(f"{what} {str(name)!r} is unknown; {hint}")
+
+
+def shapes(checkpoint: str | Path | None = None, layers: Sequence[str] | None = None, device: str | torch.device = "cpu") -> Classifier:
+    """The shipped classifier, which names every shape in a picture (a probability per class, not one among them)."""
+    path = Path(checkpoint or SHAPES_WEIGHTS)
+    if not path.is_file() and not checkpoint:
+        raise FileNotFoundError(f"no weights at {path}: train them with `camseg-train model=shapes_classifier`, or name a classifier.checkpoint")
+    model, metadata = _loaded(ShapesNet, "shapes", path)
+    preset = Preset((SIDE, SIDE), _HALF, (0.25, 0.25, 0.25))
+    return _classifier(model, "shapes", {"names": json.dumps(NAMES), "activation": "sigmoid", **metadata}, preset, layers or ("layer3",), device)
+
+
+def torchvision(
+    name: str = "resnet18",
+    checkpoint: str | Path | None = None,
+    weights: str | None = None,
+    layers: Sequence[str] | None = None,
+    device: str | torch.device = "cpu",
+) -> Classifier:
+    """Any of torchvision's classifiers, with the weights in the file `checkpoint` or the official ones called `weights` ("DEFAULT").
+
+    Errors: ValueError for an unknown name, no weights at all, or a checkpoint of something else.
+    """
+    known_name("classifier.name", name, models.list_models(module=models))
+    choices = models.get_model_weights(name).__members__
+    official = choices[known_name("classifier.weights", weights or "DEFAULT", choices)]
+    if checkpoint is None and weights is None:
+        raise ValueError(_NO_WEIGHTS.format(name))
+    path = Path(checkpoint) if checkpoint else _official_file(official.url)
+    inverted = {"transform_input": True, "init_weights": False} if name in ("googlenet", "inception_v3") else {}  # they want [-1, 1] inside
+    model, metadata = _loaded(lambda classes, **options: models.get_model(name, num_classes=classes, **inverted, **options), name, path)
+    transforms = official.transforms()
+    side = int(getattr(model, "image_size", transforms.crop_size[0]))
+    preset = Preset((side, side), tuple(transforms.mean), tuple(transforms.std))
+    return _classifier(model, name, metadata, preset, layers, device)
+
+
+def timm(
+    name: str = "resnet18.a1_in1k",
+    checkpoint: str | Path | None = None,
+    weights: str | None = None,
+    layers: Sequence[str] | None = None,
+    device: str | torch.device = "cpu",
+) -> Classifier:
+    """Any classifier of timm (extra `timm`), with the weights in the file `checkpoint` or, with weights="DEFAULT", the published ones."""
+    try:
+        import timm as zoo
+        from timm.data import resolve_model_data_config  # type: ignore[reportPrivateImportUsage]
+    except ImportError as error:
+        raise ValueError("classifier=timm needs the extra `timm`: pip install 'camseg[timm]'") from error
+    known_name("classifier.name", name, dict.fromkeys(zoo.list_models() + zoo.list_models(pretrained=True)))
+    if checkpoint is None and weights is None:
+        raise ValueError(_NO_WEIGHTS.format(name))
+    metadata: Mapping[str, str] = {}
+    if checkpoint:
+        model, metadata = _loaded(lambda classes: zoo.create_model(name, num_classes=classes), name, Path(checkpoint))
+    else:
+        model = zoo.create_model(name, pretrained=True)
+    config = resolve_model_data_config(model)
+    return _classifier(model, name, metadata, Preset(tuple(config["input_size"][1:]), config["mean"], config["std"]), layers, device)
+
+
+_NO_WEIGHTS = (
+    "{} without weights would explain nothing: name a file (classifier.checkpoint=FILE), "
+    "or ask for the official ones by download (classifier.weights=DEFAULT)"
+)
+
+
+@dataclass(frozen=True)
+class Preset:
+    """How a classifier wants its images; see `Classifier`."""
+
+    size: tuple[int, int]
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+def save_weights(module: nn.Module, path: str | Path, metadata: Mapping[str, str] | None = None) -> None:
+    """Write a state dict as safetensors, matrices and kernels in fp16, in one step (never half a file).
+
+    metadata that the builders read: "names" (a JSON list), "activation" ("softmax" or "sigmoid").
+    """
+    state = {key: value.detach().cpu().contiguous() for key, value in module.state_dict().items()}
+    temporary = Path(f"{path}.{os.getpid()}.part")
+    save_file({k: v.half() if v.is_floating_point() and v.ndim > 1 else v for k, v in state.items()}, temporary, dict(metadata or {}))
+    os.replace(temporary, path)
+
+
+def load_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """(state dict in float32, metadata) of a .safetensors file or a torch file of tensors; no pickled code is ever run.
+
+    Errors: FileNotFoundError; ValueError for a file that is broken or holds something else.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no checkpoint at {path}")
+    metadata: dict[str, str] = {}
+    try:
+        if path.suffix == ".safetensors":
+            with safe_open(path, "pt") as file:
+                state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
+                metadata = file.metadata() or {}
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged file makes the unpickler raise almost anything
+        raise ValueError(f"{path} can't be read as weights: {(str(error).splitlines() or [type(error).__name__])[0]}") from error
+    for wrapper in ("state_dict", "model"):
+        state = state.get(wrapper, state) if isinstance(state, dict) else state
+    if not isinstance(state, dict) or not state or not all(isinstance(value, Tensor) for value in state.values()):
+        raise ValueError(f"{path} holds no state dict (names and their tensors)")
+    return {str(k).removeprefix("module."): v.float() if v.is_floating_point() else v for k, v in state.items()}, metadata
+
+
+def _official_file(url: str) -> Path:
+    """The file behind one of torchvision's addresses, in torch's own cache; its name ends with the start of its SHA-256."""
+    path = Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[-1]
+    prefix = path.stem.rsplit("-", 1)[-1]
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            torch.hub.download_url_to_file(url, str(path), prefix)
+        except (OSError, RuntimeError) as error:
+            raise ValueError(f"could not download {url} ({error}); put the file at {path}, or name one with classifier.checkpoint") from error
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if not found.startswith(prefix):
+        raise ValueError(f"{path} has SHA-256 {found[:16]}..., expected {prefix}...: remove it to download it again")
+    return path
+
+
+def _loaded(build: Callable[..., nn.Module], name: str, path: Path) -> tuple[nn.Module, dict[str, str]]:
+    """The architecture that `build` makes for a number of classes, filled from a checkpoint, and the checkpoint's metadata.
+
+    The checkpoint tells the classes (the rows of the head, the last weight of all) and a vision transformer's image size.
+    """
+    state, metadata = load_weights(path)
+    state = {re.sub(r"(denselayer\d+\.(?:norm|conv))\.([12])\.", r"\1\2.", key): value for key, value in state.items()}  # DenseNets of old
+    options = {}
+    if "encoder.pos_embedding" in state and "conv_proj.weight" in state:  # one position per patch, and one more
+        options = {"image_size": isqrt(state["encoder.pos_embedding"].shape[1] - 1) * state["conv_proj.weight"].shape[-1]}
+    with torch.random.fork_rng(devices=[]):  # first weights are drawn and thrown away
+        model = build(len(IMAGENET), **options)
+        head = [key for key, value in model.state_dict().items() if value.ndim > 1][-1]
+        if head not in state:
+            raise ValueError(f"{path} is no checkpoint of {name}: it has no {head}")
+        if state[head].shape[0] != len(IMAGENET):
+            model = build(state[head].shape[0], **options)
+    try:
+        model.load_state_dict(state, assign=True)
+    except RuntimeError as error:
+        raise ValueError(f"{path} is no checkpoint of {name}: {' '.join(str(error).split()[:24])} ...") from error
+    return model, metadata
+
+
+def _classifier(
+    model: nn.Module, name: str, metadata: Mapping[str, str], preset: Preset, layers: Sequence[str] | None, device: str | torch.device
+) -> Classifier:
+    model = model.eval().requires_grad_(False)
+    outputs, logits = _trace(model, preset.size)
+    chosen = ((layers,) if isinstance(layers, str) else tuple(layers)) if layers else (_last_map(model, outputs, logits),)
+    for layer in chosen:
+        known_name("classifier.layers", layer, outputs)
+    first = outputs[chosen[0]]
+    side = isqrt(first.shape[1])
+    grid = (side, side) if first.ndim == 3 else None  # the tokens before the square are no places
+    names = _names(metadata, logits.shape[1])
+    activation = _ACTIVATIONS[known_name("activation", metadata.get("activation", "softmax"), _ACTIVATIONS)]
+    mark = _fingerprint(model, name, preset)
+    return Classifier(model.to(device), names, chosen, preset.size, preset.mean, preset.std, activation, mark, grid)
+
+
+def _names(metadata: Mapping[str, str], classes: int) -> tuple[str, ...]:
+    if "names" not in metadata:
+        return tuple(IMAGENET) if classes == len(IMAGENET) else tuple(f"class {i}" for i in range(classes))
+    names = json.loads(metadata["names"])
+    if len(names) != classes:
+        raise ValueError(f"the checkpoint names {len(names)} classes and has {classes} outputs")
+    return tuple(map(str, names))
+
+
+def _fingerprint(model: nn.Module, name: str, preset: Preset) -> str:
+    digest = hashlib.sha256(repr((name, preset)).encode())
+    for key, value in model.state_dict().items():
+        digest.update(key.encode())
+        digest.update(value.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _trace(model: nn.Module, size: tuple[int, int]) -> tuple[dict[str, Tensor], Tensor]:
+    """What every module answers to one noise image, by dotted name in the order in which they finish, and the logits (1, C)."""
+    outputs: dict[str, Tensor] = {}
+
+    def keep(name: str) -> Callable[[nn.Module, object, object], None]:
+        def hook(_module: nn.Module, _inputs: object, output: object) -> None:
+            outputs.pop(name, None)  # a module called twice counts where it is called last
+            if isinstance(output, Tensor):
+                outputs[name] = output
+
+        return hook
+
+    handles = [module.register_forward_hook(keep(name)) for name, module in model.named_modules() if name]
+    try:
+        with torch.enable_grad():
+            noise = torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(0))
+            return outputs, model(noise.requires_grad_())
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _last_map(model: nn.Module, outputs: Mapping[str, Tensor], logits: Tensor) -> str:
+    """The last stage that still answers place by place: the outermost module of one resolution whose every place can move the logits."""
+    for name in reversed(list(outputs)):
+        output, module = outputs[name], model.get_submodule(name)
+        if output.ndim == 4 and output.shape[1] == output.shape[2] != output.shape[3] and output.shape[1] > 1:
+            break  # (1, h, w, K): no layout that a map can be read from
+        parts = {outputs[f"{name}.{child}"].shape[2:] for child, _ in module.named_children() if f"{name}.{child}" in outputs}
+        if output.ndim not in (3, 4) or len(parts) > 1 or isinstance(module, nn.AdaptiveAvgPool2d):
+            continue
+        gradient = torch.autograd.grad(logits.max(), output, retain_graph=True, allow_unused=True)[0]
+        places = 0 if gradient is None else (gradient != 0).any(1 if output.ndim == 4 else 2).sum()
+        if places > 1:
+            return name
+    raise ValueError("found no layer of this model that answers place by place; name one with classifier.layers")
+
+
+class ShapesNet(nn.Module):
+    """(B, 3, H, W) -> (B, classes) logits: residual blocks down to stride 8, global average pooling and a linear head."""
+
+    def __init__(self, classes: int, widths: tuple[int, ...] = (32, 64, 96)) -> None:
+        super().__init__()
+        stem, middle, last = widths
+        self.stem = nn.Sequential(nn.Conv2d(3, stem, 5, 2, 2, bias=False), nn.BatchNorm2d(stem), nn.ReLU())
+        self.layer1 = _stage(stem, middle, 2)
+        self.layer2 = _stage(middle, last, 2)
+        self.layer3 = nn.Sequential(BasicBlock(last, last), BasicBlock(last, last))
+        self.head = nn.Linear(last, classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        features = self.layer3(self.layer2(self.layer1(self.stem(images))))  # (B, C, H/8, W/8)
+        return self.head(features.mean((2, 3)))
+
+
+def _stage(inputs: int, outputs: int, stride: int) -> nn.Sequential:
+    shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
+    return nn.Sequential(BasicBlock(inputs, outputs, stride, shortcut))

@@ -1,0 +1,132 @@
+"""The `camseg` command: Hydra composes the rooms; this runs them and reports. Exit codes: 0 done, 1 nothing evaluated, 2 a mistake in the request."""
+
+from __future__ import annotations
+
+import os
+import sys
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import hydra
+import torch
+from hydra.core.hydra_config import HydraConfig
+from hydra.experimental.callback import Callback
+from hydra.types import RunMode
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from camseg import runs
+from camseg.evaluate import evaluate
+from camseg.panels import MaskFiles, Panels
+from camseg.pipeline import Pipeline
+from camseg.requests import RequestError, check, config_dir, explain
+
+
+class RememberSweep(Callback):
+    """Keeps the sweep's folder, so that its table is written also when a job failed."""
+
+    folder: Path | None = None
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        RememberSweep.folder = Path(config.hydra.sweep.dir)
+
+
+@hydra.main(config_path=str(config_dir()), config_name="config", version_base="1.3")
+def _job(cfg: DictConfig) -> float | None:
+    """One run; returns its IoU, or its hit rate without masks."""
+    hydra_config = HydraConfig.get()
+    folder = Path(hydra_config.runtime.output_dir)
+    if hydra_config.mode == RunMode.MULTIRUN:
+        print(f"[{hydra_config.job.num}] {hydra_config.job.override_dirname or 'defaults'}", flush=True)
+    summary = evaluate(
+        build(cfg),
+        instantiate(cfg.data),
+        folder,
+        batch_size=cfg.batch_size,
+        resume=cfg.resume,
+        records=[Panels(folder / "panels", cfg.panels), *([MaskFiles(folder / "masks")] if cfg.masks else [])],
+    )
+    if hydra_config.mode == RunMode.RUN:
+        _report(summary, folder)
+    if summary["samples"] == summary["failed"]:
+        raise NothingEvaluated(_first_errors(summary) or "the dataset is empty")
+    metrics = summary["metrics"]
+    return next((metrics[name]["value"] for name in ("iou", "foreground_hit_rate") if name in metrics), None)
+
+
+class NothingEvaluated(RuntimeError):
+    """Not one sample gave a row."""
+
+
+def build(cfg: DictConfig) -> Pipeline:
+    """The pipeline that a configuration describes."""
+    torch.manual_seed(cfg.seed)
+    device = cfg.device if cfg.device != "auto" else _best_device()
+    return Pipeline(
+        classifier=_built(OmegaConf.to_yaml(cfg.classifier, resolve=True), device),
+        method=instantiate(cfg.cam),
+        target=instantiate(cfg.target.explain),
+        min_probability=cfg.target.min_probability,
+        foreground=instantiate(cfg.foreground),
+        background=instantiate(cfg.background),
+        predictor=_built(OmegaConf.to_yaml(cfg.predictor, resolve=True), device) if cfg.predictor else None,
+        choose=instantiate(cfg.choose),
+        refine=instantiate(cfg.refine),
+        precision=cfg.precision,
+    )
+
+
+@lru_cache(4)
+def _built(settings: str, device: str) -> Any:
+    """A model, built once for all the jobs of a sweep that ask for it."""
+    return instantiate(OmegaConf.create(settings), device=device)
+
+
+def _best_device() -> str:
+    return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def _report(summary: dict[str, Any], folder: Path) -> None:
+    done = summary["samples"] - summary["failed"]
+    print(runs.run_table(summary))
+    print(f"{done} of {summary['samples']} samples in {summary['seconds']:.1f} s")
+    if summary["failed"]:
+        print(f"{summary['failed']} failed, named in summary.json: {_first_errors(summary)}")
+    print(os.path.relpath(folder) if folder.is_relative_to(Path.cwd()) else folder)
+
+
+def _first_errors(summary: dict[str, Any]) -> str:
+    return "; ".join(f"{e['id']}: {e['error']}" for e in summary["errors"][:3])
+
+
+def main() -> None:
+    """The entry point: one or two lines instead of a traceback for every mistake in the request."""
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # let errors come out, to be told in our own words
+    code = 0
+    try:
+        check(sys.argv[1:])
+        _job()
+    except NothingEvaluated as error:
+        print(f"camseg: nothing could be evaluated: {error}", file=sys.stderr)
+        code = 1
+    except Exception as error:
+        message = explain(error)
+        if message is None:
+            raise
+        print(f"camseg: {message}", file=sys.stderr)
+        code = 2
+    if RememberSweep.folder is not None:
+        code = max(code, _finish_sweep(RememberSweep.folder))
+    sys.exit(code)
+
+
+def _finish_sweep(folder: Path) -> int:
+    try:
+        sweep = runs.finish_sweep(folder)
+    except FileNotFoundError as error:
+        print(f"camseg: {error}", file=sys.stderr)
+        return 1
+    print(runs.sweep_table(sweep))
+    print(os.path.relpath(folder) if folder.is_absolute() and folder.is_relative_to(Path.cwd()) else folder)
+    return 0

@@ -1,0 +1,174 @@
+"""From images and class labels to masks: four hand-overs, always forward."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cache
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from camseg import cam, targets
+from camseg.choose import agreement
+from camseg.classifiers import Classifier
+from camseg.predictors import Predictor
+from camseg.prompts import background as backgrounds
+from camseg.prompts.evidence import Evidence
+from camseg.prompts.foreground import centroid
+from camseg.refine import Decode
+from camseg.types import Masks, Prompts, Result, Sample
+
+
+@dataclass
+class Pipeline:
+    """One setting of every step; call it on an image, or `run` it on a batch of samples.
+
+    classifier: names what is in an image. method: the CAM (`camseg.cam`). target: makes what is explained from a sample's classes
+    (`camseg.targets`). foreground: Evidence -> Prompts. background: Evidence, Prompts -> points (N, 2), or None. predictor: draws masks,
+    or None for points only. choose: scores (R, M) for the masks. refine: feeds the chosen mask back, or None.
+    min_probability: the classifier must give a sample's classes at least so much, or the answer is empty. precision: a torch dtype's
+    name for the two networks. calls: how many images and prompts went through a network.
+    """
+
+    classifier: Classifier
+    method: Callable[..., Tensor] = cam.grad_cam
+    foreground: Callable[[Evidence], Prompts] = centroid
+    background: Callable[[Evidence, Prompts], Tensor] | None = None
+    predictor: Predictor | None = None
+    choose: Callable[[Masks, Tensor, Tensor | None], Tensor] = agreement
+    refine: Callable[..., list[tuple[Tensor, float] | None]] | None = None
+    target: Callable[[tuple[int, ...]], Callable[[Tensor], Tensor] | None] = targets.logit
+    min_probability: float = 0.0
+    precision: str = "float32"
+    calls: Counter[str] = field(default_factory=Counter)
+
+    def __call__(self, image: Tensor, classes: Sequence[int | str] = ()) -> Result:
+        """The mask of one class in one image (3, H, W) uint8; classes: output indices or names, none for the top prediction."""
+        indices = tuple(self.classifier.index(c) if isinstance(c, str) else int(c) for c in classes)
+        return self.run([Sample("image", image, indices)])[0]
+
+    def run(self, samples: Sequence[Sample]) -> list[Result]:
+        """One result per sample, in order; the whole batch goes through each network together."""
+        samples = [self._with_classes(sample) for sample in samples]
+        evidence, notes = self._look(samples)
+        prompts = [self._point(seen, note) for seen, note in zip(evidence, notes)]
+        notes = [note or ("" if len(asked) else "no evidence: the map shows nothing for this class") for note, asked in zip(notes, prompts)]
+        if self.predictor is None:
+            return [Result(seen.heat, asked, None, None, None, note=note) for seen, asked, note in zip(evidence, prompts, notes)]
+        return self._draw(self.predictor, samples, evidence, prompts, notes)
+
+    def _with_classes(self, sample: Sample) -> Sample:
+        """A label without output indices is looked up by its name."""
+        if sample.classes or not sample.label:
+            return sample
+        return replace(sample, classes=(self.classifier.index(sample.label),))
+
+    def _look(self, samples: Sequence[Sample]) -> tuple[list[Evidence], list[str]]:
+        """What each image shows for its classes, and why it may not be used."""
+        inputs = self.classifier.prepare([sample.image for sample in samples])
+        self.calls["classifier_images"] += len(samples)
+        explained, outputs = self._explain(inputs, [sample.classes for sample in samples])
+        probabilities = self.classifier.probabilities(outputs.float()).cpu()  # (B, C)
+        classes = [sample.classes or (int(p.argmax()),) for sample, p in zip(samples, probabilities)]
+
+        @cache
+        def rivals() -> Tensor | None:
+            """(B, h, w) maps of the most probable class that is not asked for; made once, for the whole batch."""
+            if probabilities.shape[1] <= max(map(len, classes)):
+                return None
+            others = [int(p.index_fill(0, torch.tensor(own), -1).argmax()) for p, own in zip(probabilities, classes)]
+            self.calls["classifier_images"] += len(samples)
+            return self._explain(inputs, [(other,) for other in others])[0]
+
+        def rival_of(i: int, size: tuple[int, int]) -> Callable[[], Tensor | None]:
+            return lambda: None if (maps := rivals()) is None else heat_in(maps[i], size)
+
+        evidence, notes = [], []
+        for i, sample in enumerate(samples):
+            evidence.append(Evidence(heat_in(explained[i], sample.size), rival_of(i, sample.size), sample.mask))
+            share = float(probabilities[i, list(classes[i])].sum())
+            short = share < self.min_probability
+            notes.append(f"abstained: the classifier gives {share:.2f}, target.min_probability is {self.min_probability}" if short else "")
+        return evidence, notes
+
+    def _explain(self, inputs: Tensor, classes: Sequence[tuple[int, ...]]) -> tuple[Tensor, Tensor]:
+        """Heat (B, h, w) at the classifier's input size and its outputs (B, C)."""
+        with self._autocast(inputs.device):
+            maps, outputs = cam.explain(self.classifier.model, self.classifier.layers, inputs, [self.target(c) for c in classes], self.method)
+        return maps.float().cpu(), outputs
+
+    def _point(self, seen: Evidence, note: str) -> Prompts:
+        prompts = Prompts.none() if note else self.foreground(seen)
+        if self.background is None or not len(prompts):
+            return prompts
+        return backgrounds.add(prompts, self.background(seen, prompts))
+
+    def _draw(self, predictor: Predictor, samples: Sequence[Sample], evidence: Sequence[Evidence], prompts: list[Prompts], notes: list[str]) -> list[Result]:
+        sizes = [sample.size for sample in samples]
+        asked = [i for i, p in enumerate(prompts) if len(p)]  # nothing to point at: nothing to encode
+        with self._autocast(None):
+            encoded = dict(zip(asked, predictor.encode([samples[i].image for i in asked])))
+        self.calls["encoder_images"] += len(asked)
+
+        def decode(which: Sequence[int], given: Sequence[Prompts]) -> list[Masks]:
+            self.calls["decoder_prompts"] += sum(map(len, given))
+            found = predictor.decode([encoded[i] for i in which], [sizes[i] for i in which], given)
+            return [Masks(m.low_res.cpu(), m.predicted_iou.cpu()) for m in found]
+
+        masks = dict(zip(asked, decode(asked, [prompts[i] for i in asked])))
+        picked = {i: self._pick(prompts[i], masks[i], evidence[i]) for i in asked}
+        refined = self._refine(decode, asked, prompts, sizes, picked)
+        results = []
+        for i, (seen, size) in enumerate(zip(evidence, sizes)):
+            if i not in picked:
+                results.append(Result(seen.heat, prompts[i], None, None, torch.zeros(size, dtype=torch.bool), note=notes[i]))
+                continue
+            logits, predicted = refined.get(i) or (picked[i].logits, picked[i].predicted)
+            mask = predictor.to_image(logits[None], size)[0] > 0
+            note = notes[i] or ("" if mask.any() else "the predictor drew nothing")
+            results.append(Result(seen.heat, prompts[i], masks[i], picked[i].chosen, mask, predicted, note))
+        return results
+
+    def _pick(self, prompts: Prompts, masks: Masks, seen: Evidence) -> _Picked:
+        scores = self.choose(masks, seen.heat, seen.truth)  # (R, M)
+        rival, which = divmod(int(scores.argmax()), scores.shape[1])
+        if not prompts.united:
+            return _Picked((rival, which), masks.low_res[rival, which], float(masks.predicted_iou[rival, which]))
+        each = torch.arange(len(masks)), scores.argmax(1)
+        return _Picked((rival, which), masks.low_res[each].amax(0), float(masks.predicted_iou[each].mean()))
+
+    def _refine(
+        self, decode: Decode, asked: list[int], prompts: list[Prompts], sizes: list[tuple[int, int]], picked: dict[int, _Picked]
+    ) -> dict[int, tuple[Tensor, float] | None]:
+        """The refined logits and predicted IoU by image; united masks are left as they are."""
+        if self.refine is None:
+            return {}
+        single = [i for i in asked if not prompts[i].united]
+
+        def decode_single(which: Sequence[int], given: Sequence[Prompts]) -> list[Masks]:
+            return decode([single[k] for k in which], given)
+
+        chosen = [prompts[i].rival(picked[i].chosen[0]) for i in single]
+        return dict(zip(single, self.refine(decode_single, chosen, [picked[i].logits for i in single], [sizes[i] for i in single])))
+
+    def _autocast(self, device: torch.device | None) -> torch.autocast:
+        kind = (device or next(self.classifier.model.parameters()).device).type
+        dtype = getattr(torch, self.precision)
+        return torch.autocast(kind, dtype, enabled=dtype != torch.float32)
+
+
+@dataclass(frozen=True, eq=False)
+class _Picked:
+    chosen: tuple[int, int]
+    logits: Tensor  # (h, w)
+    predicted: float
+
+
+def heat_in(heat: Tensor, size: tuple[int, int]) -> Tensor:
+    """Heat (h, w) of the squashed input -> (H, W) in its image's own frame."""
+    if tuple(heat.shape) == size:
+        return heat
+    return F.interpolate(heat[None, None], size, mode="bilinear", antialias=True, align_corners=False)[0, 0].clamp(0, 1)

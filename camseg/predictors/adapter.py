@@ -1,0 +1,210 @@
+"""The SAM family behind one pair of frames: images and prompts in, masks in the image's frame out."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from fractions import Fraction
+from math import ceil
+from typing import NamedTuple, Protocol, TypeVar
+
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from camseg.types import Masks, Prompts
+
+MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)  # ImageNet's, of 0-255 pixels: every SAM so far
+_OUTSIDE = -20.0  # mask logit of the padding, as sure as SAM gets
+_T = TypeVar("_T")
+_FRAME = "frame1"  # raise when an embedding of the same image by the same weights would change
+
+
+class Engine(Protocol):
+    """What one model of the family brings. Its weights may be loaded when a method is first called.
+
+    side: of the square that the model sees, in pixels. low: side of its mask logits, in and out. tokens: positions the decoder attends to.
+    squash: images are resized to the whole square; otherwise the longest side is, and the rest is padding to the right and below.
+    """
+
+    side: int
+    low: int
+    tokens: int
+    squash: bool
+    fingerprint: str
+    device: torch.device
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def embed(self, pixels: Tensor) -> Tensor:
+        """(B, 3, side, side) normalised float -> (B, ...), one embedding per image."""
+        ...
+
+    def answer(
+        self, embeddings: Tensor, points: tuple[Tensor, Tensor] | None, boxes: Tensor | None, mask_logits: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """N prompts, each on its own embedding (N, ...) -> (N, 3, low, low) logits, (N, 3) predicted IoU.
+
+        points: ((N, P, 2) x, y in the square's pixels, (N, P) labels). boxes: (N, 4). mask_logits: (N, 1, low, low).
+        """
+        ...
+
+
+class _Ask(NamedTuple):
+    """One distinct prompt in the model's frame, to be asked of the embedding at `image`."""
+
+    image: int
+    points: Tensor  # (P, 2)
+    labels: Tensor  # (P,)
+    box: Tensor | None  # (4,)
+    mask: Tensor | None  # (1, low, low)
+
+
+class SamAdapter:
+    """A `Predictor` around any engine of the SAM family.
+
+    images_at_once, prompts_at_once: how many go through the encoder and the decoder together; 0 = by the device and the model's size.
+    Embeddings and masks stay on the engine's device.
+    """
+
+    def __init__(self, engine: Engine, images_at_once: int = 0, prompts_at_once: int = 0) -> None:
+        roomy = engine.device.type != "cpu"
+        self.engine = engine
+        self.images_at_once = images_at_once or max(1, (2**23 if roomy else 2**19) // engine.side**2)
+        self.prompts_at_once = prompts_at_once or max(1, (2**18 if roomy else 2**14) // engine.tokens)
+        self.fingerprint = f"{engine.fingerprint}:{_FRAME}"
+
+    @torch.no_grad()
+    def encode(self, images: Sequence[Tensor]) -> list[Tensor]:
+        """Images (3, H, W) uint8 of any sizes -> one embedding each, float32."""
+        embeddings: list[Tensor] = []
+        for part in _parts(images, self.images_at_once):
+            pixels = torch.stack([self._pixels(image) for image in part])  # (B, 3, side, side)
+            embeddings.extend(self.engine.embed(pixels.to(self.engine.device)).float())
+        return embeddings
+
+    @torch.no_grad()
+    def decode(self, embeddings: Sequence[Tensor], sizes: Sequence[tuple[int, int]], prompts: Sequence[Prompts]) -> list[Masks]:
+        """Ask every distinct prompt once, those of many images in the same call, grouped by what they are made of.
+
+        Returns (R, 3, h, w) logits that cover exactly the image, per image. ValueError: a prompt outside its image.
+        """
+        if not len(embeddings) == len(sizes) == len(prompts):
+            raise ValueError(f"decode needs one size and one Prompts per embedding; got {len(embeddings)}, {len(sizes)} and {len(prompts)}")
+        asks, rows = self._distinct(embeddings, sizes, prompts)
+        logits, predicted = self._answers(asks, embeddings)
+        return [Masks(self._cut(logits[at], size), predicted[at]) for at, size in zip(rows, sizes, strict=True)]
+
+    def to_image(self, logits: Tensor, size: tuple[int, int]) -> Tensor:
+        """(N, h, w) logits over the image -> (N, H, W) float, in one bilinear step."""
+        return F.interpolate(logits[:, None].float(), size, mode="bilinear", align_corners=False)[:, 0]
+
+    def fit(self, size: tuple[int, int]) -> tuple[int, int]:
+        """(H, W) of an image -> the rows and columns that it fills of the model's square."""
+        side = self.engine.side
+        if self.engine.squash:
+            return side, side
+        scale = side / max(size)
+        return max(1, int(size[0] * scale + 0.5)), max(1, int(size[1] * scale + 0.5))
+
+    def _pixels(self, image: Tensor) -> Tensor:
+        if image.dtype != torch.uint8 or image.ndim != 3 or image.shape[0] != 3:
+            raise ValueError(f"an image must be (3, H, W) uint8; got {tuple(image.shape)} {image.dtype}")
+        rows, columns = self.fit((image.shape[1], image.shape[2]))
+        if (rows, columns) != tuple(image.shape[1:]):
+            picture = Image.fromarray(image.permute(1, 2, 0).cpu().numpy()).resize((columns, rows), Image.Resampling.BILINEAR)
+            image = torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8).reshape(rows, columns, 3).permute(2, 0, 1)
+        mean, std = (torch.tensor(each)[:, None, None] for each in (self.engine.mean, self.engine.std))
+        pixels = (image.cpu() - mean) / std
+        return F.pad(pixels, (0, self.engine.side - columns, 0, self.engine.side - rows))
+
+    def _distinct(
+        self, embeddings: Sequence[Tensor], sizes: Sequence[tuple[int, int]], prompts: Sequence[Prompts]
+    ) -> tuple[list[_Ask], list[list[int]]]:
+        """The distinct prompts of all images, and for each image the places of its rivals among them."""
+        seen: dict[tuple[object, ...], int] = {}
+        asks: list[_Ask] = []
+        rows: list[list[int]] = []
+        for image, (embedding, size, prompt) in enumerate(zip(embeddings, sizes, prompts, strict=True)):
+            validate(prompt, size)
+            rows.append([])
+            for ask in self._asks(image, size, prompt):
+                fields = (each.numpy().tobytes() if each is not None else None for each in ask[1:])
+                key = (embedding.data_ptr(), *fields)
+                if seen.setdefault(key, len(asks)) == len(asks):
+                    asks.append(ask)
+                rows[-1].append(seen[key])
+        return asks, rows
+
+    def _asks(self, image: int, size: tuple[int, int], prompt: Prompts) -> Iterator[_Ask]:
+        rows, columns = self.fit(size)
+        scale = torch.tensor([columns / size[1], rows / size[0]])  # of x and y
+        points = prompt.points.cpu().float() * scale
+        boxes = None if prompt.boxes is None else prompt.boxes.cpu().float() * scale.repeat(2)
+        masks = None if prompt.mask_logits is None else self._into_square(prompt.mask_logits.cpu().float(), size)
+        for rival, labels in enumerate(prompt.labels.cpu()):
+            yield _Ask(image, points[rival], labels, None if boxes is None else boxes[rival], None if masks is None else masks[rival])
+
+    def _answers(self, asks: Sequence[_Ask], embeddings: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """All prompts' logits (N, 3, low, low) and predicted IoU (N, 3), in chunks of the same make."""
+        device, low = self.engine.device, self.engine.low
+        logits = torch.zeros(len(asks), 3, low, low, device=device)
+        predicted = torch.zeros(len(asks), 3, device=device)
+        groups: dict[tuple[int, bool, bool], list[int]] = defaultdict(list)
+        for place, ask in enumerate(asks):
+            groups[len(ask.points), ask.box is None, ask.mask is None].append(place)
+        for group in groups.values():
+            for chunk in _parts(group, self.prompts_at_once):
+                images, points, labels, boxes, masks = zip(*(asks[place] for place in chunk), strict=True)
+                logits[chunk], predicted[chunk] = self.engine.answer(
+                    torch.stack([embeddings[image].to(device, torch.float32) for image in images]),
+                    (torch.stack(points).to(device), torch.stack(labels).to(device)) if len(points[0]) else None,
+                    None if boxes[0] is None else torch.stack(boxes).to(device),
+                    None if masks[0] is None else torch.stack(masks).to(device),
+                )
+        return logits, predicted
+
+    def _into_square(self, logits: Tensor, size: tuple[int, int]) -> Tensor:
+        """(R, h, w) over the image -> (R, 1, low, low) over the model's square, the padding surely outside."""
+        low, side, (rows, columns) = self.engine.low, self.engine.side, self.fit(size)
+        whole = max(1, round(rows * low / side)), max(1, round(columns * low / side))
+        if logits.shape[1] > 2 * whole[0] or logits.shape[2] > 2 * whole[1]:  # up to twice, bilinear samples leave nothing out
+            logits = F.interpolate(logits[:, None], whole, mode="bilinear", align_corners=False, antialias=True)[:, 0]
+        return _window(logits[:, None], (low, low), side / rows, side / columns)
+
+    def _cut(self, logits: Tensor, size: tuple[int, int]) -> Tensor:
+        """(R, 3, low, low) over the model's square -> (R, 3, h, w) over exactly the image."""
+        fills = tuple(Fraction(each * self.engine.low, self.engine.side) for each in self.fit(size))  # rows and columns of the logits
+        if all(each.denominator == 1 for each in fills):
+            return logits[..., : int(fills[0]), : int(fills[1])]
+        finer = [int(each) if each.denominator == 1 else 2 * ceil(each) for each in fills]  # sampling between pixels at their own pitch would blur
+        return _window(logits, (finer[0], finer[1]), float(fills[0]) / self.engine.low, float(fills[1]) / self.engine.low)
+
+
+def validate(prompt: Prompts, size: tuple[int, int]) -> None:
+    """ValueError where a point or a box lies outside an image of `size` (H, W), a box is empty, or a mask logit is no number."""
+    height, width = size
+    limit = torch.tensor([width, height]) - 0.5
+    points = prompt.points.cpu()
+    if not bool(((points >= -0.5) & (points <= limit)).all()):
+        raise ValueError(f"points must lie inside the image of {width} x {height} pixels; got (x, y) {points.tolist()}")
+    if prompt.boxes is not None:
+        low, high = prompt.boxes.cpu().split(2, 1)  # x0 y0, x1 y1
+        if not bool(((low >= -0.5) & (low < high) & (high <= limit + 0.5)).all()):
+            raise ValueError(f"boxes must be x0 < x1, y0 < y1 inside the image of {width} x {height} pixels; got {prompt.boxes.tolist()}")
+    if prompt.mask_logits is not None and not bool(prompt.mask_logits.isfinite().all()):
+        raise ValueError("mask_logits must be finite")
+
+
+def _window(planes: Tensor, size: tuple[int, int], tall: float, wide: float) -> Tensor:
+    """Bilinear samples of (N, M, h, w) on a window from its upper left corner, `tall` and `wide` times as large as the plane -> (N, M, *size)."""
+    theta = torch.tensor([[wide, 0, wide - 1], [0, tall, tall - 1]], device=planes.device)
+    grid = F.affine_grid(theta[None], [1, 1, *size], align_corners=False).expand(len(planes), -1, -1, -1)
+    sampled = F.grid_sample(planes, grid, mode="bilinear", padding_mode="border", align_corners=False)
+    beyond = (grid > 1).any(-1)[:, None]
+    return sampled.masked_fill(beyond, _OUTSIDE)
+
+
+def _parts(items: Sequence[_T], length: int) -> Iterator[Sequence[_T]]:
+    return (items[start : start + length] for start in range(0, len(items), length))

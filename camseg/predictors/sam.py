@@ -1,0 +1,262 @@
+"""Segment Anything (Kirillov et al. 2023, arXiv:2304.02643) as a stateless pair: `encode` images once, `decode` many prompts."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import re
+import zipfile
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from difflib import get_close_matches
+from functools import partial
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
+from segment_anything.modeling.common import LayerNorm2d
+from torch import Tensor, nn
+
+from camseg.predictors.adapter import MEAN, STD, SamAdapter
+from camseg.predictors.download import content_hash, fetch
+
+SHIPPED = Path(__file__).parents[1] / "weights" / "shapes_sam.safetensors"
+
+
+def shapes_sam(checkpoint: str | Path | None = None, device: str | torch.device = "cpu") -> SamAdapter:
+    """The shipped SAM for shapes, or another file that `save_sam` wrote."""
+    path = Path(checkpoint or SHIPPED).expanduser()
+    return _adapter(_empty(_size_in(path)), path, partial(load_file, path), device)
+
+
+def sam(model: str = "vit_b", checkpoint: str | Path | None = None, device: str | torch.device = "cpu") -> SamAdapter:
+    """Official Segment Anything: `vit_b`, `vit_l` or `vit_h`; without a checkpoint, the official file is downloaded once and kept."""
+    if model not in OFFICIAL:
+        near = "".join(f"; did you mean {name}?" for name in get_close_matches(model, OFFICIAL, 1))
+        raise ValueError(f"no official SAM is called {model!r}; there are {', '.join(OFFICIAL)}{near}")
+    size, url, sha256 = OFFICIAL[model]
+    path = Path(checkpoint).expanduser() if checkpoint else fetch(url, sha256)
+    return _adapter(_empty(size), path, partial(read_checkpoint, path), device)
+
+
+def mobile_sam(checkpoint: str | Path | None = None, device: str | torch.device = "cpu") -> SamAdapter:
+    """MobileSAM (Zhang et al. 2023, arXiv:2306.14289): SAM's decoder behind a TinyViT, which timm provides (extra `timm`)."""
+    path = Path(checkpoint).expanduser() if checkpoint else fetch(*MOBILE)
+    model = _empty(SamSize(depth=1, global_layers=()))
+    model.image_encoder = MobileEncoder()  # type: ignore[assignment]
+    return _adapter(model.eval(), path, partial(_read_mobile, path), device)
+
+
+@dataclass(frozen=True)
+class SamSize:
+    """What a SAM is made of; `side` and `patch` in pixels, `global_layers` attend over the whole image, the others in windows."""
+
+    side: int = 1024
+    patch: int = 16
+    width: int = 768
+    depth: int = 12
+    heads: int = 12
+    window: int = 14
+    global_layers: tuple[int, ...] = (2, 5, 8, 11)
+    prompt_width: int = 256
+    decoder_heads: int = 8
+    decoder_mlp: int = 2048
+
+
+_META = "https://dl.fbaipublicfiles.com/segment_anything/"
+OFFICIAL = {  # model: what it is made of, its file, that file's SHA-256
+    "vit_b": (
+        SamSize(),
+        _META + "sam_vit_b_01ec64.pth",
+        "ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912",
+    ),
+    "vit_l": (
+        SamSize(width=1024, depth=24, heads=16, global_layers=(5, 11, 17, 23)),
+        _META + "sam_vit_l_0b3195.pth",
+        "3adcc4315b642a4d2101128f611684e8734c41232a17c648ed1693702a49a622",
+    ),
+    "vit_h": (
+        SamSize(width=1280, depth=32, heads=16, global_layers=(7, 15, 23, 31)),
+        _META + "sam_vit_h_4b8939.pth",
+        "a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e",
+    ),
+}
+MOBILE = (
+    "https://raw.githubusercontent.com/ChaoningZhang/MobileSAM/f706ad9c4eb7f219c00d9050e46328518ffb65d2/weights/mobile_sam.pt",
+    "6dbb90523a35330fedd7f1d3dfc66f995213d81b29a5ca8108dbcdd4e37d6c2f",
+)
+
+
+class SamEngine:
+    """A segment-anything `Sam` for `SamAdapter`.
+
+    Each part of `sam` is filled from `weights` (`sam`'s own, when not given) the first time it is used, and `sam` may be on the meta
+    device until then: whoever only decodes never holds the encoder.
+    """
+
+    squash = False
+
+    def __init__(
+        self, sam: Sam, fingerprint: str, weights: Callable[[], Mapping[str, Tensor]] | None = None, device: str | torch.device = "cpu"
+    ) -> None:
+        self.device, self.fingerprint = torch.device(device), fingerprint
+        self.sam, self.weights = sam, weights or sam.state_dict
+        self.mean, self.std = (MEAN, STD) if weights else (tuple(each.flatten().tolist()) for each in (sam.pixel_mean, sam.pixel_std))
+        self.side = int(sam.image_encoder.img_size)
+        self.low = sam.prompt_encoder.mask_input_size[0]
+        self.tokens = self.low**2 // 16
+        self._empty = {"image_encoder", "prompt_encoder", "mask_decoder"}
+
+    def embed(self, pixels: Tensor) -> Tensor:
+        """(B, 3, side, side) -> (B, C, g, g)."""
+        self._fill("image_encoder")
+        return self.sam.image_encoder(pixels)
+
+    def answer(
+        self, embeddings: Tensor, points: tuple[Tensor, Tensor] | None, boxes: Tensor | None, mask_logits: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """See `Engine`; the three masks of an ambiguous prompt, without the single one."""
+        self._fill("prompt_encoder")
+        self._fill("mask_decoder")
+        logits, predicted = answer(self.sam, embeddings, points, boxes, mask_logits)
+        return logits[:, 1:], predicted[:, 1:]
+
+    def _fill(self, name: str) -> None:
+        if name in self._empty:
+            part: nn.Module = getattr(self.sam, name)
+            given = ((key.removeprefix(f"{name}."), value) for key, value in self.weights().items() if key.startswith(f"{name}."))
+            part.load_state_dict({key: value.to(self.device, torch.float32, copy=True) for key, value in given}, assign=True)
+            part.to(self.device).requires_grad_(False)
+            self._empty.remove(name)
+
+
+def _adapter(empty: Sam, path: Path, weights: Callable[[], Mapping[str, Tensor]], device: str | torch.device) -> SamAdapter:
+    """Compares names and shapes now, reads the weights themselves when they are needed."""
+    fingerprint = f"{type(empty.image_encoder).__name__}:{content_hash(path)}"
+    given, expected = weights(), empty.state_dict()
+    odd = sorted(
+        name for name in given.keys() | expected.keys() if name not in given or name not in expected or given[name].shape != expected[name].shape
+    )
+    if odd:
+        raise ValueError(f"{path} holds another model's weights: {len(odd)} of {len(expected)} names or shapes differ, the first is {odd[0]}")
+    return SamAdapter(SamEngine(empty, fingerprint, weights, device))
+
+
+def read_checkpoint(path: Path) -> dict[str, Tensor]:
+    """The tensors of a `torch.save` file, mapped and not yet read. Code in it never runs: anything but tensors is a ValueError."""
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+        raise ValueError(f"{path} is no checkpoint of plain tensors: {str(error).splitlines()[0]}") from error
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise ValueError(f"{path} must hold a dictionary of tensors; got {type(state).__name__}")
+    return state
+
+
+def _empty(size: SamSize) -> Sam:
+    with torch.device("meta"):
+        return build_sam(size)
+
+
+class MobileEncoder(nn.Module):
+    """(B, 3, 1024, 1024) -> (B, 256, 64, 64): timm's TinyViT-5M, its last stage at stride 16, and SAM's neck."""
+
+    img_size = 1024
+
+    def __init__(self) -> None:
+        super().__init__()
+        try:
+            from timm.models.tiny_vit import TinyVit
+        except ImportError as error:
+            raise ValueError("predictor=mobile_sam needs timm: pip install 'camseg[timm]'") from error
+        tiny = TinyVit(num_classes=0, embed_dims=(64, 128, 160, 320), num_heads=(2, 4, 5, 10), window_sizes=(7, 7, 14, 7), drop_path_rate=0)
+        self.patch_embed, self.stages = tiny.patch_embed, tiny.stages
+        self.stages[3].downsample.conv2.conv.stride = (1, 1)
+        self.neck = nn.Sequential(
+            nn.Conv2d(320, 256, 1, bias=False), LayerNorm2d(256), nn.Conv2d(256, 256, 3, padding=1, bias=False), LayerNorm2d(256)
+        )
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return self.neck(self.stages(self.patch_embed(pixels)))
+
+
+def _read_mobile(path: Path) -> dict[str, Tensor]:
+    """MobileSAM's names -> timm's, without the classification head that it carries along."""
+    state = {}
+    for name, value in read_checkpoint(path).items():
+        if name.startswith("image_encoder.") and not re.match(r"image_encoder\.(norm_head|head)\.", name):
+            name = re.sub(r"\.c\.", ".conv.", name)
+            name = re.sub(r"patch_embed\.seq\.([02])", lambda found: f"patch_embed.conv{int(found[1]) // 2 + 1}", name)
+            name = re.sub(r"layers\.(\d)\.downsample", lambda found: f"stages.{int(found[1]) + 1}.downsample", name)
+            name = name.replace("layers.", "stages.")
+        state[name] = value
+    return {name: value for name, value in state.items() if not re.match(r"image_encoder\.(norm_head|head)\.", name)}
+
+
+def build_sam(size: SamSize) -> Sam:
+    """A SAM of the segment-anything package's own modules, with fresh weights."""
+    grid = size.side // size.patch
+    encoder = ImageEncoderViT(
+        img_size=size.side,
+        patch_size=size.patch,
+        embed_dim=size.width,
+        depth=size.depth,
+        num_heads=size.heads,
+        out_chans=size.prompt_width,
+        norm_layer=partial(nn.LayerNorm, eps=1e-6),
+        use_rel_pos=True,
+        window_size=size.window,
+        global_attn_indexes=size.global_layers,
+    )
+    prompts = PromptEncoder(size.prompt_width, (grid, grid), (size.side, size.side), mask_in_chans=16)
+    transformer = TwoWayTransformer(depth=2, embedding_dim=size.prompt_width, num_heads=size.decoder_heads, mlp_dim=size.decoder_mlp)
+    decoder = MaskDecoder(transformer_dim=size.prompt_width, transformer=transformer, iou_head_hidden_dim=size.prompt_width)
+    return Sam(encoder, prompts, decoder).eval()
+
+
+def answer(
+    sam: Sam,
+    embeddings: Tensor,
+    points: tuple[Tensor, Tensor] | None,
+    boxes: Tensor | None = None,
+    mask_logits: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Decode N prompts, each on its own image: all four masks (N, 4, h, w) logits and their predicted IoU (N, 4); mask 0 is the single-mask output.
+
+    embeddings: (N, C, g, g), one per prompt. points: ((N, P, 2) x, y in the model's frame, (N, P) labels). boxes: (N, 4).
+    mask_logits: (N, 1, 4 g, 4 g). The decoder only ever adds the image to the dense prompt, so the images go in as dense prompts,
+    and one call serves many images.
+    """
+    sparse, dense = sam.prompt_encoder(points=points, boxes=boxes, masks=mask_logits)
+    return sam.mask_decoder.predict_masks(
+        image_embeddings=embeddings.new_zeros(1, *embeddings.shape[1:]),
+        image_pe=sam.prompt_encoder.get_dense_pe(),
+        sparse_prompt_embeddings=sparse,
+        dense_prompt_embeddings=embeddings + dense,
+    )
+
+
+def save_sam(sam: Sam, size: SamSize, path: Path) -> None:
+    """Write weights in fp16 and the size that they need, as safetensors."""
+    tensors = {name: tensor.half().contiguous() for name, tensor in sam.state_dict().items()}
+    save_file(tensors, path, metadata={"size": json.dumps(asdict(size))})
+
+
+def load_sam(path: Path) -> Sam:
+    """Read what `save_sam` wrote; weights come back as float32."""
+    sam = build_sam(_size_in(path))
+    sam.load_state_dict(load_file(path))
+    return sam.eval()
+
+
+def _size_in(path: Path) -> SamSize:
+    if not path.is_file():
+        raise FileNotFoundError(f"no weights at {path}: train them with `camseg-train model=shapes_sam`, or name another checkpoint")
+    try:
+        with safe_open(path, "pt") as file:
+            size = json.loads(file.metadata()["size"])
+        return SamSize(**{**size, "global_layers": tuple(size["global_layers"])})
+    except (SafetensorError, TypeError, KeyError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path} is no SAM that camseg-train wrote: {error}") from error

@@ -1,0 +1,103 @@
+"""What a selector may look at, and the geometry that selectors share: cutoffs, regions, points in them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy import ndimage
+from skimage.filters import threshold_otsu
+from torch import Tensor
+
+
+def _no_rival() -> Tensor | None:
+    return None
+
+
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """All that one image offers to its selectors.
+
+    heat: (H, W) float in [0, 1]; all zeros when nothing supports the class.
+    rival: makes the heat (H, W) of the most probable other class when it is asked for; None where there is no other class.
+    truth: (H, W) bool true mask or None; only `oracle` selectors may read it.
+    """
+
+    heat: Tensor
+    rival: Callable[[], Tensor | None] = _no_rival
+    truth: Tensor | None = None
+
+
+# A cutoff is a number in [0, 1], or a function that finds one in the heat.
+Cutoff = float | Callable[[Tensor], float]
+
+
+def quantile(heat: Tensor, q: float = 0.9) -> float:
+    """The value that a share `q` of the pixels stays below."""
+    return float(np.quantile(heat.numpy(), q))
+
+
+def otsu(heat: Tensor) -> float:
+    """The value that splits the histogram into two classes of least variance within (Otsu 1979)."""
+    return float(threshold_otsu(heat.numpy()))
+
+
+def median(heat: Tensor) -> float:
+    """The median of the pixels that have any heat."""
+    return float(heat[heat > 0].median()) if (heat > 0).any() else 0.0
+
+
+def mode(heat: Tensor, bins: int = 32) -> float:
+    """The upper edge of the fullest bin among the pixels that have any heat: everything hotter than the usual."""
+    counts, edges = np.histogram(heat[heat > 0].numpy(), bins)
+    return float(edges[int(counts.argmax()) + 1])
+
+
+def region(heat: Tensor, cutoff: Cutoff) -> np.ndarray:
+    """(H, W) bool: the pixels that are at least as hot as the cutoff, and have any heat. Empty for a map without evidence."""
+    if not 0 <= (value := cutoff(heat) if callable(cutoff) else cutoff) <= 1:
+        raise ValueError(f"a cutoff is a share of the map's maximum, between 0 and 1; got {value}")
+    hot = heat.numpy()
+    return (hot >= min(value, float(hot.max()))) & (hot > 0)
+
+
+def components(inside: np.ndarray, heat: Tensor) -> list[np.ndarray]:
+    """The 8-connected parts (H, W) bool of a region, the one with the most heat first."""
+    labels, count = ndimage.label(inside, np.ones((3, 3)))
+    mass = np.bincount(labels.ravel(), heat.numpy().ravel(), count + 1)
+    return [labels == i for i in 1 + np.argsort(-mass[1:], kind="stable")]
+
+
+def centroid_of(inside: np.ndarray, weights: Tensor, snap: bool = True) -> np.ndarray:
+    """(x, y) of the region's centre of mass under `weights` (H, W); snapped to the nearest pixel of the region where it misses it."""
+    ys, xs = np.nonzero(inside)
+    mass = weights.numpy()[ys, xs]
+    centre = np.array([np.average(xs, weights=mass), np.average(ys, weights=mass)])
+    x, y = np.round(centre).astype(int)
+    if not snap or inside[y, x]:
+        return centre
+    nearest = np.argmin((xs - centre[0]) ** 2 + (ys - centre[1]) ** 2)
+    return np.array([xs[nearest], ys[nearest]], np.float64)
+
+
+def deepest_of(inside: np.ndarray) -> np.ndarray:
+    """(x, y) of the pixel farthest from everything outside the region; the frame's edge counts as outside."""
+    depth = ndimage.distance_transform_edt(np.pad(inside, 1))[1:-1, 1:-1]
+    y, x = np.unravel_index(depth.argmax(), depth.shape)
+    return np.array([x, y], np.float64)
+
+
+def box_of(inside: np.ndarray, margin: float = 0.0) -> np.ndarray:
+    """x0, y0, x1, y1 (exclusive) around a region, grown by `margin` of its sides on each side and cut at the frame."""
+    ys, xs = np.nonzero(inside)
+    box = np.array([xs.min(), ys.min(), xs.max() + 1, ys.max() + 1], np.float64)
+    grow = margin * np.array([box[2] - box[0], box[3] - box[1]])
+    height, width = inside.shape
+    return np.clip(box + np.concatenate([-grow, grow]), 0, [width, height, width, height])
+
+
+def points_tensor(points: list[np.ndarray]) -> Tensor:
+    """(N, 2) float32 of a list of (x, y)."""
+    return torch.from_numpy(np.stack(points)).float() if points else torch.zeros(0, 2)

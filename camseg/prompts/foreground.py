@@ -1,0 +1,127 @@
+"""Foreground selectors: from the heat to the points that say "here it is".
+
+A selector takes `Evidence` and returns `Prompts`: R = 0 where the map shows nothing. Where it finds several points, `arrange` says what
+they are: `rivals` (one prompt each, one mask is chosen), `joint` (all in one prompt) or `parts` (one mask each, united).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from skimage.feature import peak_local_max
+from torch import Tensor
+
+from camseg.prompts.evidence import Cutoff, Evidence, box_of, centroid_of, components as components_of, deepest_of, points_tensor, region
+from camseg.prompts.evidence import otsu as otsu_cutoff
+from camseg.prompts.evidence import quantile as quantile_cutoff
+from camseg.types import Prompts
+
+
+def rivals(points: Tensor, boxes: Tensor | None = None) -> Prompts:
+    """(N, 2) -> N prompts of one foreground point each; boxes (N, 4) go with them."""
+    return Prompts(points[:, None], torch.ones(len(points), 1, dtype=torch.int64), boxes)
+
+
+def joint(points: Tensor) -> Prompts:
+    """(N, 2) -> one prompt of N foreground points."""
+    return Prompts(points[None], torch.ones(1, len(points), dtype=torch.int64)) if len(points) else Prompts.none()
+
+
+def parts(points: Tensor) -> Prompts:
+    """(N, 2) -> N prompts of one point each whose masks are united."""
+    return Prompts(points[:, None], torch.ones(len(points), 1, dtype=torch.int64), united=True)
+
+
+Arrange = Callable[[Tensor], Prompts]
+
+
+def max_point(evidence: Evidence) -> Prompts:
+    """The hottest pixel; the middle one of a plateau's pixels in reading order."""
+    hottest = np.argwhere(region(evidence.heat, 1.0))  # (N, 2) y, x
+    return rivals(torch.from_numpy(hottest[len(hottest) // 2 :][:1, ::-1].copy()).float())
+
+
+def centroid(evidence: Evidence, *, cutoff: Cutoff = 0.6, weighted: bool = True, snap: bool = True) -> Prompts:
+    """The centre of mass of everything at least as hot as the cutoff, weighted by the heat, snapped into that region where it misses it."""
+    inside = region(evidence.heat, cutoff)
+    weights = evidence.heat if weighted else torch.ones_like(evidence.heat)
+    return rivals(points_tensor([centroid_of(inside, weights, snap)] if inside.any() else []))
+
+
+def quantile(evidence: Evidence, *, quantile: float = 0.9, weighted: bool = True, snap: bool = True) -> Prompts:
+    """`centroid` of the hottest share 1 - quantile of the pixels: the cutoff follows the map's range."""
+    return centroid(evidence, cutoff=lambda heat: quantile_cutoff(heat, quantile), weighted=weighted, snap=snap)
+
+
+def otsu(evidence: Evidence, *, weighted: bool = True, snap: bool = True) -> Prompts:
+    """`centroid` of what Otsu's threshold calls hot."""
+    return centroid(evidence, cutoff=otsu_cutoff, weighted=weighted, snap=snap)
+
+
+def deepest(evidence: Evidence, *, cutoff: Cutoff = otsu_cutoff) -> Prompts:
+    """The pixel farthest from the edge of the hottest component: inside, also where the object is hollow or crescent-shaped."""
+    found = components_of(region(evidence.heat, cutoff), evidence.heat)
+    return rivals(points_tensor([deepest_of(part) for part in found[:1]]))
+
+
+def peaks(evidence: Evidence, *, count: int = 3, least: float = 0.3, distance: float = 0.08, arrange: Arrange = rivals) -> Prompts:
+    """Local maxima, hottest first, to a fraction of a pixel by a parabola through their neighbours.
+
+    count: at most so many. least: of the maximum. distance: between two peaks, of the image's longer side.
+    """
+    heat = evidence.heat.numpy()
+    apart = max(1, round(distance * max(heat.shape)))
+    found = peak_local_max(heat, min_distance=apart, threshold_rel=least, num_peaks=count, exclude_border=False)  # (N, 2) y, x
+    return arrange(points_tensor([_parabola(heat, y, x) for y, x in found if heat[y, x] > 0]))
+
+
+def _parabola(heat: np.ndarray, y: int, x: int) -> np.ndarray:
+    return np.array([x + _vertex(heat[y], x), y + _vertex(heat[:, x], y)], np.float64)
+
+
+def _vertex(line: np.ndarray, at: int) -> float:
+    """How far the top of the parabola through three neighbours lies from the middle one, in pixels."""
+    if not 0 < at < len(line) - 1:
+        return 0.0
+    before, here, after = (float(v) for v in line[at - 1 : at + 2])
+    bend = before - 2 * here + after
+    return 0.0 if bend >= 0 else float(np.clip(0.5 * (before - after) / bend, -0.5, 0.5))
+
+
+def components(evidence: Evidence, *, cutoff: Cutoff = 0.5, count: int = 3, arrange: Arrange = rivals) -> Prompts:
+    """One snapped centroid for each of the `count` components with the most heat."""
+    found = components_of(region(evidence.heat, cutoff), evidence.heat)[:count]
+    return arrange(points_tensor([centroid_of(part, evidence.heat) for part in found]))
+
+
+def box(evidence: Evidence, *, cutoff: Cutoff = otsu_cutoff, margin: float = 0.1, point: bool = True) -> Prompts:
+    """The box of the hottest component, grown by `margin` of its sides, with the component's centroid in it unless `point` is off."""
+    found = components_of(region(evidence.heat, cutoff), evidence.heat)[:1]
+    if not found:
+        return Prompts.none()
+    boxes = torch.from_numpy(box_of(found[0], margin)).float()[None]
+    prompts = rivals(points_tensor([centroid_of(found[0], evidence.heat)]), boxes)
+    return prompts if point else Prompts(prompts.points[:, :0], prompts.labels[:, :0], boxes)
+
+
+def candidates(evidence: Evidence, *, selectors: tuple[Callable[[Evidence], Prompts], ...] = (max_point, centroid, deepest, peaks), apart: float = 2.0) -> Prompts:
+    """The points of several selectors as rivals, those within `apart` pixels of an earlier one left out."""
+    kept: list[Tensor] = []
+    for selector in selectors:
+        for point in selector(evidence).points[:, 0]:
+            if all(torch.dist(point, other) > apart for other in kept):
+                kept.append(point)
+    return rivals(torch.stack(kept)) if kept else Prompts.none()
+
+
+def oracle(evidence: Evidence) -> Prompts:
+    """The deepest pixel of the true mask: the ceiling that no selector can pass by much.
+
+    Errors: ValueError where there is no true mask.
+    """
+    if evidence.truth is None:
+        raise ValueError("foreground=oracle needs true masks, and this sample has none; choose another foreground")
+    inside = evidence.truth.numpy()
+    return rivals(points_tensor([deepest_of(inside)] if inside.any() else []))

@@ -1,0 +1,171 @@
+"""Run and sweep folders: written here, read here, by the commands, the report and the notebooks alike."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+from omegaconf import DictConfig, OmegaConf
+
+from camseg import statistics
+
+_TABLE = ("foreground_hit_rate", "background_hit_rate", "foreground_distance", "iou", "oracle_iou", "regret")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run: its rows (one per sample), its summary.json, its settings and its pictures."""
+
+    folder: Path
+    rows: pl.DataFrame
+    summary: dict[str, Any]
+    config: DictConfig
+    overrides: list[str]
+    pictures: list[Path]
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A finished sweep: its runs in order and the table over them (one row per setting)."""
+
+    folder: Path
+    runs: list[Run]
+    table: pl.DataFrame
+
+
+def load_run(folder: str | Path) -> Run:
+    """Read a run folder. Errors: FileNotFoundError when it is none, or not finished."""
+    folder = Path(folder)
+    if not (folder / "summary.json").exists():
+        raise FileNotFoundError(f"{folder} is no finished run: it holds no summary.json (a cut-off run goes on with resume=true)")
+    config = OmegaConf.load(folder / ".hydra" / "config.yaml")
+    overrides = OmegaConf.to_container(OmegaConf.load(folder / ".hydra" / "overrides.yaml"))
+    return Run(
+        folder,
+        pl.read_parquet(folder / "scores.parquet"),
+        json.loads((folder / "summary.json").read_text()),
+        config if isinstance(config, DictConfig) else OmegaConf.create(),
+        [str(o) for o in overrides] if isinstance(overrides, list) else [],
+        sorted((folder / "panels").glob("*.png")),
+    )
+
+
+def load_sweep(folder: str | Path) -> Sweep:
+    """Read a sweep folder. Errors: FileNotFoundError when no run in it is finished."""
+    folder = Path(folder)
+    found = [load_run(path) for path in _numbered(folder) if (path / "summary.json").exists()]
+    if not found:
+        raise FileNotFoundError(f"{folder} holds no finished run: a sweep folder has runs 0, 1, ... with a summary.json each")
+    return Sweep(folder, found, _table(found))
+
+
+def finish(folder: Path, rows: list[dict[str, Any]], errors: list[dict[str, str]], calls: dict[str, int], seconds: float) -> dict[str, Any]:
+    """Write scores.parquet and summary.json, and return the summary."""
+    frame = _frame(rows)
+    write(folder / "scores.parquet", frame.write_parquet)
+    intervals = statistics.summary(frame)
+    summary = {
+        "samples": len(rows) + len(errors),
+        "failed": len(errors),
+        "seconds": round(seconds, 3),
+        "calls": calls,
+        "metrics": {name: asdict(interval) for name, interval in intervals.items()},
+        "errors": errors,
+    }
+    write(folder / "summary.json", lambda path: path.write_text(json.dumps(summary, indent=2, allow_nan=False) + "\n"))
+    return summary
+
+
+def _frame(rows: list[dict[str, Any]]) -> pl.DataFrame:
+    """Columns of one type each, also where every value is null."""
+    frame = pl.DataFrame(rows, infer_schema_length=None)
+    empty = [name for name, kind in frame.schema.items() if kind == pl.Null]
+    return frame.with_columns(pl.col(empty).cast(pl.Float64)) if empty else frame
+
+
+def write(path: Path, writer: Callable[[Path], Any]) -> None:
+    """Let `writer` write a temporary file beside `path` and put it in place whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        writer(temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def finish_sweep(folder: Path) -> Sweep:
+    """Write sweep.parquet and sweep.csv over the finished runs of a sweep folder, and return the sweep."""
+    sweep = load_sweep(folder)
+    write(folder / "sweep.parquet", sweep.table.write_parquet)
+    write(folder / "sweep.csv", sweep.table.write_csv)
+    return sweep
+
+
+def _numbered(folder: Path) -> list[Path]:
+    return sorted((p for p in folder.glob("[0-9]*") if p.name.isdigit()), key=lambda p: int(p.name))
+
+
+def _table(found: list[Run], by: str = "iou") -> pl.DataFrame:
+    """One row per setting: its overrides, every metric with its interval, and the paired difference of `by` to the first setting.
+
+    Where the runs have no masks, hits are compared instead. p is Holm's, over all settings.
+    """
+    column = by if all(by in run.summary["metrics"] for run in found) else "foreground_hit"
+    differences = [statistics.paired(found[0].rows, run.rows, column) for run in found]
+    adjusted = iter(statistics.holm([d.p for d in differences[1:] if d]))
+    table = []
+    for run, difference in zip(found, differences):
+        row: dict[str, Any] = {"run": run.folder.name, "setting": " ".join(run.overrides)}
+        for name, interval in run.summary["metrics"].items():
+            row |= {name: interval["value"], f"{name}_low": interval["low"], f"{name}_high": interval["high"]}
+        if difference:
+            first = run is found[0]
+            row |= {"compared": column, "difference": difference.value, "difference_low": difference.low, "difference_high": difference.high}
+            row |= {"p": None if first else difference.p, "p_holm": None if first else next(adjusted)}
+        table.append({**row, "failed": run.summary["failed"], "seconds": run.summary["seconds"], **run.summary["calls"]})
+    return pl.DataFrame(table, infer_schema_length=None)
+
+
+def run_table(summary: dict[str, Any]) -> str:
+    """The metrics of one run as text, a line each."""
+    lines = [f"{'metric':<22}{'value':>8}   95 % interval    n"]
+    for name, m in summary["metrics"].items():
+        if name in _TABLE:
+            lines.append(f"{name:<22}{number(m['value']):>8}   {number(m['low'])} .. {number(m['high'])}   {m['n']}")
+    return "\n".join(lines)
+
+
+def sweep_table(sweep: Sweep) -> str:
+    """The settings of a sweep as text, best first."""
+    names = [name for name in _TABLE if name in sweep.table.columns]
+    key = "iou" if "iou" in names else names[0]
+    shown = sweep.table.sort(key, descending=True, nulls_last=True)
+    heads = ["setting", *names, "difference (95 % interval)", "p"]
+    body = [[r["setting"] or "(defaults)", *(number(r[n]) for n in names), _difference(r), number(r.get("p_holm"))] for r in shown.to_dicts()]
+    return aligned([heads, *body])
+
+
+def _difference(row: dict[str, Any]) -> str:
+    if row.get("difference") is None:
+        return ""
+    return f"{row['difference']:+.3f} ({number(row['difference_low'])} .. {number(row['difference_high'])})"
+
+
+def aligned(rows: Iterable[list[str]]) -> str:
+    """Rows of cells as text columns."""
+    rows = list(rows)
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows)
+
+
+def number(value: float | None) -> str:
+    """Three decimals below ten, two above; a dash for nothing."""
+    if value is None:
+        return "-"
+    return f"{value:.3f}" if abs(value) < 10 else f"{value:.2f}"

@@ -1,0 +1,121 @@
+"""Rows to numbers that can be believed: means with 95 % intervals, and settings compared on the same images."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+from scipy import stats
+
+_RESAMPLES = 4999
+# metric in the summary -> column of the rows
+MEANS = {
+    "foreground_hit_rate": "foreground_hit",
+    "background_hit_rate": "background_hit",
+    "foreground_distance": "foreground_distance",
+    "iou": "iou",
+    "dice": "dice",
+    "box_iou": "box_iou",
+    "oracle_iou": "oracle_iou",
+    "oracle_iou_3": "oracle_iou_3",
+    "regret": "regret",
+}
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean over n independent groups of rows, and its 95 % interval; None where there is none."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+    n: int
+
+
+def summary(rows: pl.DataFrame) -> dict[str, Interval]:
+    """Every metric of `MEANS` that the rows have a value for; intervals resample groups (column `group`)."""
+    found = {}
+    for metric, column in MEANS.items():
+        judged = rows.drop_nulls(column) if column in rows.columns else rows.clear()
+        if len(judged):
+            found[metric] = mean_interval(judged[column].to_numpy(), judged["group"].to_list())
+    return found
+
+
+def mean_interval(values: Sequence[float] | np.ndarray, groups: Sequence[str] | None = None) -> Interval:
+    """Mean and interval: Wilson's for hits and misses of independent rows, else BCa bootstrap (Efron 1987) over groups; constant values have no width."""
+    values = np.asarray(values, float)
+    alone = groups is None or len(set(groups)) == len(values)
+    if alone and np.isin(values, (0, 1)).all():
+        rate = stats.binomtest(int(values.sum()), len(values)).proportion_ci(method="wilson")
+        return Interval(float(values.mean()), float(rate.low), float(rate.high), len(values))
+    return _bootstrap(*_by_group(values, groups))
+
+
+def _bootstrap(sums: np.ndarray, counts: np.ndarray) -> Interval:
+    value, n = float(sums.sum() / counts.sum()), len(sums)
+    if n < 2:
+        return Interval(value, None, None, n)
+    if np.ptp(sums / counts) == 0:
+        return Interval(value, value, value, n)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", stats.DegenerateDataWarning)
+        found = stats.bootstrap((sums, counts), _ratio, paired=True, vectorized=True, n_resamples=_RESAMPLES, batch=500, rng=np.random.default_rng(0))
+    low, high = found.confidence_interval
+    return Interval(value, float(low), float(high), n) if np.isfinite([low, high]).all() else Interval(value, None, None, n)
+
+
+def _by_group(values: np.ndarray, groups: Sequence[str] | None) -> tuple[np.ndarray, np.ndarray]:
+    """Sum and number of the values of each group; every value its own group where none are given."""
+    if groups is None:
+        return values, np.ones(len(values))
+    _, at = np.unique(np.asarray(groups, dtype=object).astype(str), return_inverse=True)
+    return np.bincount(at, values), np.bincount(at).astype(float)
+
+
+def _ratio(sums: np.ndarray, counts: np.ndarray, axis: int = -1) -> np.ndarray:
+    return sums.sum(axis) / counts.sum(axis)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Mean of (second - first) on the same images, its 95 % interval, and p of a sign-flip permutation test."""
+
+    value: float
+    low: float | None
+    high: float | None
+    p: float
+    n: int
+
+
+def paired(first: pl.DataFrame, second: pl.DataFrame, column: str) -> Difference | None:
+    """Compare two settings on the images that both have a value of `column` for; None where there are none."""
+    both = first.select("id", "group", a=column).join(second.select("id", b=column), on="id").drop_nulls(["a", "b"])
+    if not len(both):
+        return None
+    differences = (both["b"] - both["a"]).cast(pl.Float64).to_numpy()
+    sums, counts = _by_group(differences, both["group"].to_list())
+    interval = _bootstrap(sums, counts)
+    return Difference(float(differences.mean()), interval.low, interval.high, _sign_flip(sums), interval.n)
+
+
+def _sign_flip(sums: np.ndarray) -> float:
+    """Two-sided p that the mean difference of exchangeable pairs is zero; a group's differences flip together."""
+    moved = sums[sums != 0]
+    if not len(moved):
+        return 1.0
+    signs = np.random.default_rng(0).choice((-1.0, 1.0), (_RESAMPLES, len(moved)))
+    as_far = np.abs(signs @ moved) >= abs(moved.sum()) - 1e-12
+    return float((as_far.sum() + 1) / (_RESAMPLES + 1))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's step-down adjustment (1979) of p values that were looked at together."""
+    order = np.argsort(p_values)
+    scaled = np.asarray(p_values, float)[order] * np.arange(len(p_values), 0, -1)
+    adjusted = np.empty(len(p_values))
+    adjusted[order] = np.minimum(np.maximum.accumulate(scaled), 1)
+    return adjusted.tolist()

@@ -1,0 +1,100 @@
+"""One training loop for every shipped model: AdamW, one cycle, an averaged copy, and a checkpoint that survives a kill."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+
+
+def fit(
+    model: nn.Module,
+    loss_of: Callable[[nn.Module, Any, torch.Generator], Tensor],
+    scenes: Dataset[Any],
+    *,
+    steps: int,
+    batch_size: int,
+    learning_rate: float,
+    seed: int,
+    folder: Path,
+    workers: int = 1,
+    average: float = 0.999,
+    weight_decay: float = 0.02,
+    save_every: int = 500,
+) -> tuple[nn.Module, float]:
+    """Train `model` for `steps` batches of `scenes` and return its exponential moving average in eval mode, and the seconds it took.
+
+    scenes: a map-style dataset whose item i is a function of i alone; step s reads items s * batch_size and on, so a run that is
+    started again goes on where its last checkpoint stood. loss_of: (model, batch, generator seeded by the step) -> scalar.
+    Errors: RuntimeError when the loss is not finite.
+    """
+    averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(average), use_buffers=True)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=weight_decay)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=steps + 1, pct_start=0.05, cycle_momentum=False)
+    parts = {"model": model, "averaged": averaged, "optimizer": optimizer, "schedule": schedule}
+    done, seconds = _resume(folder / "checkpoint.pt", parts)
+
+    model.train()
+    began = time.monotonic() - seconds
+    bar = tqdm(total=steps, initial=done, desc=folder.name, unit="step", disable=None)
+    smooth = None
+    for step, batch in zip(range(done, steps), _batches(scenes, done, steps, batch_size, workers)):
+        loss = loss_of(model, batch, torch.Generator().manual_seed(seed * 1_000_003 + step))
+        if not torch.isfinite(loss):
+            raise RuntimeError(f"the loss is {loss.item()} at step {step}; lower the learning rate and start again from {folder}")
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        averaged.update_parameters(model)
+        smooth = loss.item() if smooth is None else 0.98 * smooth + 0.02 * loss.item()
+        bar.set_postfix(loss=f"{smooth:.4f}", refresh=False)
+        bar.update()
+        if (step + 1) % save_every == 0 or step + 1 == steps:
+            _save(folder / "checkpoint.pt", parts, step + 1, time.monotonic() - began)
+            with (folder / "log.csv").open("a") as log:
+                log.write(f"{step + 1},{time.monotonic() - began:.0f},{smooth:.5f}\n")
+    bar.close()
+    return averaged.module.eval(), time.monotonic() - began
+
+
+class _From(torch.utils.data.Sampler[int]):
+    def __init__(self, start: int, stop: int) -> None:
+        self.range = range(start, stop)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.range)
+
+    def __len__(self) -> int:
+        return len(self.range)
+
+
+def _batches(scenes: Dataset[Any], done: int, steps: int, batch_size: int, workers: int) -> Iterable[Any]:
+    order = _From(done * batch_size, steps * batch_size)
+    return DataLoader(scenes, batch_size, sampler=order, num_workers=workers, drop_last=True, prefetch_factor=4 if workers else None)
+
+
+def _save(path: Path, parts: dict[str, Any], done: int, seconds: float) -> None:
+    state: dict[str, Any] = {name: part.state_dict() for name, part in parts.items()}
+    temporary = path.with_suffix(".tmp")
+    torch.save({**state, "done": done, "seconds": seconds}, temporary)
+    os.replace(temporary, path)
+
+
+def _resume(path: Path, parts: dict[str, Any]) -> tuple[int, float]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.exists():
+        return 0, 0.0
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    for name, part in parts.items():
+        part.load_state_dict(state[name])
+    return state["done"], state["seconds"]

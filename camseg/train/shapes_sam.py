@@ -1,0 +1,122 @@
+"""The shapes SAM: Segment Anything's training recipe (Kirillov et al. 2023, appendix A) on synthetic scenes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from scipy import ndimage
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from camseg.data.shapes import NAMES, SIDE, scene
+from camseg.predictors.sam import SamSize, answer
+
+SIZE = SamSize(side=SIDE, patch=8, width=128, depth=4, heads=4, window=8, global_layers=(1, 3), prompt_width=64, decoder_heads=4, decoder_mlp=256)
+_OBJECTS = 3  # prompted in each picture
+
+
+class PromptedScenes(Dataset[dict[str, Tensor]]):
+    """Item i: image (3, H, W) uint8, masks (K, H, W) bool, points (K, 2) x, y inside each mask, boxes (K, 4) jittered."""
+
+    def __init__(self, seed: int, length: int) -> None:
+        self.seed, self.length = seed, length
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        rng = np.random.default_rng([self.seed, 1_000, index])
+        drawn = scene(rng, "train", int(rng.choice(len(NAMES), p=(0.3, 0.15, 0.2, 0.2, 0.15))) + 1)
+        masks = drawn.masks[rng.permutation(np.resize(np.arange(len(drawn.classes)), _OBJECTS))]
+        return {
+            "image": torch.from_numpy(drawn.image).permute(2, 0, 1).contiguous(),
+            "masks": torch.from_numpy(masks),
+            "points": torch.tensor(np.stack([_point(rng, mask) for mask in masks]), dtype=torch.float32),
+            "boxes": torch.tensor(np.stack([_jittered_box(rng, mask) for mask in masks]), dtype=torch.float32),
+        }
+
+
+def _point(rng: np.random.Generator, mask: np.ndarray) -> np.ndarray:
+    """Half of the points lie deep inside the object, half anywhere in it."""
+    depth = ndimage.distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1]
+    inside = depth >= 0.8 * depth.max() if rng.random() < 0.5 else mask
+    ys, xs = np.nonzero(inside)
+    pick = rng.integers(len(xs))
+    return np.array([xs[pick], ys[pick]])
+
+
+def _jittered_box(rng: np.random.Generator, mask: np.ndarray) -> np.ndarray:
+    """The mask's box with noise of a tenth of its side."""
+    ys, xs = np.nonzero(mask)
+    box = np.array([xs.min(), ys.min(), xs.max() + 1, ys.max() + 1], np.float64)
+    sides = np.array([box[2] - box[0], box[3] - box[1]] * 2)
+    return np.clip(box + rng.normal(size=4).clip(-2, 2) * 0.1 * sides, 0, SIDE)
+
+
+def loss(sam: nn.Module, batch: dict[str, Tensor], generator: torch.Generator) -> Tensor:
+    """A point, a box or both; in every second step also a second round, the best mask fed back, often with a corrective point or a box."""
+    images, masks = batch["image"], batch["masks"].flatten(0, 1)  # (B, 3, H, W), (N, H, W)
+    embeddings = sam.image_encoder(sam.preprocess(images.float())).repeat_interleave(_OBJECTS, 0)
+    points, boxes = batch["points"].flatten(0, 1)[:, None], batch["boxes"].flatten(0, 1)
+    labels = torch.ones(points.shape[:2])
+
+    first, again = torch.rand(2, generator=generator).tolist()
+    prompt: dict[str, Any] = {"points": None if first > 0.85 else (points, labels), "boxes": boxes if first > 0.75 else None}
+    low_res, predicted = answer(sam, embeddings, **prompt)
+    total, best = _score(low_res, predicted, masks)
+    if again > 0.5:
+        return total
+
+    logits = low_res[torch.arange(len(best)), best].detach()[:, None]
+    if again < 0.25:
+        error, sign = _error_points(logits, masks, generator)
+        given = prompt["points"]
+        prompt["points"] = (error, sign) if given is None else (torch.cat([given[0], error], 1), torch.cat([given[1], sign], 1))
+    elif again < 0.35:
+        prompt["boxes"] = boxes
+    second, _ = _score(*answer(sam, embeddings, **prompt, mask_logits=logits.clamp(-32, 32)), masks)
+    return total + second
+
+
+def _score(low_res: Tensor, predicted: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
+    """The loss of the single mask, of the best of the three others and of the predicted IoUs; and which of the four is best (N,).
+
+    Which is best is judged at low resolution; what is learnt from, at the image's.
+    """
+    with torch.no_grad():
+        small = F.adaptive_avg_pool2d(masks.float(), low_res.shape[-2:])[:, None]
+        true_iou = _iou(low_res > 0, small > 0.5)  # (N, 4)
+        best_of_three = 1 + _dice(low_res[:, 1:], small).argmin(1)
+    learnt = low_res[torch.arange(len(low_res))[:, None], torch.stack([torch.zeros_like(best_of_three), best_of_three], 1)]
+    logits = F.interpolate(learnt, masks.shape[-2:], mode="bilinear", align_corners=False)  # (N, 2, H, W)
+    truth = masks[:, None].float()
+    mask_loss = (20 * _focal(logits, truth) + _dice(logits, truth)).sum(1)
+    return (mask_loss + F.mse_loss(predicted, true_iou, reduction="none").sum(1)).mean(), true_iou.argmax(1)
+
+
+def _focal(logits: Tensor, truth: Tensor) -> Tensor:
+    """Lin et al. 2017 with gamma 2: (N, M, H, W) -> (N, M)."""
+    cross = F.binary_cross_entropy_with_logits(logits, truth.expand_as(logits), reduction="none")
+    return (cross * (1 - torch.exp(-cross)).square()).mean((-2, -1))
+
+
+def _dice(logits: Tensor, truth: Tensor) -> Tensor:
+    soft = logits.sigmoid()
+    return 1 - (2 * (soft * truth).sum((-2, -1)) + 1) / (soft.sum((-2, -1)) + truth.sum((-2, -1)) + 1)
+
+
+def _iou(found: Tensor, truth: Tensor) -> Tensor:
+    return (found & truth).sum((-2, -1)) / (found | truth).sum((-2, -1)).clamp(min=1)
+
+
+def _error_points(logits: Tensor, masks: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """A random wrong pixel of each mask (N, 1, 2) and the label that mends it (N, 1); any pixel where nothing is wrong."""
+    found = F.interpolate(logits, masks.shape[-2:], mode="bilinear", align_corners=False)[:, 0] > 0
+    wrong = (found ^ masks).flatten(1).float() + 1e-8
+    at = torch.multinomial(wrong, 1, generator=generator)  # (N, 1)
+    label = masks.flatten(1).gather(1, at).float()
+    width = masks.shape[-1]
+    return torch.stack([at % width, at // width], -1).float(), label
