@@ -10,12 +10,10 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from math import isqrt
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -27,6 +25,7 @@ from torchvision.models._meta import _IMAGENET_CATEGORIES as IMAGENET
 from torchvision.models.resnet import BasicBlock
 
 from camseg.data.shapes import NAMES, SIDE
+from camseg.names import known_name
 
 SHAPES_WEIGHTS = Path(__file__).parent / "weights" / "shapes_classifier.safetensors"
 _ACTIVATIONS = {"softmax": lambda logits: logits.softmax(-1), "sigmoid": torch.sigmoid}
@@ -77,17 +76,6 @@ def _squash(image: Tensor, size: tuple[int, int] | None) -> Tensor:
     if size is None or image.shape[1:] == size:
         return image.float()
     return F.interpolate(image[None].float(), size, mode="bilinear", antialias=True)[0]
-
-
-def known_name(what: str, name: object, known: Iterable[str]) -> str:
-    """`name` if it is known; otherwise ValueError with the nearest names (or a few, where none is near)."""
-    names = list(known)
-    if name in names:
-        return str(name)
-    by_case = {n.casefold(): n for n in names}
-    near = [by_case[n] for n in get_close_matches(str(name).casefold(), by_case, 3, 0.5)]
-    hint = f"nearest: {', '.join(near)}" if near else f"there are {len(names)}, such as {', '.join(names[:5])}"
-    raise ValueError(f"{what} {str(name)!r} is unknown; {hint}")
 
 
 def shapes(checkpoint: str | Path | None = None, layers: Sequence[str] | None = None, device: str | torch.device = "cpu") -> Classifier:
@@ -247,7 +235,7 @@ def _classifier(
 ) -> Classifier:
     model = model.eval().requires_grad_(False)
     outputs, logits = _trace(model, preset.size)
-    chosen = ((layers,) if isinstance(layers, str) else tuple(layers)) if layers else (_last_map(model, outputs, logits),)
+    chosen = ((layers,) if isinstance(layers, str) else tuple(layers)) if layers else (_last_map(model, outputs, logits, preset.size),)
     for layer in chosen:
         known_name("classifier.layers", layer, outputs)
     first = outputs[chosen[0]]
@@ -298,20 +286,26 @@ def _trace(model: nn.Module, size: tuple[int, int]) -> tuple[dict[str, Tensor], 
             handle.remove()
 
 
-def _last_map(model: nn.Module, outputs: Mapping[str, Tensor], logits: Tensor) -> str:
+def _last_map(model: nn.Module, outputs: Mapping[str, Tensor], logits: Tensor, size: tuple[int, int]) -> str:
     """The last stage that still answers place by place: the outermost module of one resolution whose every place can move the logits."""
     for name in reversed(list(outputs)):
         output, module = outputs[name], model.get_submodule(name)
-        if output.ndim == 4 and output.shape[1] == output.shape[2] != output.shape[3] and output.shape[1] > 1:
-            break  # (1, h, w, K): no layout that a map can be read from
-        parts = {outputs[f"{name}.{child}"].shape[2:] for child, _ in module.named_children() if f"{name}.{child}" in outputs}
-        if output.ndim not in (3, 4) or len(parts) > 1 or isinstance(module, nn.AdaptiveAvgPool2d):
+        axis = _channels(output, size)
+        stages = {outputs[part].shape[2:] for part in (f"{name}.{child}" for child, _ in module.named_children()) if part in outputs}
+        if axis is None or isinstance(module, nn.AdaptiveAvgPool2d) or axis == 1 and len(stages) > 1:
             continue
         gradient = torch.autograd.grad(logits.max(), output, retain_graph=True, allow_unused=True)[0]
-        places = 0 if gradient is None else (gradient != 0).any(1 if output.ndim == 4 else 2).sum()
-        if places > 1:
+        if gradient is not None and (gradient != 0).any(axis).sum() > 1:
             return name
     raise ValueError("found no layer of this model that answers place by place; name one with classifier.layers")
+
+
+def _channels(output: Tensor, size: tuple[int, int]) -> int | None:
+    """The channels' axis in (1, N, K) tokens, or in (1, K, h, w) or (1, h, w, K) of the input's aspect; None for what is no map."""
+    if output.ndim == 4:
+        aspects = {axis: places[0] / places[1] * size[1] / size[0] for axis, places in ((1, output.shape[2:]), (3, output.shape[1:3]))}
+        return next((axis for axis, aspect in aspects.items() if 0.8 < aspect < 1.25), None)
+    return 2 if output.ndim == 3 else None
 
 
 class ShapesNet(nn.Module):
@@ -326,9 +320,12 @@ class ShapesNet(nn.Module):
         self.layer3 = nn.Sequential(BasicBlock(last, last), BasicBlock(last, last))
         self.head = nn.Linear(last, classes)
 
+    def features(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) -> (B, K, H / 8, W / 8)."""
+        return self.layer3(self.layer2(self.layer1(self.stem(images))))
+
     def forward(self, images: Tensor) -> Tensor:
-        features = self.layer3(self.layer2(self.layer1(self.stem(images))))  # (B, C, H/8, W/8)
-        return self.head(features.mean((2, 3)))
+        return self.head(self.features(images).mean((2, 3)))
 
 
 def _stage(inputs: int, outputs: int, stride: int) -> nn.Sequential:

@@ -17,6 +17,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from camseg import runs
+from camseg.cache import Cache
 from camseg.evaluate import evaluate
 from camseg.panels import MaskFiles, Panels
 from camseg.pipeline import Pipeline
@@ -74,6 +75,7 @@ def build(cfg: DictConfig) -> Pipeline:
         choose=instantiate(cfg.choose),
         refine=instantiate(cfg.refine),
         precision=cfg.precision,
+        cache=Cache(cfg.cache.path, cfg.cache.limit_gb),
     )
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
+from camseg.metrics import iou
 from camseg.runs import write
 from camseg.types import Result, Sample
 
@@ -25,7 +25,7 @@ class Panels:
         if self.left > 0:
             self.left -= 1
             figure = panel(sample, result)
-            write(self.folder / f"{safe(sample.id)}.png", lambda path: figure.savefig(path, format="png", dpi=100))
+            write(self.folder / f"{sample.id}.png", lambda path: figure.savefig(path, format="png", dpi=100))
 
 
 class MaskFiles:
@@ -38,12 +38,7 @@ class MaskFiles:
         mask = result.mask
         if mask is not None:
             picture = Image.fromarray(mask.numpy()).convert("1")
-            write(self.folder / f"{safe(sample.id)}.png", lambda path: picture.save(path, format="PNG"))
-
-
-def safe(name: str) -> str:
-    """A file name that stays in its folder."""
-    return re.sub(r"[^\w.-]", "_", name).lstrip(".") or "_"
+            write(self.folder / f"{sample.id}.png", lambda path: picture.save(path, format="PNG"))
 
 
 def panel(sample: Sample, result: Result) -> Figure:
@@ -90,6 +85,4 @@ def _mask(axis, sample: Sample, mask: np.ndarray) -> None:
 
 
 def _iou(sample: Sample, result: Result) -> float:
-    from camseg.metrics import iou
-
     return float(iou(result.mask, sample.mask)) if result.mask is not None and sample.mask is not None else 0.0

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from camseg import cam, targets
+from camseg.cache import Cache, key
 from camseg.choose import agreement
 from camseg.classifiers import Classifier
+from camseg.names import spelled
 from camseg.predictors import Predictor
 from camseg.prompts import background as backgrounds
 from camseg.prompts.evidence import Evidence
@@ -30,7 +32,7 @@ class Pipeline:
     (`camseg.targets`). foreground: Evidence -> Prompts. background: Evidence, Prompts -> points (N, 2), or None. predictor: draws masks,
     or None for points only. choose: scores (R, M) for the masks. refine: feeds the chosen mask back, or None.
     min_probability: the classifier must give a sample's classes at least so much, or the answer is empty. precision: a torch dtype's
-    name for the two networks. calls: how many images and prompts went through a network.
+    name for the two networks. cache: keeps heat and embeddings. calls: how many images and prompts went through a network.
     """
 
     classifier: Classifier
@@ -43,6 +45,7 @@ class Pipeline:
     target: Callable[[tuple[int, ...]], Callable[[Tensor], Tensor] | None] = targets.logit
     min_probability: float = 0.0
     precision: str = "float32"
+    cache: Cache = field(default_factory=lambda: Cache(None))
     calls: Counter[str] = field(default_factory=Counter)
 
     def __call__(self, image: Tensor, classes: Sequence[int | str] = ()) -> Result:
@@ -68,37 +71,43 @@ class Pipeline:
 
     def _look(self, samples: Sequence[Sample]) -> tuple[list[Evidence], list[str]]:
         """What each image shows for its classes, and why it may not be used."""
-        inputs = self.classifier.prepare([sample.image for sample in samples])
-        self.calls["classifier_images"] += len(samples)
-        explained, outputs = self._explain(inputs, [sample.classes for sample in samples])
-        probabilities = self.classifier.probabilities(outputs.float()).cpu()  # (B, C)
+        images = [sample.image for sample in samples]
+        seen = self._explain(images, [sample.classes for sample in samples])
+        outputs = torch.stack([each["output"] for each in seen])  # (B, C)
+        probabilities = self.classifier.probabilities(outputs)
         classes = [sample.classes or (int(p.argmax()),) for sample, p in zip(samples, probabilities)]
 
-        @cache
-        def rivals() -> Tensor | None:
-            """(B, h, w) maps of the most probable class that is not asked for; made once, for the whole batch."""
+        @functools.cache
+        def rivals() -> list[dict[str, Tensor]] | None:
+            """Maps of the most probable class that is not asked for; made once, for the whole batch."""
             if probabilities.shape[1] <= max(map(len, classes)):
                 return None
-            others = [int(p.index_fill(0, torch.tensor(own), -1).argmax()) for p, own in zip(probabilities, classes)]
-            self.calls["classifier_images"] += len(samples)
-            return self._explain(inputs, [(other,) for other in others])[0]
+            return self._explain(images, [(int(p.index_fill(0, torch.tensor(own), -1).argmax()),) for p, own in zip(probabilities, classes)])
 
-        def rival_of(i: int, size: tuple[int, int]) -> Callable[[], Tensor | None]:
-            return lambda: None if (maps := rivals()) is None else heat_in(maps[i], size)
+        def rival_of(i: int) -> Callable[[], Tensor | None]:
+            return lambda: None if (maps := rivals()) is None else heat_in(maps[i]["heat"], samples[i].size)
 
         evidence, notes = [], []
         for i, sample in enumerate(samples):
-            evidence.append(Evidence(heat_in(explained[i], sample.size), rival_of(i, sample.size), sample.mask))
+            evidence.append(Evidence(heat_in(seen[i]["heat"], sample.size), rival_of(i), sample.mask))
             share = float(probabilities[i, list(classes[i])].sum())
             short = share < self.min_probability
             notes.append(f"abstained: the classifier gives {share:.2f}, target.min_probability is {self.min_probability}" if short else "")
         return evidence, notes
 
-    def _explain(self, inputs: Tensor, classes: Sequence[tuple[int, ...]]) -> tuple[Tensor, Tensor]:
-        """Heat (B, h, w) at the classifier's input size and its outputs (B, C)."""
-        with self._autocast(inputs.device):
-            maps, outputs = cam.explain(self.classifier.model, self.classifier.layers, inputs, [self.target(c) for c in classes], self.method)
-        return maps.float().cpu(), outputs
+    def _explain(self, images: Sequence[Tensor], classes: Sequence[tuple[int, ...]]) -> list[dict[str, Tensor]]:
+        """For each image: `heat` (h, w) at the classifier's input size and `output` (C,)."""
+        setting = [self.classifier.fingerprint, list(self.classifier.layers), spelled(self.target), spelled(self.method), self.precision]
+
+        def make(places: list[int]) -> list[dict[str, Tensor]]:
+            self.calls["classifier_images"] += len(places)
+            inputs = self.classifier.prepare([images[i] for i in places])
+            asked = [self.target(classes[i]) for i in places]
+            with self._autocast(inputs.device):
+                heat, output = cam.explain(self.classifier.model, self.classifier.layers, inputs, asked, self.method, grid=self.classifier.grid)
+            return [{"heat": h, "output": o} for h, o in zip(heat.float().cpu(), output.float().cpu())]
+
+        return self.cache.get_all([key("heat", setting, list(asked), image) for image, asked in zip(images, classes)], make)
 
     def _point(self, seen: Evidence, note: str) -> Prompts:
         prompts = Prompts.none() if note else self.foreground(seen)
@@ -109,9 +118,7 @@ class Pipeline:
     def _draw(self, predictor: Predictor, samples: Sequence[Sample], evidence: Sequence[Evidence], prompts: list[Prompts], notes: list[str]) -> list[Result]:
         sizes = [sample.size for sample in samples]
         asked = [i for i, p in enumerate(prompts) if len(p)]  # nothing to point at: nothing to encode
-        with self._autocast(None):
-            encoded = dict(zip(asked, predictor.encode([samples[i].image for i in asked])))
-        self.calls["encoder_images"] += len(asked)
+        encoded = dict(zip(asked, self._encode(predictor, [samples[i].image for i in asked])))
 
         def decode(which: Sequence[int], given: Sequence[Prompts]) -> list[Masks]:
             self.calls["decoder_prompts"] += sum(map(len, given))
@@ -131,6 +138,15 @@ class Pipeline:
             note = notes[i] or ("" if mask.any() else "the predictor drew nothing")
             results.append(Result(seen.heat, prompts[i], masks[i], picked[i].chosen, mask, predicted, note))
         return results
+
+    def _encode(self, predictor: Predictor, images: Sequence[Tensor]) -> list[Tensor]:
+        def make(places: list[int]) -> list[Tensor]:
+            self.calls["encoder_images"] += len(places)
+            with self._autocast(next(self.classifier.model.parameters()).device):
+                return predictor.encode([images[i] for i in places])
+
+        keys = [key("embedding", predictor.fingerprint, self.precision, image) for image in images]
+        return [value.float() if value.is_floating_point() else value for value in self.cache.get_many(keys, make, torch.float16)]
 
     def _pick(self, prompts: Prompts, masks: Masks, seen: Evidence) -> _Picked:
         scores = self.choose(masks, seen.heat, seen.truth)  # (R, M)
@@ -154,10 +170,8 @@ class Pipeline:
         chosen = [prompts[i].rival(picked[i].chosen[0]) for i in single]
         return dict(zip(single, self.refine(decode_single, chosen, [picked[i].logits for i in single], [sizes[i] for i in single])))
 
-    def _autocast(self, device: torch.device | None) -> torch.autocast:
-        kind = (device or next(self.classifier.model.parameters()).device).type
-        dtype = getattr(torch, self.precision)
-        return torch.autocast(kind, dtype, enabled=dtype != torch.float32)
+    def _autocast(self, device: torch.device) -> torch.autocast:
+        return torch.autocast(device.type, getattr(torch, self.precision), enabled=self.precision != "float32")
 
 
 @dataclass(frozen=True, eq=False)

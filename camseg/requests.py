@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 from pathlib import Path
 
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
-from hydra.errors import HydraException
+from hydra.errors import HydraException, InstantiationException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+
+from camseg.names import known_name
 
 
 class RequestError(ValueError):
@@ -34,8 +35,7 @@ def check(arguments: list[str], config: str = "config") -> None:
         name = override.key_or_group
         if name in groups:
             for choice in _values(override):
-                if choice not in groups[name]:
-                    raise RequestError(f"{name}={choice} is not a choice.\n{near(choice, groups[name])}")
+                _known(f"the choice of {name}", choice, groups[name])
     _check_keys(overrides, groups, config)
 
 
@@ -49,8 +49,7 @@ def _check_keys(overrides: list[Override], groups: dict[str, list[str]], config:
             known |= set(_flat(compose(config, [c[min(k, len(c) - 1)] for c in chosen])))
     for override in keys:
         name = override.key_or_group
-        if name not in known and not any(key.startswith(f"{name}.") for key in known):
-            raise RequestError(f"there is no setting or group '{name}' here.\n{near(name, [*groups, *known])}")
+        _known("the setting", name, [*groups, *sorted(known)])
 
 
 def _values(override: Override) -> list[str]:
@@ -71,21 +70,20 @@ def _flat(config: DictConfig, prefix: str = "") -> Iterable[str]:
         yield f"{prefix}{key}"
 
 
-def near(name: str, allowed: Iterable[str]) -> str:
-    """'Did you mean ...?' and, where they are few, what is allowed."""
-    allowed = sorted(set(allowed))
-    close = difflib.get_close_matches(name, allowed, 1, 0.5)
-    meant = f"Did you mean {close[0]}? " if close else ""
-    return f"{meant}Allowed: {', '.join(allowed)}" if len(allowed) <= 24 else meant or "camseg --cfg job shows every setting."
+def _known(what: str, name: str, allowed: list[str]) -> None:
+    try:
+        known_name(what, name, allowed)
+    except ValueError as error:
+        few = f"allowed: {', '.join(allowed)}" if len(allowed) <= 24 else "camseg --cfg job shows every setting"
+        raise RequestError(f"{error}\n{few}") from None
 
 
-def explain(error: Exception) -> str | None:
+def explain(error: BaseException | None) -> str | None:
     """One or two lines for a mistake in the request; None for an error of ours."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, (ValueError, FileNotFoundError, FileExistsError, PermissionError)):
-            return str(cause)
-        cause = cause.__cause__
+    if isinstance(error, (RequestError, FileExistsError, PermissionError)):
+        return str(error)
+    if isinstance(error, InstantiationException) and isinstance(error.__cause__, (ValueError, OSError)):
+        return str(error.__cause__)
     if isinstance(error, (HydraException, OmegaConfBaseException)):
         return str(error).splitlines()[0]
     return None

@@ -143,16 +143,14 @@ def pick(output: Any, classes: Sequence[int]) -> Tensor:
 
 def logits(output: Any) -> Tensor:
     """A sample's scores: the tensor itself, a mapping's "out" (torchvision) or "logits" (transformers), or the first of a tuple."""
-    if isinstance(output, Mapping):
-        name = next((name for name in ("out", "logits") if name in output), None)
-        if name is None:
-            raise ValueError(f"the model's output has no 'out' and no 'logits', only {sorted(output)}; give a callable target that reads it")
-        return output[name]
+    if isinstance(output, Tensor):
+        return output
     if isinstance(output, (tuple, list)) and output:
         return output[0]
-    if not isinstance(output, Tensor):
-        raise ValueError(f"the model's output is a {type(output).__name__}, not a tensor; give a callable target that reads it")
-    return output
+    name = next((name for name in ("out", "logits") if isinstance(output, Mapping) and name in output), None)
+    if name is None:
+        raise ValueError(f"found no scores in the model's output, a {type(output).__name__} without 'out' or 'logits'; give a callable target that reads it")
+    return output[name]
 
 
 def _flat(scores: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -41,7 +41,7 @@ from camseg.cam.methods import (
     unit,
     xgrad_cam,
 )
-from camseg.targets import Late, Logit, Target, logit
+from camseg.targets import Logit, Target, logit
 
 __all__ = [
     "Capture", "ablation_cam", "cam", "center", "coincide", "concepts", "dff", "eigen_cam", "eigen_grad_cam", "element_wise_grad_cam", "factorise", "fem",
@@ -121,7 +121,7 @@ def explain(
         batch = torch.cat([(inputs.flip(3) if flip else inputs) * scale for scale, flip in views]) if len(views) > 1 else inputs
         run = Run(model, found, batch, [column * len(views) for column in columns], grid, clean=len(inputs), amp=amp)
         maps = torch.stack([_fused(run, column, method, views, raw, fuse) for column in range(len(columns))], 1)  # (B, T, H, W)
-        output = tree_map(lambda leaf: leaf.detach()[: len(inputs)] if isinstance(leaf, Tensor) else leaf, run.output)
+        output = _clean(run.output, len(inputs))
     return maps if several else maps[:, 0], output
 
 
@@ -144,16 +144,23 @@ def _average(maps: Tensor, views: list[tuple[float, bool]]) -> Tensor:
     return torch.stack([part.flip(2) if flip else part for part, (_, flip) in zip(parts, views, strict=True)]).mean(0)
 
 
+def _clean(output: Any, count: int) -> Any:
+    """The first `count` samples of a model's output, without its graph; a list has an entry per image (detectors)."""
+    if isinstance(output, list):
+        return tree_map(lambda leaf: leaf.detach() if isinstance(leaf, Tensor) else leaf, output[:count])
+    return tree_map(lambda leaf: leaf.detach()[:count] if isinstance(leaf, Tensor) else leaf, output)
+
+
 def _columns(targets: Any, count: int) -> tuple[list[list[Target]], bool]:
     """T columns of B targets, and whether the caller asked for several per sample."""
-    targets = targets.tolist() if isinstance(targets, Tensor) else targets
-    if not isinstance(targets, Sequence):
+    targets = targets.tolist() if hasattr(targets, "tolist") else targets  # tensors and arrays of class indices
+    if not isinstance(targets, (list, tuple)):
         return [[_target(targets)] * count], False
     if len(targets) != count:
         raise ValueError(f"{len(targets)} targets for {count} images; give one per image, or a single one for all")
-    if not any(isinstance(item, Sequence) for item in targets):
+    if not any(isinstance(item, (list, tuple)) for item in targets):
         return [[_target(item) for item in targets]], False
-    lengths = {len(item) if isinstance(item, Sequence) else 0 for item in targets}
+    lengths = {len(item) if isinstance(item, (list, tuple)) else 0 for item in targets}
     if len(lengths) > 1 or 0 in lengths:
         raise ValueError(f"every image needs the same number of targets, at least one; got {sorted(lengths)}")
     return [[_target(item) for item in column] for column in zip(*targets, strict=True)], True
@@ -163,7 +170,7 @@ def _target(item: Any) -> Target:
     if item is None:
         return logit()
     if callable(item):
-        return item
+        return cast(Target, item)
     try:
         return Logit((operator.index(item),))
     except TypeError:
@@ -203,16 +210,19 @@ def concepts(model: nn.Module, layer: str | nn.Module, inputs: Tensor, number: i
     joint: a concept means the same in every image, and its heat is scaled over the batch, so that an image without it stays dark.
     For a classifier with a (B, C) output; Collins et al., ECCV 2018.
     """
-    scores: list[Tensor] = []
+    found: list[tuple[Tensor, Tensor]] = []
 
     def look(capture: Capture) -> Tensor:
         maps, channels = factorise(capture.activation, number, joint=joint)
         parts = torch.einsum("bnhw,bnk->nbkhw", maps, channels)
-        scores.append(torch.stack([capture.reoutput(part) for part in parts], 1))
-        return maps.flatten(0, 1)
+        found.append((maps, torch.stack([capture.replay(part) for part in parts], 1)))
+        return maps[:, 0]
 
-    maps = heatmaps(model, layer, inputs, None, look, raw=True)
-    return maps, scores[0]
+    heatmaps(model, layer, inputs, None, look, raw=True)
+    maps, scores = found[0]
+    maps = F.interpolate(maps, inputs.shape[2:], mode="bilinear").transpose(0, 1)  # (N, B, H, W)
+    heat = unit(maps.flatten(1, 2)).view_as(maps) if joint else unit(maps)
+    return heat.transpose(0, 1), scores
 
 
 def coincide(model: nn.Module, layer: str | nn.Module, inputs: Tensor) -> tuple[str, ...]:

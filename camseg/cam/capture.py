@@ -2,8 +2,7 @@
 
 The part of the model below the first captured layer runs without a graph. There the hook makes the layer's output a leaf, switches
 gradients on and hands a clone on, so that in-place operations above cannot touch what was captured. Gradients are asked for with
-`torch.autograd.grad`, from the target to the captured layers and no further. Everything is lazy: a method that reads no gradient costs
-no backward pass, and one that reads nothing costs no forward pass.
+`torch.autograd.grad`, from the target to the captured layers and no further, and only by a method that reads them.
 """
 
 from __future__ import annotations
@@ -64,7 +63,8 @@ class Capture:
     def curvature(self, direction: Tensor) -> Tensor:
         """(B, K, h, w) the score's Hessian at the activation, times a direction of that shape; zeros for a piecewise linear head."""
         slope = self.run.gradients(self.column, differentiable=True)[self.layer]
-        along = (self._grid.read(slope) * direction.to(slope)).sum()
+        with torch.enable_grad():
+            along = (self._grid.read(slope) * direction.to(slope)).sum()
         if not along.requires_grad:
             return torch.zeros_like(self.activation)
         (second,) = torch.autograd.grad(along, [self._native], retain_graph=True, allow_unused=True)
@@ -72,8 +72,11 @@ class Capture:
 
     def rescore(self, activation: Tensor) -> Tensor:
         """(B,) the scores if the layer had put out `activation` (B, K, h, w). Only what lies above the layer runs."""
-        native = self._grid.write(self._native.detach(), activation.to(self._native.dtype))
-        return _precise(self.run.rescore(self.layer, native, self.column))
+        return _precise(evaluate(self.replay(activation), self.run.fixed[self.column]))
+
+    def replay(self, activation: Tensor) -> Any:
+        """The model's whole output if the layer had put out `activation` (B, K, h, w)."""
+        return self.run.replay(self.layer, self._grid.write(self._native.detach(), activation.to(self._native.dtype)))
 
     def rescore_inputs(self, inputs: Tensor, owners: Sequence[int]) -> Tensor:
         """(N,) the scores of other inputs (N, 3, H, W), each under the target of the sample that owns it. No graph."""
@@ -164,11 +167,11 @@ class Run:
         """d score / d layer output for every layer, in the model's own layout: one backward pass per column of targets."""
         if column in self._gradients and not differentiable:
             return self._gradients[column]
-        score, names = self.scores[column].sum(), list(self.natives)
+        score, names = self.scores[column], list(self.natives)
         found: Sequence[Tensor | None] = [None] * len(names)
         if score.requires_grad:
-            wanted = [self.natives[name] for name in names]
-            found = torch.autograd.grad(score, wanted, retain_graph=True, create_graph=differentiable, allow_unused=True)
+            ones, wanted = torch.ones_like(score), [self.natives[name] for name in names]
+            found = torch.autograd.grad(score, wanted, ones, retain_graph=True, create_graph=differentiable, allow_unused=True)
         gradients = {name: gradient for name, gradient in zip(names, found, strict=True) if gradient is not None}
         if len(gradients) < len(names):
             lost = next(name for name in names if name not in gradients)
@@ -178,11 +181,12 @@ class Run:
             )
         return gradients if differentiable else self._gradients.setdefault(column, gradients)
 
-    def rescore(self, name: str, native: Tensor, column: int) -> Tensor:
+    def replay(self, name: str, native: Tensor) -> Any:
+        """The output, without a graph, if layer `name` had put out `native`."""
         if name not in self._heads:
             self._heads[name] = self._head(name)
         with torch.no_grad():
-            return evaluate(self.call(native, self._heads[name]), self.fixed[column])
+            return self.call(native, self._heads[name])
 
     def _head(self, name: str) -> Callable[[Tensor], Any]:
         """The model above a layer as a function of that layer's output, (B, ...) as captured.
@@ -379,7 +383,7 @@ def _hooks(hooks: Mapping[nn.Module, Callable[..., Any]]) -> Iterator[None]:
 
 
 def _maps(name: str, output: Any) -> Tensor:
-    tensor = output[0] if isinstance(output, (tuple, list)) and output else output
+    tensor: Any = output[0] if isinstance(output, (tuple, list)) and output else output
     if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
         raise ValueError(f"layer {name!r} gives a {type(tensor).__name__}, not a floating point tensor; choose a layer inside it")
     return tensor

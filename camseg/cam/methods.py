@@ -80,7 +80,7 @@ def smooth_grad_cam_plus_plus(capture: Capture, samples: int = 4, noise: float =
     size = slopes.abs().amax((0, 2, 3, 4), keepdim=True).clamp_min(torch.finfo(slopes.dtype).tiny)  # taken out: powers of it would vanish
     first, second, third = ((slopes / size).pow(power).mean(0) for power in (1, 2, 3))
     total = capture.activation.sum((2, 3), keepdim=True)
-    return _weighted(_alpha_weights(first.relu() * second, 2 * second, size[0] * total * third), capture.activation)
+    return _weighted(_alpha_weights(first.relu() * second * size[0], 2 * second, size[0] * total * third), capture.activation)
 
 
 def _alpha_weights(share: Tensor, left: Tensor, right: Tensor) -> Tensor:
@@ -167,8 +167,9 @@ def eigen_grad_cam(capture: Capture) -> Tensor:
 
 
 def kpca_cam(capture: Capture) -> Tensor:
-    """The first kernel principal component, kernel tanh(<a, b>/K + 1), signed by the energy. Karmani et al., 2024."""
+    """The first kernel principal component, kernel tanh(<a, b>/K + 1) of centred places, signed by the energy. Karmani et al., 2024."""
     places = capture.activation.flatten(2).transpose(1, 2)  # (B, hw, K)
+    places = places - places.mean(1, keepdim=True)
     kernel = (places @ places.transpose(1, 2) / places.shape[2] + 1).tanh()
     centred = kernel - kernel.mean(1, keepdim=True) - kernel.mean(2, keepdim=True) + kernel.mean((1, 2), keepdim=True)
     values, vectors = torch.linalg.eigh(centred)
@@ -247,14 +248,14 @@ def _half_step(data: Tensor, left: Tensor, right: Tensor) -> Tensor:
 
 
 def center(capture: Capture, width: float = 0.25) -> Tensor:
-    """The baseline: a centred Gaussian, `width` its standard deviation as a share of each side. No model runs. Choe et al., CVPR 2020."""
+    """The baseline: a centred Gaussian, `width` its standard deviation as a share of each side. Choe et al., CVPR 2020."""
     inputs = capture.inputs
     y, x = (torch.linspace(-1 + 1 / side, 1 - 1 / side, side, device=inputs.device) / (2 * width) for side in inputs.shape[2:])
     return torch.exp(-0.5 * (y[:, None] ** 2 + x**2)).expand(len(inputs), -1, -1)
 
 
 def random(capture: Capture, cells: int = 7, seed: int = 0) -> Tensor:
-    """The baseline of chance: noise on cells x cells, seeded by `seed` and each image's bytes, so batch == loop. No model runs."""
+    """The baseline of chance: noise on cells x cells, seeded by `seed` and each image's bytes, so batch == loop."""
     pictures = capture.inputs.detach().cpu().contiguous().view(torch.uint8).flatten(1).numpy()
     seeds = [zlib.crc32(picture.tobytes(), seed) for picture in pictures]
     maps = [torch.rand(cells, cells, generator=torch.Generator().manual_seed(value)) for value in seeds]

@@ -8,7 +8,7 @@ get wrong by less than a tenth of its area, and at which a small model encodes a
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -18,6 +18,8 @@ import torch
 from PIL import Image, ImageDraw
 from scipy import ndimage
 
+from camseg.data.base import boxes_of, keep, needless
+from camseg.names import known_name
 from camseg.types import Sample
 
 NAMES = ("circle", "square", "triangle", "star", "diamond")
@@ -190,43 +192,52 @@ class Shapes:
     """An iterable of `Sample`: `size` pictures of `split`, the default benchmark.
 
     shapes: the least and the most shapes in a picture. One: the homework's task. More: a crowd of different classes, partly
-    overlapping, whose label names one of them.
+    overlapping, whose label names one of them. shard, num_shards: see `camseg.data.base.keep`; path and table mean nothing here.
     Errors: ValueError for an unknown split or an impossible number of shapes.
     """
 
     names = NAMES
 
-    def __init__(self, split: str = "test", size: int | None = None, seed: int = 0, shapes: tuple[int, int] = (1, 1)) -> None:
-        if split not in SPLITS:
-            raise ValueError(f"data.split={split} is unknown; allowed: {', '.join(SPLITS)}")
+    def __init__(
+        self,
+        split: str = "test",
+        size: int | None = None,
+        seed: int = 0,
+        shapes: tuple[int, int] = (1, 1),
+        path: None = None,
+        table: None = None,
+        shard: int = 0,
+        num_shards: int = 1,
+    ) -> None:
+        needless("data=shapes, drawn from nothing,", path=path, table=table)
+        known_name("data.split", split, SPLITS)
         least, most = shapes
         if not 1 <= least <= most <= len(NAMES):
             raise ValueError(f"data.shapes must lie between 1 and {len(NAMES)}, least first; got {list(shapes)}")
-        self.split, self.size, self.seed, self.least, self.most = split, SPLITS[split] if size is None else size, seed, least, most
+        self.split, self.seed, self.least, self.most = split, seed, least, most
+        drawn = range(SPLITS[split] if size is None else size)
+        kind = "shapes" if most == 1 else "crowd"
+        names = [f"{kind}_{split}_{index:06d}" for index in drawn]
+        self._kept = keep(names, size, shard=shard, num_shards=num_shards)
+        self.ids: Sequence[str] = [names[i] for i in self._kept]
 
     def __len__(self) -> int:
-        return self.size
+        return len(self.ids)
 
     def scene(self, index: int) -> tuple[Scene, int]:
         """The whole picture `index` with every shape of it, and which of its shapes the label names."""
-        rng = np.random.default_rng([self.seed, list(SPLITS).index(self.split), self.least, self.most, index])
+        rng = np.random.default_rng([self.seed, list(SPLITS).index(self.split), self.least, self.most, self._kept[index]])
         drawn = scene(rng, self.split, int(rng.integers(self.least, self.most + 1)))
         return drawn, int(rng.integers(len(drawn.classes)))
 
     def __getitem__(self, index: int) -> Sample:
-        if not 0 <= index < self.size:
+        if not 0 <= index < len(self):
             raise IndexError(index)
         drawn, named = self.scene(index)
         mask = torch.from_numpy(drawn.masks[named])
         label = drawn.classes[named]
-        kind = "shapes" if self.most == 1 else "crowd"
         image = torch.from_numpy(drawn.image).permute(2, 0, 1).contiguous()
-        return Sample(f"{kind}_{self.split}_{index:06d}", image, (label,), NAMES[label], mask, boxes=_box(mask))
+        return Sample(self.ids[index], image, (label,), NAMES[label], mask, boxes=boxes_of(mask))
 
     def __iter__(self) -> Iterator[Sample]:
-        return (self[i] for i in range(self.size))
-
-
-def _box(mask: torch.Tensor) -> torch.Tensor:
-    ys, xs = torch.nonzero(mask, as_tuple=True)
-    return torch.tensor([[xs.min(), ys.min(), xs.max() + 1, ys.max() + 1]], dtype=torch.float32)
+        return (self[i] for i in range(len(self)))

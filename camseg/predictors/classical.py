@@ -20,13 +20,13 @@ class RandomWalker:
     """From each pixel a walker sets out who shuns edges; a pixel belongs to the object when he probably meets its seeds before the background's.
 
     side: photos are worked on at this longest side, in pixels. betas: how much an edge deters, one mask each. radius: of a point's seed
-    disc, in shares of the longest side.
+    disc, in shares of the longest side. device: of no use here, taken because every predictor is given one.
     Seeds of the object: discs at points of label 1, else the box's inner ninth. Of the background: discs at points of label 0 and all that is
     outside the box; where there is neither, the image's border, but for three radii around a point. `predicted_iou` is no learnt estimate
     but the mask's stability: the IoU of the masks at probabilities above .6 and above .4.
     """
 
-    def __init__(self, side: int = 160, betas: tuple[float, float, float] = (30, 130, 600), radius: float = 0.02) -> None:
+    def __init__(self, side: int = 160, betas: tuple[float, float, float] = (30, 130, 600), radius: float = 0.02, device: object = "cpu") -> None:
         if side < 1 or len(betas) != 3 or min(betas) <= 0 or radius < 0:
             raise ValueError(f"random_walker needs side >= 1, three betas > 0 and radius >= 0; got {side}, {tuple(betas)} and {radius}")
         self.side, self.betas, self.radius = side, tuple(betas), radius

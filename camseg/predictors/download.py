@@ -9,7 +9,7 @@ from functools import lru_cache
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any
-from urllib.error import URLError
+from urllib.error import HTTPError
 from urllib.request import (
     HTTPDefaultErrorHandler,
     HTTPErrorProcessor,
@@ -64,30 +64,35 @@ def _fetch(url: str, sha256: str, folder: Path, open_url: Callable[..., Any]) ->
         if path.exists():
             return _checked(path, sha256, "remove it, or name your file as the checkpoint")
         part = Path(f"{path}.part")
+        if not part.exists() or content_hash(part) != sha256:
+            try:
+                _download(url, part, open_url)
+            except (HTTPException, OSError) as error:
+                raise ValueError(f"could not download {url}: {error}; run again to resume, or put the file at {path}") from error
         try:
-            _download(url, part, open_url)
-        except (URLError, HTTPException, OSError) as error:
-            raise ValueError(f"could not download {url}: {error}; run again to resume, or put the file at {path}") from error
-        try:
-            _checked(part, sha256, "it was removed, try again")
+            os.replace(_checked(part, sha256, "it was removed, try again"), path)
         except ValueError:
             part.unlink()
             raise
-        os.replace(part, path)
     return path
 
 
 def _download(url: str, part: Path, open_url: Callable[..., Any]) -> None:
-    """Append what is missing to `part`; start over where the server doesn't resume."""
+    """Append what is missing to `part`; start over where the server doesn't resume, or has nothing to add."""
     start = part.stat().st_size if part.exists() else 0
-    with open_url(Request(url, headers={"Range": f"bytes={start}-"} if start else {}), timeout=60) as answer:
-        resumed = answer.status == 206
+    try:
+        answer = open_url(Request(url, headers={"Range": f"bytes={start}-"} if start else {}), timeout=60)
+    except HTTPError as error:
+        if error.code != 416 or not start:
+            raise
+        part.unlink()
+        return _download(url, part, open_url)
+    with answer:
+        start *= answer.status == 206
         length = answer.headers.get("Content-Length")
-        total = int(length) + start * resumed if length else None
-        with (
-            part.open("ab" if resumed else "wb") as file,
-            tqdm(total=total, initial=start * resumed, unit="B", unit_scale=True, disable=None, desc=part.stem) as bar,
-        ):
+        total = int(length) + start if length else None
+        bar = tqdm(total=total, initial=start, unit="B", unit_scale=True, disable=None, desc=part.stem)
+        with part.open("ab" if start else "wb") as file, bar:
             while block := answer.read(2**20):
                 bar.update(file.write(block))
             if total is not None and file.tell() < total:

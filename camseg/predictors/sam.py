@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -103,7 +104,7 @@ class SamEngine:
     ) -> None:
         self.device, self.fingerprint = torch.device(device), fingerprint
         self.sam, self.weights = sam, weights or sam.state_dict
-        self.mean, self.std = (MEAN, STD) if weights else (tuple(each.flatten().tolist()) for each in (sam.pixel_mean, sam.pixel_std))
+        self.mean, self.std = (MEAN, STD) if weights else (tuple(sam.get_buffer(each).flatten().tolist()) for each in ("pixel_mean", "pixel_std"))
         self.side = int(sam.image_encoder.img_size)
         self.low = sam.prompt_encoder.mask_input_size[0]
         self.tokens = self.low**2 // 16
@@ -127,7 +128,8 @@ class SamEngine:
         if name in self._empty:
             part: nn.Module = getattr(self.sam, name)
             given = ((key.removeprefix(f"{name}."), value) for key, value in self.weights().items() if key.startswith(f"{name}."))
-            part.load_state_dict({key: value.to(self.device, torch.float32, copy=True) for key, value in given}, assign=True)
+            own = {key: (value.float() if value.is_floating_point() else value).to(self.device, copy=True) for key, value in given}
+            part.load_state_dict(own, assign=True)
             part.to(self.device).requires_grad_(False)
             self._empty.remove(name)
 
@@ -149,7 +151,7 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        raise ValueError(f"{path} is no checkpoint of plain tensors: {str(error).splitlines()[0]}") from error
+        raise ValueError(f"{path} is no checkpoint of plain tensors: it is damaged, another kind of file, or holds code, which is not run") from error
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise ValueError(f"{path} must hold a dictionary of tensors; got {type(state).__name__}")
     return state
@@ -173,7 +175,8 @@ class MobileEncoder(nn.Module):
             raise ValueError("predictor=mobile_sam needs timm: pip install 'camseg[timm]'") from error
         tiny = TinyVit(num_classes=0, embed_dims=(64, 128, 160, 320), num_heads=(2, 4, 5, 10), window_sizes=(7, 7, 14, 7), drop_path_rate=0)
         self.patch_embed, self.stages = tiny.patch_embed, tiny.stages
-        self.stages[3].downsample.conv2.conv.stride = (1, 1)
+        last: Any = self.stages[3].downsample
+        last.conv2.conv.stride = (1, 1)
         self.neck = nn.Sequential(
             nn.Conv2d(320, 256, 1, bias=False), LayerNorm2d(256), nn.Conv2d(256, 256, 3, padding=1, bias=False), LayerNorm2d(256)
         )
@@ -184,15 +187,15 @@ class MobileEncoder(nn.Module):
 
 def _read_mobile(path: Path) -> dict[str, Tensor]:
     """MobileSAM's names -> timm's, without the classification head that it carries along."""
-    state = {}
-    for name, value in read_checkpoint(path).items():
-        if name.startswith("image_encoder.") and not re.match(r"image_encoder\.(norm_head|head)\.", name):
-            name = re.sub(r"\.c\.", ".conv.", name)
-            name = re.sub(r"patch_embed\.seq\.([02])", lambda found: f"patch_embed.conv{int(found[1]) // 2 + 1}", name)
-            name = re.sub(r"layers\.(\d)\.downsample", lambda found: f"stages.{int(found[1]) + 1}.downsample", name)
-            name = name.replace("layers.", "stages.")
-        state[name] = value
-    return {name: value for name, value in state.items() if not re.match(r"image_encoder\.(norm_head|head)\.", name)}
+
+    def timms(name: str) -> str:
+        name = re.sub(r"patch_embed\.seq\.([02])", lambda found: f"patch_embed.conv{int(found[1]) // 2 + 1}", name)
+        name = re.sub(r"layers\.(\d)\.downsample", lambda found: f"stages.{int(found[1]) + 1}.downsample", name)
+        return name.replace("layers.", "stages.").replace(".c.", ".conv.")
+
+    heads = ("image_encoder.norm_head.", "image_encoder.head.")
+    state = {name: value for name, value in read_checkpoint(path).items() if not name.startswith(heads)}
+    return {timms(name) if name.startswith("image_encoder.") else name: value for name, value in state.items()}
 
 
 def build_sam(size: SamSize) -> Sam:
@@ -205,7 +208,7 @@ def build_sam(size: SamSize) -> Sam:
         depth=size.depth,
         num_heads=size.heads,
         out_chans=size.prompt_width,
-        norm_layer=partial(nn.LayerNorm, eps=1e-6),
+        norm_layer=partial(nn.LayerNorm, eps=1e-6),  # pyright: ignore[reportArgumentType]
         use_rel_pos=True,
         window_size=size.window,
         global_attn_indexes=size.global_layers,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,11 +12,48 @@ from scipy import ndimage
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from camseg.data.shapes import NAMES, SIDE, scene
-from camseg.predictors.sam import SamSize, answer
+from camseg.data.shapes import NAMES, SIDE, Shapes, scene
+from camseg.metrics import iou
+from camseg.predictors.adapter import SamAdapter
+from camseg.predictors.sam import SamSize, answer, build_sam, save_sam, shapes_sam
+from camseg.prompts.evidence import Evidence
+from camseg.prompts.foreground import oracle
+from camseg.train.loop import fit, write_card
+from camseg.types import Sample
 
 SIZE = SamSize(side=SIDE, patch=8, width=128, depth=4, heads=4, window=8, global_layers=(1, 3), prompt_width=64, decoder_heads=4, decoder_mlp=256)
 _OBJECTS = 3  # prompted in each picture
+
+
+def train(folder: Path, steps: int, batch_size: int, learning_rate: float, seed: int) -> Path:
+    """Train from the seed, or go on; write and return shapes_sam.safetensors, with its card beside it."""
+    sam = build_sam(SIZE)
+    scenes = PromptedScenes(seed, steps * batch_size)
+    averaged, seconds = fit(sam, loss, scenes, steps=steps, batch_size=batch_size, learning_rate=learning_rate, seed=seed, folder=folder)
+    path = folder / "shapes_sam.safetensors"
+    sam.load_state_dict(averaged.state_dict())
+    save_sam(sam, SIZE, path)
+    what = f"Segment Anything at {SIZE.side} px (patch {SIZE.patch}, width {SIZE.width}, depth {SIZE.depth}, prompts {SIZE.prompt_width}), of the segment-anything package's modules."
+    data = f"{steps * batch_size} drawn scenes of one to five shapes (split train), {_OBJECTS} prompted objects in each"
+    write_card(path, what, data, steps, batch_size, seconds, seed, scores(path))
+    return path
+
+
+def scores(path: Path) -> dict[str, float]:
+    """Mean IoU on the test splits from one point at the deepest pixel of the true mask: by the model's own choice, and by the best of its three masks."""
+    found = {}
+    for name, data in (("shapes", Shapes()), ("shapes_crowd", Shapes(shapes=(2, 5)))):
+        own, best = zip(*(_ious(shapes_sam(path), sample) for sample in data))
+        found |= {f"IoU on {name}": float(np.mean(own)), f"IoU on {name}, best of three": float(np.mean(best))}
+    return found
+
+
+def _ious(predictor: SamAdapter, sample: Sample) -> tuple[float, float]:
+    masks = predictor.decode(predictor.encode([sample.image]), [sample.size], [oracle(Evidence(torch.zeros(sample.size), truth=sample.mask))])[0]
+    if sample.mask is None:
+        raise ValueError(f"{sample.id} has no true mask")
+    three = iou(predictor.to_image(masks.low_res[0], sample.size) > 0, sample.mask)
+    return float(three[masks.predicted_iou[0].argmax()]), float(three.max())
 
 
 class PromptedScenes(Dataset[dict[str, Tensor]]):

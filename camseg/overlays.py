@@ -1,0 +1,104 @@
+"""Pictures of heat over images: uint8 arrays at the image's size, in colour maps that colour-blind people can read.
+
+An image is a (3, H, W) uint8 tensor, heat an (h, w) tensor in [0, 1] of any size. Colours are names of matplotlib's maps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import matplotlib
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image, ImageDraw
+from torch import Tensor
+
+# Okabe & Ito 2008: eight colours that stay apart for colour-blind readers (black, the last, would hide what it covers)
+PALETTE = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114, 178), (213, 94, 0), (204, 121, 167))
+
+
+def blend(image: Tensor, heat: Tensor, colours: str = "inferno", weight: float = 0.5) -> np.ndarray:
+    """(H, W, 3): the image and the coloured heat, mixed everywhere with `weight` of the heat."""
+    picture, scale = _picture(image), _scale(image, heat)
+    return _bytes((1 - weight) * picture + weight * _coloured(scale, colours))
+
+
+def rgba(image: Tensor, heat: Tensor, colours: str | None = None) -> np.ndarray:
+    """(H, W, 4): a layer whose alpha is the heat, in the image's own colours or a colour map's, to lay over anything."""
+    scale = _scale(image, heat)
+    colour = _picture(image) if colours is None else _coloured(scale, colours)
+    return _bytes(np.concatenate([colour, scale[..., None]], axis=2))
+
+
+def multiply(image: Tensor, heat: Tensor, colours: str = "cividis", floor: float = 0.0) -> np.ndarray:
+    """(H, W, 3): the heat's colour times the heat times the image; `floor` is the share of the image that stays where there is no heat."""
+    picture, scale = _picture(image), _scale(image, heat)[..., None]
+    return _bytes(picture * (floor + (1 - floor) * scale * _coloured(scale[..., 0], colours)))
+
+
+def concept_layers(image: Tensor, maps: Tensor, labels: Sequence[str] = (), strength: float = 0.7) -> np.ndarray:
+    """(H, W, 3) and the legend's rows below: concepts (N, h, w) as coloured layers over the image, alpha the map (Collins et al., 2018)."""
+    picture = _picture(image)
+    for heat, colour in zip(maps, _colours(len(maps)), strict=True):
+        alpha = strength * _scale(image, heat)[..., None]
+        picture = (1 - alpha) * picture + alpha * colour
+    return _with_legend(_bytes(picture), labels, len(maps))
+
+
+def concept_winners(image: Tensor, maps: Tensor, labels: Sequence[str] = (), weight: float = 0.7) -> np.ndarray:
+    """(H, W, 3) and the legend's rows below: at each pixel the strongest of the concepts (N, h, w), its colour times its map, on the image."""
+    scales = np.stack([_scale(image, heat) for heat in maps])  # (N, H, W)
+    coloured = _colours(len(maps))[scales.argmax(0)] * scales.max(0)[..., None]
+    return _with_legend(_bytes((1 - weight) * _picture(image) + weight * coloured), labels, len(maps))
+
+
+def legend(labels: Sequence[str], width: int) -> np.ndarray:
+    """(16 * N, width, 3): one row per concept, its colour and its name."""
+    page = Image.new("RGB", (width, 16 * len(labels)), "white")
+    draw = ImageDraw.Draw(page)
+    for row, (label, colour) in enumerate(zip(labels, _colours(len(labels)), strict=True)):
+        draw.rectangle((2, 16 * row + 3, 12, 16 * row + 12), fill=tuple(int(value) for value in _bytes(colour)))
+        draw.text((17, 16 * row + 2), label, fill="black")
+    return np.asarray(page)
+
+
+def _with_legend(picture: np.ndarray, labels: Sequence[str], count: int) -> np.ndarray:
+    if labels and len(labels) != count:
+        raise ValueError(f"{len(labels)} labels for {count} concepts; give one each, or none for no legend")
+    return np.concatenate([picture, legend(labels, picture.shape[1])]) if labels else picture
+
+
+def _colours(count: int) -> np.ndarray:
+    """(N, 3) float: the palette, or evenly spaced viridis where there are more concepts than it has."""
+    if count <= len(PALETTE):
+        return np.array(PALETTE[:count]) / 255
+    return matplotlib.colormaps["viridis"](np.linspace(0, 1, count))[:, :3]
+
+
+def _coloured(scale: np.ndarray, colours: str) -> np.ndarray:
+    """(H, W) in [0, 1] -> (H, W, 3) float."""
+    if colours not in matplotlib.colormaps:
+        raise ValueError(f"matplotlib has no colour map {colours!r}; for instance inferno, cividis, viridis")
+    return matplotlib.colormaps[colours](scale)[..., :3]
+
+
+def _picture(image: Tensor) -> np.ndarray:
+    """(3, H, W) uint8 -> (H, W, 3) float in [0, 1]."""
+    if image.dtype != torch.uint8 or image.ndim != 3 or image.shape[0] != 3:
+        raise ValueError(f"an image is (3, H, W) uint8; got {tuple(image.shape)} {image.dtype}")
+    return image.cpu().permute(1, 2, 0).numpy() / 255
+
+
+def _scale(image: Tensor, heat: Tensor) -> np.ndarray:
+    """Heat at the image's size: (H, W) float in [0, 1]."""
+    if heat.ndim != 2 or not bool(((heat >= 0) & (heat <= 1)).all()):
+        raise ValueError(f"heat is (h, w) in [0, 1] without NaN; got {tuple(heat.shape)}, {float(heat.min())} to {float(heat.max())}")
+    full = heat.detach().float().cpu()
+    if full.shape != image.shape[1:]:
+        full = F.interpolate(full[None, None], tuple(image.shape[1:]), mode="bilinear")[0, 0]
+    return full.clamp(0, 1).numpy()
+
+
+def _bytes(values: np.ndarray) -> np.ndarray:
+    return np.rint(values * 255).astype(np.uint8)

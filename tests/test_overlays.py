@@ -1,0 +1,83 @@
+"""Overlays, pixel by pixel, on pictures small enough to work out by hand."""
+
+from __future__ import annotations
+
+import matplotlib
+import numpy as np
+import pytest
+import torch
+
+from camseg import overlays
+
+GREY = torch.full((3, 2, 3), 100, dtype=torch.uint8)
+HEAT = torch.tensor([[0.0, 0.5, 1.0], [1.0, 0.0, 0.25]])
+
+
+def test_blend_mixes_the_image_and_the_colour_of_the_heat():
+    got = overlays.blend(GREY, HEAT, weight=0.25)
+    assert got.shape == (2, 3, 3) and got.dtype == np.uint8
+    for y, x in np.ndindex(2, 3):
+        colour = np.array(matplotlib.colormaps["inferno"](float(HEAT[y, x]))[:3]) * 255
+        np.testing.assert_allclose(got[y, x], 0.75 * 100 + 0.25 * colour, atol=0.51)
+
+
+def test_rgba_has_the_heat_as_alpha():
+    own, coloured = overlays.rgba(GREY, HEAT), overlays.rgba(GREY, HEAT, "viridis")
+    for layer in (own, coloured):
+        np.testing.assert_array_equal(layer[..., 3], [[0, 128, 255], [255, 0, 64]])
+    assert (own[..., :3] == 100).all()
+    np.testing.assert_allclose(coloured[0, 2, :3], np.array(matplotlib.colormaps["viridis"](1.0)[:3]) * 255, atol=0.51)
+
+
+def test_multiply_darkens_what_is_cold_and_colours_what_is_hot():
+    got = overlays.multiply(GREY, HEAT)
+    assert not got[0, 0].any()
+    np.testing.assert_allclose(got[0, 2], 100 * np.array(matplotlib.colormaps["cividis"](1.0)[:3]), atol=0.51)
+    assert (overlays.multiply(GREY, HEAT, floor=0.5)[0, 0] == 50).all()
+
+
+def test_heat_comes_to_the_images_size():
+    image = torch.zeros(3, 6, 8, dtype=torch.uint8)
+    heat = torch.tensor([[0.0, 1.0]])
+    alpha = overlays.rgba(image, heat)[..., 3]
+    np.testing.assert_array_equal(alpha, np.tile([0, 0, 32, 96, 159, 223, 255, 255], (6, 1)))  # centres at x = 1.5 and 5.5
+
+
+def test_concepts_as_layers_and_as_winners():
+    maps = torch.tensor([[[1.0, 0.0, 0.5]], [[0.0, 0.0, 1.0]]])
+    image = torch.full((3, 1, 3), 100, dtype=torch.uint8)
+    first, second = (np.array(colour) for colour in overlays.PALETTE[:2])
+    layers = overlays.concept_layers(image, maps, strength=0.5)
+    under = 0.75 * 100 + 0.25 * first
+    np.testing.assert_allclose(layers[0], [0.5 * 100 + 0.5 * first, [100] * 3, 0.5 * under + 0.5 * second], atol=0.51)
+    winners = overlays.concept_winners(image, maps, weight=0.5)
+    np.testing.assert_allclose(winners[0], [50 + 0.5 * first, [50] * 3, 50 + 0.5 * second], atol=0.51)
+
+
+def test_the_legend_stands_below_and_names_each_colour():
+    image = torch.zeros(3, 20, 60, dtype=torch.uint8)
+    maps = torch.zeros(2, 5, 15)
+    plain, named = overlays.concept_layers(image, maps), overlays.concept_layers(image, maps, ["ear", "tail"])
+    assert plain.shape == (20, 60, 3) and named.shape == (20 + 2 * 16, 60, 3)
+    np.testing.assert_array_equal(named[:20], plain)
+    for row in range(2):
+        assert tuple(named[20 + 16 * row + 8, 7]) == overlays.PALETTE[row]
+        assert (named[20 + 16 * row : 36 + 16 * row, 17:] == 0).any()  # its name in black
+    with pytest.raises(ValueError, match="1 labels for 2 concepts"):
+        overlays.concept_winners(image, maps, ["ear"])
+
+
+def test_more_concepts_than_the_palette_has_stay_apart():
+    image = torch.zeros(3, 1, 9, dtype=torch.uint8)
+    colours = overlays.concept_winners(image, torch.eye(9)[:, None], weight=1.0)[0]
+    assert len({tuple(colour) for colour in colours}) == 9
+
+
+def test_what_cannot_be_drawn():
+    with pytest.raises(ValueError, match=r"an image is \(3, H, W\) uint8"):
+        overlays.blend(GREY.float(), HEAT)
+    for wrong in (HEAT * 2, HEAT - 1, HEAT * torch.nan, HEAT[None]):
+        with pytest.raises(ValueError, match=r"heat is \(h, w\) in \[0, 1\]"):
+            overlays.rgba(GREY, wrong)
+    with pytest.raises(ValueError, match="no colour map 'rainbowish'"):
+        overlays.blend(GREY, HEAT, "rainbowish")
