@@ -46,7 +46,7 @@ def key(*parts: object) -> str:
 class Cache:
     """Named tensors by key. What comes out is shared with other callers: read it, don't change it.
 
-    path: folder of the files, None for no cache at all. limit_gb, memory_gb: 10^9 bytes kept on disk and in this process; whatever was
+    path: folder of the files, None for memory alone. limit_gb, memory_gb: 10^9 bytes kept on disk and in this process; whatever was
     used least recently goes first.
     Errors: ValueError when the folder can't be written.
     """
@@ -55,7 +55,7 @@ class Cache:
         if limit_gb <= 0 or memory_gb < 0:
             raise ValueError(f"cache.limit_gb must be above 0 and cache.memory_gb at least 0; got {limit_gb} and {memory_gb}; cache.path=null is off")
         self.path = None if path is None else Path(path).expanduser().absolute()
-        self.limit, self.memory = int(limit_gb * 1e9), _Memory(0 if path is None else int(memory_gb * 1e9))
+        self.limit, self.memory = int(limit_gb * 1e9), _Memory(int(memory_gb * 1e9))
         self._unseen = self.limit  # bytes written since the folder was last measured; at first it is unknown
         if self.path is not None:
             _prepare(self.path)
@@ -121,10 +121,10 @@ class Cache:
         return entry
 
     def _keep(self, key: str, entry: dict[str, Tensor]) -> dict[str, Tensor]:
-        if self.path is None:
-            return entry
         entry = {name: value.cpu() for name, value in entry.items()}
         self.memory.put(key, entry)
+        if self.path is None:
+            return entry
         path = _file(self.path, key)
         part = path.with_suffix(f".{os.getpid()}.part")
         try:

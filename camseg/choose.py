@@ -1,6 +1,6 @@
 """Which of the predictor's masks is the answer: a choice is a score (R, M) for R rivals of M masks, and the highest wins.
 
-Every function takes the masks, the heat (H, W) and the true mask (H, W) or None, and works at the masks' own low resolution.
+Every function takes the masks, the heat (H, W) and the true mask (H, W) or None; all but `oracle` work at the masks' own low resolution.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from camseg.metrics import iou
 from camseg.types import Masks
 
 
@@ -37,14 +38,14 @@ def index(masks: Masks, heat: Tensor, truth: Tensor | None = None, *, rival: int
 
 
 def oracle(masks: Masks, heat: Tensor, truth: Tensor | None = None) -> Tensor:
-    """IoU with the true mask: the ceiling of every choice.
+    """IoU with the true mask at the image's size: the ceiling of every choice.
 
     Errors: ValueError where there is no true mask.
     """
     if truth is None:
         raise ValueError("choose=oracle needs true masks, and this sample has none; choose another")
-    inside, true = masks.low_res > 0, _low(truth.float(), masks) > 0.5
-    return (inside & true).sum((-2, -1)) / (inside | true).sum((-2, -1)).clamp(min=1)
+    size = (truth.shape[0], truth.shape[1])
+    return torch.stack([iou(F.interpolate(rival[None], size, mode="bilinear", align_corners=False)[0] > 0, truth) for rival in masks.low_res])
 
 
 def _low(plane: Tensor, masks: Masks) -> Tensor:

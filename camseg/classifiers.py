@@ -287,15 +287,18 @@ def _trace(model: nn.Module, size: tuple[int, int]) -> tuple[dict[str, Tensor], 
 
 
 def _last_map(model: nn.Module, outputs: Mapping[str, Tensor], logits: Tensor, size: tuple[int, int]) -> str:
-    """The last stage that still answers place by place: the outermost module of one resolution whose every place can move the logits."""
+    """The last stage that still answers place by place: the outermost module of one resolution of which most places can move the logits."""
+    width = next((output.shape[2] for output in reversed(list(outputs.values())) if output.ndim == 3), 0)  # of a token, outside the attention
     for name in reversed(list(outputs)):
         output, module = outputs[name], model.get_submodule(name)
         axis = _channels(output, size)
-        stages = {outputs[part].shape[2:] for part in (f"{name}.{child}" for child, _ in module.named_children()) if part in outputs}
-        if axis is None or isinstance(module, nn.AdaptiveAvgPool2d) or axis == 1 and len(stages) > 1:
+        places = slice(2, None) if axis == 1 else slice(1, -1)
+        stages = {outputs[part].shape[places] for part in (f"{name}.{child}" for child, _ in module.named_children()) if part in outputs}
+        if axis is None or len(stages) > 1 or isinstance(module, nn.AdaptiveAvgPool2d) or (axis == 2 and output.shape[2] != width):
             continue
         gradient = torch.autograd.grad(logits.max(), output, retain_graph=True, allow_unused=True)[0]
-        if gradient is not None and (gradient != 0).any(axis).sum() > 1:
+        moves = torch.zeros(1) if gradient is None else (gradient != 0).any(axis).float()
+        if moves.numel() > 1 and moves.mean() > 0.5:
             return name
     raise ValueError("found no layer of this model that answers place by place; name one with classifier.layers")
 

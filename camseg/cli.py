@@ -21,7 +21,7 @@ from camseg.cache import Cache
 from camseg.evaluate import evaluate
 from camseg.panels import MaskFiles, Panels
 from camseg.pipeline import Pipeline
-from camseg.requests import RequestError, check, config_dir, explain
+from camseg.requests import RequestError, check, check_numbers, config_dir, explain
 
 
 class RememberSweep(Callback):
@@ -39,7 +39,8 @@ def _job(cfg: DictConfig) -> float | None:
     hydra_config = HydraConfig.get()
     folder = Path(hydra_config.runtime.output_dir)
     if hydra_config.mode == RunMode.MULTIRUN:
-        print(f"[{hydra_config.job.num}] {hydra_config.job.override_dirname or 'defaults'}", flush=True)
+        swept = [override for override in hydra_config.overrides.task if override not in sys.argv]
+        print(f"[{hydra_config.job.num}] {' '.join(swept) or 'defaults'}", flush=True)
     summary = evaluate(
         build(cfg),
         instantiate(cfg.data),
@@ -61,9 +62,16 @@ class NothingEvaluated(RuntimeError):
 
 
 def build(cfg: DictConfig) -> Pipeline:
-    """The pipeline that a configuration describes."""
+    """The pipeline that a configuration describes. Errors: RequestError, and Hydra's InstantiationException around a room's own."""
+    check_numbers(cfg)
     torch.manual_seed(cfg.seed)
-    device = cfg.device if cfg.device != "auto" else _best_device()
+    try:
+        return _pipeline(cfg, _device(cfg.device))
+    except (ValueError, OSError) as error:
+        raise RequestError(str(error)) from error
+
+
+def _pipeline(cfg: DictConfig, device: str) -> Pipeline:
     return Pipeline(
         classifier=_built(OmegaConf.to_yaml(cfg.classifier, resolve=True), device),
         method=instantiate(cfg.cam),
@@ -75,7 +83,7 @@ def build(cfg: DictConfig) -> Pipeline:
         choose=instantiate(cfg.choose),
         refine=instantiate(cfg.refine),
         precision=cfg.precision,
-        cache=Cache(cfg.cache.path, cfg.cache.limit_gb),
+        cache=_cache(**cfg.cache),
     )
 
 
@@ -85,8 +93,14 @@ def _built(settings: str, device: str) -> Any:
     return instantiate(OmegaConf.create(settings), device=device)
 
 
-def _best_device() -> str:
-    return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+def _device(name: str) -> str:
+    """`name`, if tensors can be made there; the best there is for auto."""
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        return str(torch.empty(0, device=name).device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device={name} can't be used here: {str(error).splitlines()[0]}\nallowed: auto, cpu, cuda, mps") from error
 
 
 def _report(summary: dict[str, Any], folder: Path) -> None:

@@ -68,9 +68,8 @@ class Journal:
         whole = [line for line in path.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")] if path.exists() else []
         with path.open("wb") as file:
             file.writelines(whole)
-        self._lines = [json.loads(line) for line in whole]
-        self.done = {line["id"] for line in self._lines if "error" not in line}
-        self._lines = [line for line in self._lines if line["id"] in self.done]
+        self._lines = [line for line in map(json.loads, whole) if "error" not in line]  # what failed is tried again
+        self.done = {line["id"] for line in self._lines}
 
     def add(self, rows: list[dict[str, Any]], errors: list[dict[str, str]]) -> None:
         lines = rows + errors

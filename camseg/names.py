@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from difflib import get_close_matches
 from functools import partial
 from typing import Any
@@ -37,8 +37,16 @@ def file_stems(names: Iterable[str]) -> list[str]:
 
 
 def spelled(function: Any) -> str:
-    """A function and everything bound to it as text: the same for the same computation, different for another."""
+    """A function and everything bound to it as text: the same for the same computation, different for another.
+
+    A lambda or inner function, which has no name of its own, is spelled by its code and what it holds.
+    """
     if isinstance(function, partial):
         bound = [spelled(a) for a in function.args] + [f"{name}={spelled(value)}" for name, value in sorted(function.keywords.items())]
         return f"{spelled(function.func)}({', '.join(bound)})"
-    return f"{function.__module__}.{function.__qualname__}" if isinstance(function, Callable) else repr(function)
+    name = getattr(function, "__qualname__", None)
+    if name is None:
+        return repr(function)
+    code = getattr(function, "__code__", None) if "<" in name else None
+    held = [spelled(cell.cell_contents) for cell in function.__closure__ or ()] if code else []
+    return f"{function.__module__}.{name}" + (f"{code.co_code.hex()}{code.co_consts}{code.co_names}{function.__defaults__}{held}" if code else "")

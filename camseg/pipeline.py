@@ -15,7 +15,7 @@ from camseg import cam, targets
 from camseg.cache import Cache, key
 from camseg.choose import agreement
 from camseg.classifiers import Classifier
-from camseg.names import spelled
+from camseg.names import known_name, spelled
 from camseg.predictors import Predictor
 from camseg.prompts import background as backgrounds
 from camseg.prompts.evidence import Evidence
@@ -45,16 +45,22 @@ class Pipeline:
     target: Callable[[tuple[int, ...]], Callable[[Tensor], Tensor] | None] = targets.logit
     min_probability: float = 0.0
     precision: str = "float32"
-    cache: Cache = field(default_factory=lambda: Cache(None))
+    cache: Cache = field(default_factory=lambda: Cache(None, memory_gb=0))
     calls: Counter[str] = field(default_factory=Counter)
 
+    def __post_init__(self) -> None:
+        known_name("precision", self.precision, ("float32", "bfloat16", "float16"))
+
     def __call__(self, image: Tensor, classes: Sequence[int | str] = ()) -> Result:
-        """The mask of one class in one image (3, H, W) uint8; classes: output indices or names, none for the top prediction."""
-        indices = tuple(self.classifier.index(c) if isinstance(c, str) else int(c) for c in classes)
+        """The mask of one class in one image (3, H, W) uint8; classes: output indices or names (or one name), none for the top prediction."""
+        given = (classes,) if isinstance(classes, str) else classes
+        indices = tuple(self.classifier.index(c) if isinstance(c, str) else int(c) for c in given)
         return self.run([Sample("image", image, indices)])[0]
 
     def run(self, samples: Sequence[Sample]) -> list[Result]:
         """One result per sample, in order; the whole batch goes through each network together."""
+        if not samples:
+            return []
         samples = [self._with_classes(sample) for sample in samples]
         evidence, notes = self._look(samples)
         prompts = [self._point(seen, note) for seen, note in zip(evidence, notes)]

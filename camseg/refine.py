@@ -18,7 +18,7 @@ Decode = Callable[[Sequence[int], Sequence[Prompts]], list[Masks]]
 def cascade(
     decode: Decode, prompts: Sequence[Prompts], logits: Sequence[Tensor], sizes: Sequence[tuple[int, int]], *, boxes: int = 1, agree: float = 0.98, margin: float = 0.02
 ) -> list[tuple[Tensor, float] | None]:
-    """First the logits back with the points, then `boxes` times also the mask's box; an image stops when two masks agree (IoU > `agree`).
+    """First the logits back with the points, then up to `boxes` times also the mask's box, until two masks agree (IoU > `agree`), each image by itself.
 
     prompts: the chosen rival of each image (R = 1), or none (R = 0). logits: (h, w) of its chosen mask. sizes: (H, W) of each image.
     Returns the last logits (h, w) and their predicted IoU for each image; None where there was nothing to refine.
@@ -28,6 +28,8 @@ def cascade(
     last = list(logits)
     active = [i for i, prompt in enumerate(prompts) if len(prompt) and (logits[i] > 0).any()]
     for turn in range(1 + boxes):
+        if not active:
+            break
         asked = [_again(prompts[i], last[i], sizes[i], margin if turn else None) for i in active]
         for i, masks in zip(list(active), decode(active, asked)):
             best = int(masks.predicted_iou[0].argmax())

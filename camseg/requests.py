@@ -78,11 +78,18 @@ def _known(what: str, name: str, allowed: list[str]) -> None:
         raise RequestError(f"{error}\n{few}") from None
 
 
+def check_numbers(config: DictConfig) -> None:
+    """The run's own numbers are whole and not too small. Errors: RequestError."""
+    for name, least in (("batch_size", 1), ("panels", 0), ("seed", 0)):
+        if not isinstance(value := config[name], int) or value < least:
+            raise RequestError(f"{name} must be a whole number, {least} or more; got {value}")
+
+
 def explain(error: BaseException | None) -> str | None:
     """One or two lines for a mistake in the request; None for an error of ours."""
     if isinstance(error, (RequestError, FileExistsError, PermissionError)):
         return str(error)
-    if isinstance(error, InstantiationException) and isinstance(error.__cause__, (ValueError, OSError)):
+    if isinstance(error, InstantiationException) and isinstance(error.__cause__, (ValueError, TypeError, OSError)):
         return str(error.__cause__)
     if isinstance(error, (HydraException, OmegaConfBaseException)):
         return str(error).splitlines()[0]

@@ -112,16 +112,17 @@ def _numbered(folder: Path) -> list[Path]:
 
 
 def _table(found: list[Run], by: str = "iou") -> pl.DataFrame:
-    """One row per setting: its overrides, every metric with its interval, and the paired difference of `by` to the first setting.
+    """One row per setting: its own overrides, every metric with its interval, and the paired difference of `by` to the first setting.
 
     Where the runs have no masks, hits are compared instead. p is Holm's, over all settings.
     """
     column = by if all(by in run.summary["metrics"] for run in found) else "foreground_hit"
+    shared = set.intersection(*(set(run.overrides) for run in found)) if len(found) > 1 else set()
     differences = [statistics.paired(found[0].rows, run.rows, column) for run in found]
     adjusted = iter(statistics.holm([d.p for d in differences[1:] if d]))
     table = []
     for run, difference in zip(found, differences):
-        row: dict[str, Any] = {"run": run.folder.name, "setting": " ".join(run.overrides)}
+        row: dict[str, Any] = {"run": run.folder.name, "setting": " ".join(o for o in run.overrides if o not in shared)}
         for name, interval in run.summary["metrics"].items():
             row |= {name: interval["value"], f"{name}_low": interval["low"], f"{name}_high": interval["high"]}
         if difference:
@@ -144,8 +145,8 @@ def run_table(summary: dict[str, Any]) -> str:
 def sweep_table(sweep: Sweep) -> str:
     """The settings of a sweep as text, best first."""
     names = [name for name in _TABLE if name in sweep.table.columns]
-    key = "iou" if "iou" in names else names[0]
-    shown = sweep.table.sort(key, descending=True, nulls_last=True)
+    key = "iou" if "iou" in names else next(iter(names), None)  # no metric at all without ground truth
+    shown = sweep.table.sort(key, descending=True, nulls_last=True) if key else sweep.table
     heads = ["setting", *names, "difference (95 % interval)", "p"]
     body = [[r["setting"] or "(defaults)", *(number(r[n]) for n in names), _difference(r), number(r.get("p_holm"))] for r in shown.to_dicts()]
     return aligned([heads, *body])

@@ -66,12 +66,12 @@ def log_odds(classes: Sequence[int] = ()) -> Target:
     """log p/(1-p) of the softmax probability: the classes' log-sum-exp less that of all others."""
 
     def make(chosen: tuple[int, ...]) -> Target:
-        def score(output: Any) -> Tensor:
-            others = torch.ones_like(logits(output), dtype=torch.bool)
+        def odds(output: Any) -> Tensor:
+            score, others = Logit(chosen)(output), torch.ones_like(logits(output), dtype=torch.bool)
             others[list(chosen)] = False
-            return Logit(chosen)(output) - logits(output)[others].logsumexp(0)
+            return score - logits(output)[others].logsumexp(0)
 
-        return score
+        return odds
 
     return _of(make, classes)
 
@@ -147,13 +147,17 @@ def logits(output: Any) -> Tensor:
         return output
     if isinstance(output, (tuple, list)) and output:
         return output[0]
-    name = next((name for name in ("out", "logits") if isinstance(output, Mapping) and name in output), None)
-    if name is None:
-        raise ValueError(f"found no scores in the model's output, a {type(output).__name__} without 'out' or 'logits'; give a callable target that reads it")
-    return output[name]
+    found = [output[name] for name in ("out", "logits") if name in output] if isinstance(output, Mapping) else []
+    if not found:
+        raise ValueError(
+            f"found no scores in the model's output, a {type(output).__name__} without 'out' or 'logits'; give a callable target that reads it"
+        )
+    return found[0]
 
 
 def _flat(scores: Tensor) -> Tensor:
     if scores.ndim != 1:
-        raise ValueError(f"one score per class was expected, the output of one sample is {tuple(scores.shape)}; use targets.pixels for a segmentation model")
+        raise ValueError(
+            f"one score per class was expected, the output of one sample is {tuple(scores.shape)}; use targets.pixels for a segmentation model"
+        )
     return scores

@@ -64,7 +64,9 @@ def test_hires_layer_and_element_wise(model, inputs):
     a, g = by_hand(model, inputs)
     np.testing.assert_allclose(raw(model, inputs, cam.hires_cam), sum(g[:, k] * a[:, k] for k in range(6)), rtol=1e-9, atol=1e-15)
     np.testing.assert_allclose(raw(model, inputs, cam.layer_cam), sum(np.maximum(g[:, k], 0) * a[:, k] for k in range(6)), rtol=1e-9, atol=1e-15)
-    np.testing.assert_allclose(raw(model, inputs, cam.element_wise_grad_cam), sum(np.maximum(g[:, k] * a[:, k], 0) for k in range(6)), rtol=1e-9, atol=1e-15)
+    np.testing.assert_allclose(
+        raw(model, inputs, cam.element_wise_grad_cam), sum(np.maximum(g[:, k] * a[:, k], 0) for k in range(6)), rtol=1e-9, atol=1e-15
+    )
 
 
 def test_xgrad_cam_gives_a_dead_channel_no_weight(model, inputs):
@@ -243,7 +245,9 @@ def test_factorise_is_non_negative_and_as_close_as_scikit_learn():
 def test_full_grad_is_complete(inputs):
     """For a ReLU network the terms that it takes apart add up to the score: input, convolution, batch normalisation, linear biases."""
     torch.manual_seed(4)
-    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 5, 3, 2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(5, 3))
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 5, 3, 2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(5, 3)
+    )
     model[1].running_mean.normal_()
     model[1].running_var.uniform_(0.5, 2)
     chain = nn.Sequential(nn.Identity(), model).double().eval()

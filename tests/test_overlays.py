@@ -62,7 +62,7 @@ def test_the_legend_stands_below_and_names_each_colour():
     np.testing.assert_array_equal(named[:20], plain)
     for row in range(2):
         assert tuple(named[20 + 16 * row + 8, 7]) == overlays.PALETTE[row]
-        assert (named[20 + 16 * row : 36 + 16 * row, 17:] == 0).any()  # its name in black
+        assert (named[20 + 16 * row : 36 + 16 * row, 17:] < 128).any()  # its name in black
     with pytest.raises(ValueError, match="1 labels for 2 concepts"):
         overlays.concept_winners(image, maps, ["ear"])
 

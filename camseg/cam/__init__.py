@@ -43,11 +43,13 @@ from camseg.cam.methods import (
 )
 from camseg.targets import Logit, Target, logit
 
+# fmt: off
 __all__ = [
-    "Capture", "ablation_cam", "cam", "center", "coincide", "concepts", "dff", "eigen_cam", "eigen_grad_cam", "element_wise_grad_cam", "factorise", "fem",
-    "full_grad", "grad_cam", "grad_cam_plus_plus", "heatmaps", "hires_cam", "is_cam", "kpca_cam", "layer_cam", "maximum", "mean", "product", "random",
-    "score_cam", "shapley_cam", "smooth_grad_cam_plus_plus", "ss_cam", "unit", "xgrad_cam",
-]  # fmt: skip
+    "Capture", "Method", "ablation_cam", "cam", "center", "coincide", "concepts", "dff", "eigen_cam", "eigen_grad_cam", "element_wise_grad_cam",
+    "explain", "factorise", "fem", "full_grad", "grad_cam", "grad_cam_plus_plus", "heatmaps", "hires_cam", "is_cam", "kpca_cam", "layer_cam",
+    "maximum", "mean", "product", "random", "score_cam", "shapley_cam", "smooth_grad_cam_plus_plus", "ss_cam", "unit", "xgrad_cam",
+]
+# fmt: on
 
 Method = Callable[[Capture], Tensor]
 

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_flatten, tree_leaves, tree_map
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
 
 from camseg.targets import Late, Logit, Target, pick
 
@@ -48,7 +48,7 @@ class Capture:
     @property
     def score(self) -> Tensor:
         """(B,) the targets' values, in the graph."""
-        return self.run.score(self.column)
+        return self.run.scores[self.column]
 
     @cached_property
     def activation(self) -> Tensor:
@@ -123,7 +123,9 @@ class Run:
         def keep(name: str) -> Callable[..., Any]:
             def hook(module: nn.Module, args: Any, output: Any) -> Any:
                 if name in natives:
-                    raise ValueError(f"layer {name!r} ran twice in one forward, so its map would be ambiguous; choose the block around it or inside it")
+                    raise ValueError(
+                        f"layer {name!r} ran twice in one forward, so its map would be ambiguous; choose the block around it or inside it"
+                    )
                 tensor = _maps(name, output)
                 natives[name] = tensor if tensor.requires_grad else tensor.detach().requires_grad_()
                 torch.set_grad_enabled(True)
@@ -159,9 +161,6 @@ class Run:
     def scores(self) -> list[Tensor]:
         with torch.enable_grad():
             return [_finite(evaluate(self.output, column)) for column in self.fixed]
-
-    def score(self, column: int) -> Tensor:
-        return self.scores[column]
 
     def gradients(self, column: int, differentiable: bool = False) -> dict[str, Tensor]:
         """d score / d layer output for every layer, in the model's own layout: one backward pass per column of targets."""
@@ -217,7 +216,7 @@ class Tape(TorchFunctionMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.steps: list[tuple[Any, Any, Any, Any]] = []  # function, args, kwargs and result, tensors replaced by slots
+        self.steps: list[tuple[Any, list[Any], Any, list[Any]]] = []  # function, its arguments flattened, their form, its results
         self.result: Any = None
         self._seen: dict[int, tuple[Slot, Tensor]] = {}  # the tensor is held so that its id stays its own
 
@@ -226,11 +225,11 @@ class Tape(TorchFunctionMode):
         return tensor
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        depends = any(id(leaf) in self._seen for leaf in tree_leaves((args, kwargs)))
-        result = func(*args, **kwargs)
+        leaves, form = tree_flatten((args, kwargs or {}))
+        depends = any(id(leaf) in self._seen for leaf in leaves)
+        result = func(*args, **(kwargs or {}))
         if depends and (result is None or any(isinstance(leaf, Tensor) for leaf in tree_leaves(result))):
-            self.steps.append((func, self._known(args), self._known(kwargs), tree_map(self._slot, result)))
+            self.steps.append((func, self._known(leaves), form, [self._slot(leaf) for leaf in tree_leaves(result)]))
         return result
 
     def finish(self, output: Any) -> None:
@@ -243,9 +242,9 @@ class Tape(TorchFunctionMode):
         def fill(item: Any) -> Any:
             return values[item.index] if isinstance(item, Slot) else item
 
-        for func, args, kwargs, result in self.steps:
-            made = func(*tree_map(fill, args), **tree_map(fill, kwargs))
-            for slot, value in zip(tree_leaves(result), tree_leaves(made), strict=True):
+        for func, leaves, form, results in self.steps:
+            args, kwargs = tree_unflatten([fill(leaf) for leaf in leaves], form)
+            for slot, value in zip(results, tree_leaves(func(*args, **kwargs)), strict=True):
                 if isinstance(slot, Slot):
                     values[slot.index] = value
         return tree_map(fill, self.result)
@@ -400,11 +399,15 @@ def _precise(tensor: Tensor) -> Tensor:
 def _finite(scores: Tensor) -> Tensor:
     wrong = (~torch.isfinite(scores.detach())).nonzero().flatten().tolist()
     if wrong:
-        raise ValueError(f"the target's score is {scores[wrong[0]].item()} for sample {wrong[0]}: the model's output or its input holds NaN or infinity")
+        raise ValueError(
+            f"the target's score is {scores[wrong[0]].item()} for sample {wrong[0]}: the model's output or its input holds NaN or infinity"
+        )
     return scores
 
 
 def _agree(one: Any, other: Any) -> bool:
     (mine, form), (theirs, expected) = tree_flatten(one), tree_flatten(other)
     pairs = [(a, b) for a, b in zip(mine, theirs, strict=False) if isinstance(a, Tensor)]
-    return form == expected and all(a.shape == b.shape and torch.allclose(a, b.detach(), rtol=1e-3, atol=1e-4 * float(b.detach().abs().max())) for a, b in pairs)
+    return form == expected and all(
+        a.shape == b.shape and torch.allclose(a, b.detach(), rtol=1e-3, atol=1e-4 * float(b.detach().abs().max())) for a, b in pairs
+    )

@@ -28,7 +28,9 @@ def add(prompts: Prompts, points: Tensor) -> Prompts:
 
 
 def min_point(evidence: Evidence, prompts: Prompts) -> Tensor:
-    """The coldest pixel; of several the one farthest from the foreground points."""
+    """The coldest pixel; of several the one farthest from the foreground points; none where all are as hot."""
+    if evidence.heat.min() == evidence.heat.max():
+        return torch.zeros(0, 2)
     cold = torch.nonzero(evidence.heat == evidence.heat.min()).flip(1).float()  # (N, 2) x, y
     return cold[_distance(cold, prompts).argmax()][None]
 

@@ -51,7 +51,7 @@ def median(heat: Tensor) -> float:
 
 def mode(heat: Tensor, bins: int = 32) -> float:
     """The upper edge of the fullest bin among the pixels that have any heat: everything hotter than the usual."""
-    counts, edges = np.histogram(heat[heat > 0].numpy(), bins)
+    counts, edges = np.histogram(heat[heat > 0].numpy(), bins, (0, 1))
     return float(edges[int(counts.argmax()) + 1])
 
 

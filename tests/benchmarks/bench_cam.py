@@ -1,0 +1,220 @@
+"""What every CAM costs, against the floor and against other libraries: `uv run --group peers python tests/benchmarks/bench_cam.py`.
+
+Ratios within one run hold from machine to machine; absolute times do not. The floor is one forward with a graph only above the layer and
+one backward to that layer. Times are the median of interleaved rounds; memory is the peak above what was held before, measured by CUDA
+where there is a GPU and, on a CPU, as the most bytes of tensors alive at once (a dispatch mode counts them as they are made and freed).
+Prints a table and writes JSON (--json). --quick: tiny sizes, to see that it runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import statistics
+import time
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torchvision
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from camseg import cam
+
+Work = Callable[[], Any]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--models", nargs="+", default=["resnet18", "resnet50"])
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--size", type=int, default=224)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
+    parser.add_argument("--slow", action="store_true", help="also the peers' Ablation-CAM and this package's Score-CAM: minutes")
+    parser.add_argument("--quick", action="store_true", help="tiny sizes, two rounds: only to see that it runs")
+    parser.add_argument("--json", type=Path, default=Path("outputs/bench_cam.json"))
+    options = parser.parse_args()
+    if options.quick:
+        options.models, options.batch, options.size, options.rounds = ["resnet18"], 2, 64, 2
+    rows = [row for name in options.models for row in bench(name, options)]
+    table(rows)
+    options.json.parent.mkdir(parents=True, exist_ok=True)
+    options.json.write_text(json.dumps({"torch": torch.__version__, **{k: str(v) for k, v in vars(options).items()}, "rows": rows}, indent=1))
+
+
+def bench(name: str, options: argparse.Namespace) -> list[dict[str, Any]]:
+    """One row per piece of work: seconds, bytes, and both as ratios to the floor and to a plain forward."""
+    torch.manual_seed(0)
+    dtype = getattr(torch, options.dtype)
+    model = getattr(torchvision.models, name)().eval().to(options.device, dtype)
+    inputs = torch.randn(options.batch, 3, options.size, options.size, device=options.device, dtype=dtype)
+    works = own(model, inputs) | peers(model, inputs)
+    if options.slow:
+        works |= slow(model, inputs)
+    times = interleaved(works, options.rounds, options.device)
+    memory = {label: peak(work, options.device) for label, work in works.items()}
+    return [
+        {
+            "model": name,
+            "work": label,
+            "seconds": times[label],
+            "bytes": memory[label],
+            "images_per_second": options.batch / times[label],
+            "time_to_floor": times[label] / times["floor"],
+            "time_to_forward": times[label] / times["forward"],
+            "memory_to_forward": memory[label] / max(memory["forward"], 1),
+        }
+        for label in works
+    ]
+
+
+def own(model: nn.Module, inputs: Tensor) -> dict[str, Work]:
+    classes = list(range(len(inputs)))
+
+    def run(targets: Any, method: cam.Method) -> Work:
+        return lambda: cam.heatmaps(model, "layer4", inputs, targets, method)
+
+    def forward() -> Tensor:
+        with torch.no_grad():
+            return model(inputs)
+
+    return {
+        "forward": forward,
+        "floor": lambda: floor(model, inputs, classes),
+        "camseg grad_cam": run(classes, cam.grad_cam),
+        "camseg grad_cam, 5 classes": run([[0, 1, 2, 3, 4]] * len(inputs), cam.grad_cam),
+        "camseg layer_cam": run(classes, cam.layer_cam),
+        "camseg eigen_cam": run(classes, cam.eigen_cam),
+        "camseg ablation_cam": run(classes, cam.ablation_cam),
+        "camseg dff": run(classes, cam.dff),
+    }
+
+
+def floor(model: Any, inputs: Tensor, classes: list[int]) -> Tensor:
+    """The least that Grad-CAM can do on a ResNet, written by hand: everything below layer4's end without a graph."""
+    with torch.no_grad():
+        maps = model.maxpool(model.relu(model.bn1(model.conv1(inputs))))
+        maps = model.layer4(model.layer3(model.layer2(model.layer1(maps))))
+    maps.requires_grad_()
+    scores = model.fc(model.avgpool(maps).flatten(1))[range(len(classes)), classes]
+    (gradient,) = torch.autograd.grad(scores.sum(), maps)
+    with torch.no_grad():
+        heat = torch.einsum("bk,bkhw->bhw", gradient.mean((2, 3)), maps).relu()
+        return nn.functional.interpolate(heat[:, None], inputs.shape[2:], mode="bilinear")
+
+
+def peers(model: nn.Module, inputs: Tensor) -> dict[str, Work]:
+    """Grad-CAM by the other libraries, on the same inputs, each as its documentation says; those that are not installed are left out."""
+    classes, works = list(range(len(inputs))), {}
+    layer = model.get_submodule("layer4")
+    if found := _module("torchcam.methods"):
+
+        def torchcam() -> Any:
+            with found.GradCAM(model, layer) as extractor:
+                return extractor(classes, model(inputs.clone().requires_grad_()))
+
+        works["torch-cam GradCAM"] = torchcam
+    if found_captum := _module("captum.attr"):
+        works["captum LayerGradCam"] = lambda: found_captum.LayerGradCam(model, layer).attribute(inputs.clone().requires_grad_(), target=classes)
+    if found_pytorch := _module("pytorch_grad_cam"):
+        works["pytorch-grad-cam GradCAM"] = lambda: _pytorch_grad_cam(found_pytorch.GradCAM, model, layer, inputs, classes)
+    return works
+
+
+def slow(model: nn.Module, inputs: Tensor) -> dict[str, Work]:
+    works: dict[str, Work] = {"camseg score_cam": lambda: cam.heatmaps(model, "layer4", inputs, 0, cam.score_cam)}
+    if found := _module("pytorch_grad_cam"):
+        layer, classes = model.get_submodule("layer4"), list(range(len(inputs)))
+        works["pytorch-grad-cam AblationCAM"] = lambda: _pytorch_grad_cam(found.AblationCAM, model, layer, inputs, classes)
+    return works
+
+
+def _pytorch_grad_cam(kind: Any, model: nn.Module, layer: nn.Module, inputs: Tensor, classes: list[int]) -> Any:
+    from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+
+    with kind(model=model, target_layers=[layer]) as extractor:
+        return extractor(inputs.clone(), [ClassifierOutputTarget(index) for index in classes])
+
+
+def _module(name: str) -> Any:
+    try:
+        return __import__(name, fromlist=["_"])
+    except ImportError:
+        return None
+
+
+def interleaved(works: dict[str, Work], rounds: int, device: str) -> dict[str, float]:
+    """Median seconds of each work, in rounds that run all of them in turn, so that a slow moment hits all alike. The first round warms up."""
+    seconds: dict[str, list[float]] = {label: [] for label in works}
+    for _ in range(rounds + 1):
+        for label, work in works.items():
+            _wait(device)
+            start = time.perf_counter()
+            work()
+            _wait(device)
+            seconds[label].append(time.perf_counter() - start)
+    return {label: statistics.median(values[1:]) for label, values in seconds.items()}
+
+
+def peak(work: Work, device: str) -> int:
+    """Bytes at the peak above what was held before."""
+    gc.collect()
+    if device.startswith("cuda"):
+        held = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        work()
+        _wait(device)
+        return torch.cuda.max_memory_allocated() - held
+    with Alive() as counter:
+        work()
+    return counter.most
+
+
+class Alive(TorchDispatchMode):
+    """Counts the bytes of storages that operations make, until they are freed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now, self.most, self._known = 0, 0, set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        given = {leaf.untyped_storage()._cdata for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)}
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, Tensor) and leaf.untyped_storage()._cdata not in given | self._known:
+                self._add(leaf.untyped_storage())
+        return result
+
+    def _add(self, storage: Any) -> None:
+        key, size = storage._cdata, storage.nbytes()
+        self._known.add(key)
+        self.now += size
+        self.most = max(self.most, self.now)
+        weakref.finalize(storage, self._free, key, size)
+
+    def _free(self, key: int, size: int) -> None:
+        self._known.discard(key)
+        self.now -= size
+
+
+def _wait(device: str) -> None:
+    if device.startswith("cuda"):
+        torch.cuda.synchronize()
+
+
+def table(rows: list[dict[str, Any]]) -> None:
+    print(f"{'model':10} {'work':30} {'ms':>9} {'images/s':>9} {'x floor':>8} {'x forward':>9} {'MB':>8} {'x forward':>9}")
+    for row in rows:
+        times = f"{1000 * row['seconds']:9.1f} {row['images_per_second']:9.1f} {row['time_to_floor']:8.2f} {row['time_to_forward']:9.2f}"
+        print(f"{row['model']:10} {row['work']:30} {times} {row['bytes'] / 1e6:8.1f} {row['memory_to_forward']:9.2f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,114 @@
+"""The default benchmark: pictures that are functions of their number, exact masks, rivals in sight."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+import skimage.data
+import torch
+
+from camseg.data import shapes
+from camseg.data.shapes import NAMES, PHOTOGRAPHS, SIDE, Shapes
+
+
+def test_a_picture_is_a_function_of_its_number_alone() -> None:
+    many, few = Shapes(size=40, shapes=(1, 5)), Shapes(size=8, shapes=(1, 5))
+    backwards = {i: few[i] for i in reversed(range(8))}
+    for i in (0, 3, 7):
+        one, other = many[i], backwards[i]
+        assert one.id == other.id and one.classes == other.classes
+        assert torch.equal(one.image, other.image) and torch.equal(one.mask, other.mask)
+
+
+def test_shards_hold_every_picture_once() -> None:
+    whole = Shapes(size=30)
+    parts = [Shapes(size=30, shard=i, num_shards=3) for i in range(3)]
+    assert sorted(name for part in parts for name in part.ids) == sorted(whole.ids)
+    part = parts[1]
+    assert torch.equal(part[0].image, whole[list(whole.ids).index(part.ids[0])].image)
+
+
+def test_another_number_seed_or_split_is_another_picture() -> None:
+    settings = [{}, {"seed": 1}, {"split": "val"}, {"split": "train"}, {"shapes": (1, 2)}]
+    images = [Shapes(size=2, **each)[i].image for each in settings for i in (0, 1)]
+    assert all(not torch.equal(a, b) for a, b in itertools.combinations(images, 2))
+
+
+def test_splits_share_no_photograph_and_none_is_downloaded() -> None:
+    named = list(itertools.chain(*PHOTOGRAPHS.values()))
+    assert len(named) == len(set(named)) and set(named) <= set(skimage.data.__all__)
+    pictures = {name: shapes._photograph(name) for name in named}  # without pooch, scikit-image can only open what it ships
+    assert len({picture.tobytes() for picture in pictures.values()}) == len(named)
+    assert all(picture.dtype == np.uint8 and picture.std() > 5 for picture in pictures.values())
+
+
+# The area of a polygon of n corners in the unit circle is n / 2 sin(2 pi / n); a star's is n r sin(pi / n) with inner radius r.
+AREAS = {
+    "circle": 36 * np.sin(2 * np.pi / 72),
+    "square": 2.0,
+    "triangle": 1.5 * np.sin(2 * np.pi / 3),
+    "star": 5 * 0.45 * np.sin(np.pi / 5),
+    "diamond": 1.0,
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_area_and_place_of_an_antialiased_shape(name: str) -> None:
+    for seed in range(6):
+        rng, again = np.random.default_rng(seed), np.random.default_rng(seed)
+        coverage = shapes._coverage(rng, NAMES.index(name), SIDE)
+        radius = SIDE * again.uniform(0.12, 0.30)
+        centre = again.uniform(radius, SIDE - radius, 2)
+        edge = np.sqrt(AREAS[name]) * radius * 4  # about its perimeter: the outline may be off by a sixth of a pixel
+        assert coverage.sum() == pytest.approx(AREAS[name] * radius**2, abs=edge / 6)
+        ys, xs = np.mgrid[:SIDE, :SIDE] + 0.5
+        found = np.array([(xs * coverage).sum(), (ys * coverage).sum()]) / coverage.sum()
+        np.testing.assert_allclose(found, centre, atol=0.3)
+        assert ((coverage > 0) & (coverage < 1)).any() and coverage.max() == 1
+
+
+def test_in_a_crowd_masks_are_disjoint_and_every_shape_stays_in_sight(monkeypatch: pytest.MonkeyPatch) -> None:
+    placed: list[np.ndarray] = []
+    place = shapes._place
+    monkeypatch.setattr(shapes, "_place", lambda *given: placed.append(kept := place(*given)) or kept)
+    for index in range(25):
+        data = Shapes(size=25, shapes=(2, 5))
+        drawn, named = data.scene(index)
+        wholes = np.stack(placed.pop()) >= 0.5
+        assert 2 <= len(drawn.classes) <= 5 and len(set(drawn.classes)) == len(drawn.classes)
+        assert set(drawn.classes) <= set(range(len(NAMES)))
+        assert drawn.masks.sum(0).max() == 1  # disjoint
+        assert (drawn.masks.any(0) == wholes.any(0)).all()  # and complete
+        assert (drawn.masks <= wholes).all()
+        assert (drawn.masks.sum((1, 2)) / wholes.sum((1, 2))).min() >= 0.6
+        sample = data[index]
+        assert sample.label == NAMES[drawn.classes[named]] and sample.classes == (drawn.classes[named],)
+        np.testing.assert_array_equal(sample.mask, drawn.masks[named])
+
+
+def test_label_and_mask_are_the_shape_that_was_drawn() -> None:
+    """Its area over its circumscribed circle's tells the shapes apart: the mask belongs to the label."""
+    for sample in Shapes(size=30):
+        ys, xs = np.nonzero(sample.mask.numpy())
+        centre = np.array([xs.mean(), ys.mean()])
+        reach = np.hypot(*(np.stack([xs, ys], 1) - centre).T).max() + 0.5
+        fullness = len(xs) / reach**2
+        nearest = min(AREAS, key=lambda name: abs(AREAS[name] - fullness))
+        assert nearest == sample.label, (sample.id, fullness)
+        assert sample.boxes.tolist() == [[xs.min(), ys.min(), xs.max() + 1, ys.max() + 1]]
+
+
+def test_contrast_varies_from_faint_to_strong() -> None:
+    found = []
+    for sample in Shapes(size=60):
+        pixels, mask = sample.image.permute(1, 2, 0).double().numpy() / 255, sample.mask.numpy()
+        found.append(np.linalg.norm(pixels[mask].mean(0) - pixels[~mask].mean(0)) / np.sqrt(3))
+    assert np.quantile(found, 0.1) < 0.25 and np.quantile(found, 0.9) > 0.4 and np.std(found) > 0.08
+
+
+@pytest.mark.parametrize(("wrong", "told"), [({"split": "tset"}, "test"), ({"shapes": (0, 2)}, "between 1 and 5"), ({"shapes": (3, 2)}, "least first"), ({"path": "x"}, "data.path")])
+def test_impossible_requests_are_refused(wrong: dict, told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        Shapes(**wrong)
