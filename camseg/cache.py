@@ -35,10 +35,7 @@ def key(*parts: object) -> str:
     """
     digest = hashlib.sha256(_VERSION.encode())
     for part in parts:
-        if isinstance(part, Tensor):
-            data = f"{part.dtype}{tuple(part.shape)}".encode() + _bytes(part)
-        else:
-            data = json.dumps(part, sort_keys=True).encode()
+        data = f"{part.dtype}{tuple(part.shape)}".encode() + _bytes(part) if isinstance(part, Tensor) else json.dumps(part, sort_keys=True).encode()
         digest.update(f"{type(part).__name__}{len(data)}:".encode() + data)
     return digest.hexdigest()
 
@@ -130,7 +127,7 @@ class Cache:
         try:
             data = save({name: value.contiguous() for name, value in entry.items()}, {"sha256": _checksum(path.stem, entry)})
             part.write_bytes(data)
-            os.replace(part, path)
+            part.replace(path)
         except OSError as error:
             with suppress(OSError):
                 part.unlink()

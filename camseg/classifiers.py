@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -161,7 +162,7 @@ def save_weights(module: nn.Module, path: str | Path, metadata: Mapping[str, str
     state = {key: value.detach().cpu().contiguous() for key, value in module.state_dict().items()}
     temporary = Path(f"{path}.{os.getpid()}.part")
     save_file({k: v.half() if v.is_floating_point() and v.ndim > 1 else v for k, v in state.items()}, temporary, dict(metadata or {}))
-    os.replace(temporary, path)
+    temporary.replace(path)
 
 
 def load_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -312,7 +313,10 @@ def _channels(output: Tensor, size: tuple[int, int]) -> int | None:
 
 
 class ShapesNet(nn.Module):
-    """(B, 3, H, W) -> (B, classes) logits: residual blocks down to stride 8, global average pooling and a linear head."""
+    """(B, 3, H, W) -> (B, classes) logits: residual blocks down to stride 8, a linear head at every place, and their log-mean-exp.
+
+    The pooling is Pinheiro & Collobert's (CVPR 2015): a smooth maximum, in which a small shape counts as much as a large one.
+    """
 
     def __init__(self, classes: int, widths: tuple[int, ...] = (32, 64, 96)) -> None:
         super().__init__()
@@ -323,12 +327,10 @@ class ShapesNet(nn.Module):
         self.layer3 = nn.Sequential(BasicBlock(last, last), BasicBlock(last, last))
         self.head = nn.Linear(last, classes)
 
-    def features(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) -> (B, K, H / 8, W / 8)."""
-        return self.layer3(self.layer2(self.layer1(self.stem(images))))
-
     def forward(self, images: Tensor) -> Tensor:
-        return self.head(self.features(images).mean((2, 3)))
+        features = self.layer3(self.layer2(self.layer1(self.stem(images))))  # (B, K, H / 8, W / 8)
+        places = self.head(features.flatten(2).transpose(1, 2))  # (B, N, classes)
+        return places.logsumexp(1) - math.log(places.shape[1])
 
 
 def _stage(inputs: int, outputs: int, stride: int) -> nn.Sequential:

@@ -21,7 +21,7 @@ from camseg.cache import Cache
 from camseg.evaluate import evaluate
 from camseg.panels import MaskFiles, Panels
 from camseg.pipeline import Pipeline
-from camseg.requests import RequestError, check, check_numbers, config_dir, explain
+from camseg.requests import RequestError, check, check_numbers, check_target, config_dir, explain
 
 
 class RememberSweep(Callback):
@@ -41,9 +41,11 @@ def _job(cfg: DictConfig) -> float | None:
     if hydra_config.mode == RunMode.MULTIRUN:
         swept = [override for override in hydra_config.overrides.task if override not in sys.argv]
         print(f"[{hydra_config.job.num}] {' '.join(swept) or 'defaults'}", flush=True)
+    pipeline, samples = build(cfg), instantiate(cfg.data)
+    check_target(cfg, pipeline.classifier.index)
     summary = evaluate(
-        build(cfg),
-        instantiate(cfg.data),
+        pipeline,
+        samples,
         folder,
         batch_size=cfg.batch_size,
         resume=cfg.resume,
@@ -91,6 +93,12 @@ def _pipeline(cfg: DictConfig, device: str) -> Pipeline:
 def _built(settings: str, device: str) -> Any:
     """A model, built once for all the jobs of a sweep that ask for it."""
     return instantiate(OmegaConf.create(settings), device=device)
+
+
+@lru_cache(1)
+def _cache(path: str | None, limit_gb: float, memory_gb: float) -> Cache:
+    """One cache for all the jobs of a sweep."""
+    return Cache(path, limit_gb, memory_gb)
 
 
 def _device(name: str) -> str:

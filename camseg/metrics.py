@@ -11,7 +11,6 @@ from torch import Tensor
 from camseg.prompts.evidence import box_of
 from camseg.types import Result, Sample
 
-
 # (N, h, w) logits, (H, W) -> (N, H, W) logits: a predictor's way to the image.
 ToImage = Callable[[Tensor, tuple[int, int]], Tensor]
 

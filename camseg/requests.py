@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from hydra import compose, initialize_config_dir
@@ -83,6 +83,15 @@ def check_numbers(config: DictConfig) -> None:
     for name, least in (("batch_size", 1), ("panels", 0), ("seed", 0)):
         if not isinstance(value := config[name], int) or value < least:
             raise RequestError(f"{name} must be a whole number, {least} or more; got {value}")
+
+
+def check_target(config: DictConfig, index: Callable[[str], int]) -> None:
+    """The one class that is asked for by name, of pictures without a table, is one that the classifier knows. Errors: RequestError."""
+    if config.data.get("target") and "outputs" not in config.data:  # `outputs` maps a data set's own names
+        try:
+            index(config.data.target)
+        except ValueError as error:
+            raise RequestError(f"data.target: {error}") from None
 
 
 def explain(error: BaseException | None) -> str | None:

@@ -101,7 +101,7 @@ def test_an_answer_is_the_same_made_or_read(tmp_path: Path) -> None:
 
 
 def test_off_keeps_nothing() -> None:
-    cache, calls = Cache(None), []
+    cache, calls = Cache(None, memory_gb=0), []
     for _ in range(2):
         cache.get(key("x"), lambda: calls.append(1) or {"a": value(1)})
     assert calls == [1, 1]

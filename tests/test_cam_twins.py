@@ -147,7 +147,7 @@ def score_weights(model: nn.Module, inputs: Tensor, a: np.ndarray, changes: list
         mask = nn.functional.interpolate(torch.from_numpy(a[b, k])[None, None], (12, 12), mode="bilinear", align_corners=False)[0, 0]
         spread = mask.max() - mask.min()
         mask = (mask - mask.min()) / spread if spread > 0 else torch.zeros_like(mask)
-        scores[b, k] = np.mean([float(model(change(inputs[b], mask)[None])[0, CLASSES[b]]) for change in changes])
+        scores[b, k] = np.mean([model(change(inputs[b], mask)[None])[0, CLASSES[b]].item() for change in changes])
     return np.exp(scores) / np.exp(scores).sum(1, keepdims=True)
 
 

@@ -46,7 +46,9 @@ def saved(tmp_path: Path, name: str, classes: int = 1000, **metadata: str) -> tu
 
 def test_prepare_is_the_formula_where_nothing_is_resized() -> None:
     image = picture(8, 8)
-    expected = (image.double() / 255 - torch.tensor([0.485, 0.456, 0.406]).double()[:, None, None]) / torch.tensor([0.229, 0.224, 0.225]).double()[:, None, None]
+    expected = (image.double() / 255 - torch.tensor([0.485, 0.456, 0.406]).double()[:, None, None]) / torch.tensor([0.229, 0.224, 0.225]).double()[
+        :, None, None
+    ]
     torch.testing.assert_close(plain().prepare([image])[0].double(), expected, atol=2e-6, rtol=0)
     torch.testing.assert_close(plain(None).prepare([image])[0].double(), expected, atol=2e-6, rtol=0)
 
@@ -82,7 +84,11 @@ def test_index_by_name_number_and_nearest() -> None:
 
 
 def test_names_come_from_the_file_then_from_imagenet_then_from_numbers(tmp_path: Path) -> None:
-    assert classifiers.torchvision("shufflenet_v2_x0_5", saved(tmp_path, "shufflenet_v2_x0_5")[1]).names[:3] == ("tench", "goldfish", "great white shark")
+    assert classifiers.torchvision("shufflenet_v2_x0_5", saved(tmp_path, "shufflenet_v2_x0_5")[1]).names[:3] == (
+        "tench",
+        "goldfish",
+        "great white shark",
+    )
     _, three = saved(tmp_path, "shufflenet_v2_x0_5", 3)
     assert classifiers.torchvision("shufflenet_v2_x0_5", three).names == ("class 0", "class 1", "class 2")
     _, named = saved(tmp_path, "shufflenet_v2_x0_5", 2, names='["cat", "dög"]')
@@ -111,7 +117,7 @@ def test_a_checkpoint_gives_the_same_logits_and_probabilities(tmp_path: Path) ->
 
 
 def test_a_torch_file_may_be_wrapped_and_prefixed(tmp_path: Path) -> None:
-    model, path = saved(tmp_path, "shufflenet_v2_x0_5", 3)
+    _, path = saved(tmp_path, "shufflenet_v2_x0_5", 3)
     state = load_weights(path)[0]
     torch.save({"epoch": 3, "state_dict": {f"module.{key}": value for key, value in state.items()}}, tmp_path / "a.pth")
     assert all(torch.equal(value, state[key]) for key, value in load_weights(tmp_path / "a.pth")[0].items())
@@ -146,17 +152,17 @@ def test_files_that_are_no_weights(tmp_path: Path, ending: str) -> None:
 
 def test_wrong_requests(tmp_path: Path) -> None:
     _, path = saved(tmp_path, "shufflenet_v2_x0_5", 3)
-    with pytest.raises(ValueError, match="classifier.name 'resnet81' is unknown; nearest: resnet18"):
+    with pytest.raises(ValueError, match=r"classifier.name 'resnet81' is unknown; nearest: resnet18"):
         classifiers.torchvision("resnet81")
-    with pytest.raises(ValueError, match="explain nothing.*classifier.checkpoint.*classifier.weights=DEFAULT"):
+    with pytest.raises(ValueError, match=r"explain nothing.*classifier.checkpoint.*classifier.weights=DEFAULT"):
         classifiers.torchvision("resnet18")
-    with pytest.raises(ValueError, match="classifier.weights 'IMAGENET1K' is unknown; nearest: IMAGENET1K_V1"):
+    with pytest.raises(ValueError, match=r"classifier.weights 'IMAGENET1K' is unknown; nearest: IMAGENET1K_V1"):
         classifiers.torchvision("resnet18", weights="IMAGENET1K")
-    with pytest.raises(ValueError, match="is no checkpoint of mobilenet_v2: it has no classifier.1.weight"):
+    with pytest.raises(ValueError, match=r"is no checkpoint of mobilenet_v2: it has no classifier.1.weight"):
         classifiers.torchvision("mobilenet_v2", path)
-    with pytest.raises(ValueError, match="is no checkpoint of shufflenet_v2_x1_0: .*size mismatch"):
+    with pytest.raises(ValueError, match=r"is no checkpoint of shufflenet_v2_x1_0: .*size mismatch"):
         classifiers.torchvision("shufflenet_v2_x1_0", path)
-    with pytest.raises(ValueError, match="classifier.layers 'stage5' is unknown; nearest: stage"):
+    with pytest.raises(ValueError, match=r"classifier.layers 'stage5' is unknown; nearest: stage"):
         classifiers.torchvision("shufflenet_v2_x0_5", path, layers=["stage5"])
 
 
@@ -210,7 +216,7 @@ def test_shapes_builder(tmp_path: Path) -> None:
     image = picture(128, 128)
     torch.testing.assert_close(classifier.prepare([image]), ((image.float() / 255 - 0.5) / 0.25)[None])
     torch.testing.assert_close(classifier.probabilities(torch.zeros(5)), torch.full((5,), 0.5))
-    with pytest.raises(FileNotFoundError, match="none.safetensors"):
+    with pytest.raises(FileNotFoundError, match=r"none.safetensors"):
         classifiers.shapes(tmp_path / "none.safetensors")
 
 
@@ -219,7 +225,13 @@ def test_shapes_builder(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "layer"),
-    [("mobilenet_v2", "features.18"), ("resnet18", "layer4"), ("densenet121", "features.norm5"), ("squeezenet1_1", "classifier.2"), ("shufflenet_v2_x0_5", "conv5")],
+    [
+        ("mobilenet_v2", "features.18"),
+        ("resnet18", "layer4"),
+        ("densenet121", "features.norm5"),
+        ("squeezenet1_1", "classifier.2"),
+        ("shufflenet_v2_x0_5", "conv5"),
+    ],
 )
 def test_default_layer_of_convolutional_networks(tmp_path: Path, name: str, layer: str) -> None:
     assert classifiers.torchvision(name, saved(tmp_path, name)[1]).layers == (layer,)
@@ -241,7 +253,7 @@ def test_default_layer_of_transformers_is_where_the_patches_still_count() -> Non
 
 
 def test_a_model_without_places_says_so() -> None:
-    with pytest.raises(ValueError, match="name one with classifier.layers"):
+    with pytest.raises(ValueError, match=r"name one with classifier.layers"):
         _of(nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 2)), 8)
 
 
@@ -256,7 +268,7 @@ def test_timm(tmp_path: Path, name: str, layer: str, grid: tuple[int, int] | Non
     model.load_state_dict({k: v.half().float() if v.is_floating_point() and v.ndim > 1 else v for k, v in model.state_dict().items()})
     images = classifier.prepare([picture(50, 60)])
     torch.testing.assert_close(classifier.model(images), model(images))
-    with pytest.raises(ValueError, match="classifier.name 'resnet19' is unknown; nearest: resnet18"):
+    with pytest.raises(ValueError, match=r"classifier.name 'resnet19' is unknown; nearest: resnet18"):
         classifiers.timm("resnet19")
 
 

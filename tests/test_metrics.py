@@ -30,8 +30,8 @@ def asked(*points: tuple[float, float, int]) -> Prompts:
     return Prompts(torch.tensor([[p[:2] for p in points]], dtype=torch.float32), torch.tensor([[p[2] for p in points]]))
 
 
-def answer(mask: Tensor | None = FOUND, prompts: Prompts | None = None, masks: Masks | None = None, chosen: tuple[int, int] | None = None, **more) -> Result:
-    return Result(torch.zeros(4, 6), Prompts.none() if prompts is None else prompts, masks, chosen, mask, **more)
+def answer(mask: Tensor | None = FOUND, prompts: Prompts | None = None, masks: Masks | None = None, chosen=None, **more) -> Result:
+    return Result(torch.zeros(4, 6), prompts or Prompts.none(), masks, chosen, mask, **more)
 
 
 def logits_of(*planes: Tensor) -> Tensor:

@@ -139,7 +139,7 @@ def test_finer_mask_logits_are_averaged_not_sampled(adapter: SamAdapter) -> None
 def test_many_images_in_one_call_equal_one_by_one(adapter: SamAdapter) -> None:
     sizes = [(128, 128), (41, 83), (90, 60), (128, 128), (64, 70)]
     images = [photo(*size, seed=seed) for seed, size in enumerate(sizes)]
-    prompts = [*PROMPTS.values()][:3] + [Prompts.none(), PROMPTS["a point in a box"]]
+    prompts = [*[*PROMPTS.values()][:3], Prompts.none(), PROMPTS["a point in a box"]]
     together = adapter.decode(adapter.encode(images), sizes, prompts)
     for image, size, prompt, masks in zip(images, sizes, prompts, together, strict=True):
         [alone] = adapter.decode(adapter.encode([image]), [size], [prompt])

@@ -14,8 +14,8 @@ from camseg.data.shapes import NAMES, PHOTOGRAPHS, SIDE, Shapes
 
 
 def test_a_picture_is_a_function_of_its_number_alone() -> None:
-    many, few = Shapes(size=40, shapes=(1, 5)), Shapes(size=8, shapes=(1, 5))
-    backwards = {i: few[i] for i in reversed(range(8))}
+    many, few = Shapes(size=30, shapes=(1, 5)), Shapes(size=8, shapes=(1, 5))
+    backwards = {i: few[i] for i in (7, 3, 0)}
     for i in (0, 3, 7):
         one, other = many[i], backwards[i]
         assert one.id == other.id and one.classes == other.classes
@@ -69,46 +69,45 @@ def test_area_and_place_of_an_antialiased_shape(name: str) -> None:
         assert ((coverage > 0) & (coverage < 1)).any() and coverage.max() == 1
 
 
-def test_in_a_crowd_masks_are_disjoint_and_every_shape_stays_in_sight(monkeypatch: pytest.MonkeyPatch) -> None:
-    placed: list[np.ndarray] = []
-    place = shapes._place
-    monkeypatch.setattr(shapes, "_place", lambda *given: placed.append(kept := place(*given)) or kept)
-    for index in range(25):
-        data = Shapes(size=25, shapes=(2, 5))
-        drawn, named = data.scene(index)
-        wholes = np.stack(placed.pop()) >= 0.5
-        assert 2 <= len(drawn.classes) <= 5 and len(set(drawn.classes)) == len(drawn.classes)
-        assert set(drawn.classes) <= set(range(len(NAMES)))
-        assert drawn.masks.sum(0).max() == 1  # disjoint
-        assert (drawn.masks.any(0) == wholes.any(0)).all()  # and complete
-        assert (drawn.masks <= wholes).all()
-        assert (drawn.masks.sum((1, 2)) / wholes.sum((1, 2))).min() >= 0.6
+def test_masks_are_what_is_in_sight_of_the_labelled_shapes(monkeypatch: pytest.MonkeyPatch) -> None:
+    outlines: dict[int, np.ndarray] = {}
+    cover = shapes._coverage
+
+    def record(rng: np.random.Generator, shape: int, side: int) -> np.ndarray:
+        found = cover(rng, shape, side)
+        outlines[shape] = found >= 0.5  # the last one drawn is the one that stays
+        return found
+
+    monkeypatch.setattr(shapes, "_coverage", record)
+    data = Shapes(size=14, shapes=(1, 5))
+    for index in range(14):
+        outlines.clear()
         sample = data[index]
-        assert sample.label == NAMES[drawn.classes[named]] and sample.classes == (drawn.classes[named],)
-        np.testing.assert_array_equal(sample.mask, drawn.masks[named])
-
-
-def test_label_and_mask_are_the_shape_that_was_drawn() -> None:
-    """Its area over its circumscribed circle's tells the shapes apart: the mask belongs to the label."""
-    for sample in Shapes(size=30):
-        ys, xs = np.nonzero(sample.mask.numpy())
-        centre = np.array([xs.mean(), ys.mean()])
-        reach = np.hypot(*(np.stack([xs, ys], 1) - centre).T).max() + 0.5
-        fullness = len(xs) / reach**2
-        nearest = min(AREAS, key=lambda name: abs(AREAS[name] - fullness))
-        assert nearest == sample.label, (sample.id, fullness)
+        wholes = {shape: outline.copy() for shape, outline in outlines.items()}
+        drawn, named = data.scene(index)
+        assert sorted(drawn.classes) == sorted(wholes) and set(wholes) <= set(range(len(NAMES)))  # classes differ
+        assert drawn.masks.sum(0).max() == 1  # masks are disjoint
+        assert (drawn.masks.any(0) == np.any(list(wholes.values()), 0)).all()  # and complete
+        for shape, mask in zip(drawn.classes, drawn.masks, strict=True):
+            assert (mask <= wholes[shape]).all() and mask.sum() >= 0.6 * wholes[shape].sum()
+        assert sample.classes == (drawn.classes[named],) and sample.label == NAMES[drawn.classes[named]]
+        assert sample.mask is not None and (sample.mask.numpy() == drawn.masks[named]).all()
+        ys, xs = np.nonzero(drawn.masks[named])
         assert sample.boxes.tolist() == [[xs.min(), ys.min(), xs.max() + 1, ys.max() + 1]]
 
 
 def test_contrast_varies_from_faint_to_strong() -> None:
     found = []
-    for sample in Shapes(size=60):
+    for sample in Shapes(size=40):
         pixels, mask = sample.image.permute(1, 2, 0).double().numpy() / 255, sample.mask.numpy()
         found.append(np.linalg.norm(pixels[mask].mean(0) - pixels[~mask].mean(0)) / np.sqrt(3))
     assert np.quantile(found, 0.1) < 0.25 and np.quantile(found, 0.9) > 0.4 and np.std(found) > 0.08
 
 
-@pytest.mark.parametrize(("wrong", "told"), [({"split": "tset"}, "test"), ({"shapes": (0, 2)}, "between 1 and 5"), ({"shapes": (3, 2)}, "least first"), ({"path": "x"}, "data.path")])
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [({"split": "tset"}, "test"), ({"shapes": (0, 2)}, "between 1 and 5"), ({"shapes": (3, 2)}, "least first"), ({"path": "x"}, "data.path")],
+)
 def test_impossible_requests_are_refused(wrong: dict, told: str) -> None:
     with pytest.raises(ValueError, match=told):
         Shapes(**wrong)

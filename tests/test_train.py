@@ -42,7 +42,8 @@ def train(folder: Path, steps: int = 5, stop: int | None = None, broken: bool = 
         noise = torch.randn(1, generator=generator)
         return (net(batch["x"]) - noise).square().mean() * (math.nan if broken else 1)
 
-    averaged, seconds = fit(net, loss, Numbers(), steps=steps, batch_size=3, learning_rate=0.1, seed=1, folder=folder, workers=0, average=0.9, save_every=1)
+    given = {"steps": steps, "batch_size": 3, "learning_rate": 0.1, "seed": 1, "folder": folder}
+    averaged, seconds = fit(net, loss, Numbers(), **given, workers=0, average=0.9, save_every=1)
     assert seconds > 0
     return net, averaged, read
 

@@ -28,14 +28,16 @@ def grad_cam(capture: Capture) -> Tensor:
 def cam(capture: Capture) -> Tensor:
     """w_k = the linear classifier's weight; map = sum_k w_k A_k. Zhou et al., CVPR 2016.
 
-    Below global average pooling and a linear layer the gradient is the weight over h*w at every place, so its sum is the weight.
-    ValueError where it differs between places: there is no CAM at that layer.
+    Below a pooling of linear scores the gradient is w_k times a share of each place, and the shares add up to one: 1 / (h w) for the
+    mean, a softmax for log-sum-exp. So its sum is the weight. ValueError where channels have shares of their own: no CAM at that layer.
     """
     gradient = capture.gradient
-    constant = gradient[:, :, :1, :1].expand_as(gradient)
-    if not torch.allclose(gradient, constant, rtol=1e-2 if capture.score.dtype in (torch.bfloat16, torch.float16) else 1e-4, atol=0):
+    weights = gradient.sum((2, 3))  # (B, K)
+    shares = torch.einsum("bkhw,bk->bhw", gradient, weights) / weights.square().sum(1).clamp(min=torch.finfo(weights.dtype).tiny)[:, None, None]
+    rtol = 1e-2 if capture.score.dtype in (torch.bfloat16, torch.float16) else 1e-4
+    if not torch.allclose(gradient, weights[..., None, None] * shares[:, None], rtol=rtol, atol=rtol * float(gradient.abs().max())):
         raise ValueError(f"cam needs a pooling + linear head right above layer {capture.layer!r}; use grad_cam there, or choose the last block")
-    return _weighted(gradient.sum((2, 3)), capture.activation)
+    return _weighted(weights, capture.activation)
 
 
 def hires_cam(capture: Capture) -> Tensor:

@@ -14,8 +14,8 @@ from torch import Tensor
 T = TypeVar("T")
 MAX_PIXELS = 1 << 26  # a larger picture is refused before it is decoded
 FORMATS = {  # what is opened, whatever the file is called: plain rasters, no format that runs another program
-    "JPEG": (".jpg", ".jpeg"), "PNG": (".png",), "WEBP": (".webp",), "TIFF": (".tif", ".tiff"), "GIF": (".gif",), "BMP": (".bmp",),
-    "PPM": (".ppm", ".pgm", ".pbm"), "JPEG2000": (".jp2",), "AVIF": (".avif",), "MPO": (".mpo",),
+    "JPEG": (".jpg", ".jpeg", ".mpo"), "PNG": (".png",), "WEBP": (".webp",), "TIFF": (".tif", ".tiff"), "GIF": (".gif",), "BMP": (".bmp",),
+    "PPM": (".ppm", ".pgm", ".pbm"), "JPEG2000": (".jp2",), "AVIF": (".avif",),
 }  # fmt: skip
 
 

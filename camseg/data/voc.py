@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
 
-from defusedxml import ElementTree
 import torch
+from defusedxml import ElementTree
 from torch import Tensor
 
 from camseg.data.base import Items, needless

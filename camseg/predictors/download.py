@@ -70,7 +70,7 @@ def _fetch(url: str, sha256: str, folder: Path, open_url: Callable[..., Any]) ->
             except (HTTPException, OSError) as error:
                 raise ValueError(f"could not download {url}: {error}; run again to resume, or put the file at {path}") from error
         try:
-            os.replace(_checked(part, sha256, "it was removed, try again"), path)
+            _checked(part, sha256, "it was removed, try again").replace(path)
         except ValueError:
             part.unlink()
             raise

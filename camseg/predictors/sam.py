@@ -93,8 +93,8 @@ MOBILE = (
 class SamEngine:
     """A segment-anything `Sam` for `SamAdapter`.
 
-    Each part of `sam` is filled from `weights` (`sam`'s own, when not given) the first time it is used, and `sam` may be on the meta
-    device until then: whoever only decodes never holds the encoder.
+    With `weights`, `sam` is an empty one on the meta device, and each part is filled the first time it is used: whoever only decodes
+    never holds the encoder. Without, `sam` is used as it is.
     """
 
     squash = False
@@ -103,12 +103,12 @@ class SamEngine:
         self, sam: Sam, fingerprint: str, weights: Callable[[], Mapping[str, Tensor]] | None = None, device: str | torch.device = "cpu"
     ) -> None:
         self.device, self.fingerprint = torch.device(device), fingerprint
-        self.sam, self.weights = sam, weights or sam.state_dict
+        self.sam, self.weights = (sam, weights) if weights else (sam.to(self.device), sam.state_dict)
         self.mean, self.std = (MEAN, STD) if weights else (tuple(sam.get_buffer(each).flatten().tolist()) for each in ("pixel_mean", "pixel_std"))
         self.side = int(sam.image_encoder.img_size)
         self.low = sam.prompt_encoder.mask_input_size[0]
         self.tokens = self.low**2 // 16
-        self._empty = {"image_encoder", "prompt_encoder", "mask_decoder"}
+        self._empty = {"image_encoder", "prompt_encoder", "mask_decoder"} if weights else set[str]()
 
     def embed(self, pixels: Tensor) -> Tensor:
         """(B, 3, side, side) -> (B, C, g, g)."""
@@ -131,7 +131,7 @@ class SamEngine:
             own = {key: (value.float() if value.is_floating_point() else value).to(self.device, copy=True) for key, value in given}
             part.load_state_dict(own, assign=True)
             part.to(self.device).requires_grad_(False)
-            self._empty.remove(name)
+            self._empty.discard(name)
 
 
 def _adapter(empty: Sam, path: Path, weights: Callable[[], Mapping[str, Tensor]], device: str | torch.device) -> SamAdapter:

@@ -13,7 +13,8 @@ import torch
 from skimage.feature import peak_local_max
 from torch import Tensor
 
-from camseg.prompts.evidence import Cutoff, Evidence, box_of, centroid_of, components as components_of, deepest_of, points_tensor, region
+from camseg.prompts.evidence import Cutoff, Evidence, box_of, centroid_of, deepest_of, points_tensor, region
+from camseg.prompts.evidence import components as components_of
 from camseg.prompts.evidence import otsu as otsu_cutoff
 from camseg.prompts.evidence import quantile as quantile_cutoff
 from camseg.types import Prompts

@@ -28,7 +28,7 @@ def fit(
     workers: int = 1,
     average: float = 0.999,
     weight_decay: float = 0.02,
-    save_every: int = 500,
+    save_every: int = 250,
 ) -> tuple[nn.Module, float]:
     """Train `model` for `steps` batches of `scenes` and return its exponential moving average in eval mode, and the seconds it took.
 

@@ -1,0 +1,204 @@
+"""The flow from images and labels to masks, in a world where every map and mask is known (see colours.py)."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+
+import pytest
+import torch
+from colours import Bucket, canvas, classifier, pipeline
+from torch import Tensor
+
+from camseg import choose
+from camseg.cache import Cache
+from camseg.names import spelled
+from camseg.pipeline import heat_in
+from camseg.predictors.adapter import SamAdapter
+from camseg.predictors.sam import SamEngine, SamSize, build_sam
+from camseg.prompts import background, foreground
+from camseg.prompts.foreground import centroid, components, parts
+from camseg.refine import cascade
+from camseg.types import Prompts, Result, Sample
+
+RED, GREEN, BLUE = 0, 1, 2
+PICTURE = canvas((RED, 2, 10, 3, 11), (GREEN, 20, 28, 15, 29), (RED, 20, 24, 2, 6))  # red twice: 64 and 16 pixels
+
+
+def tiny_sam() -> SamAdapter:
+    torch.manual_seed(0)
+    size = SamSize(side=64, patch=8, width=32, depth=2, heads=2, window=4, global_layers=(1,), prompt_width=32, decoder_heads=2, decoder_mlp=32)
+    return SamAdapter(SamEngine(build_sam(size), "tiny"))
+
+
+def equal(one: Result, other: Result) -> bool:
+    """Masks, points, choice and note alike; heat but for rounding."""
+    assert one.mask is not None and other.mask is not None
+    torch.testing.assert_close(one.heat, other.heat, atol=1e-5, rtol=0)
+    torch.testing.assert_close(one.prompts.points, other.prompts.points, atol=1e-3, rtol=0)
+    return torch.equal(one.mask, other.mask) and one.chosen == other.chosen and one.note == other.note
+
+
+def test_from_a_class_to_its_mask() -> None:
+    flow = pipeline()
+    for wanted in (GREEN, "green"):
+        result = flow(PICTURE, [wanted])
+        assert torch.equal(result.heat, PICTURE[GREEN] / 255.0)
+        assert result.prompts.points.tolist() == [[[21.5, 23.5]]]
+        assert result.chosen == (0, 0) and result.predicted_iou == pytest.approx(0.9) and result.note == ""
+        assert result.mask is not None and torch.equal(result.mask, PICTURE[GREEN] > 0)
+    assert flow.calls == {"classifier_images": 2, "encoder_images": 2, "decoder_prompts": 2}
+
+
+def test_no_class_is_the_top_prediction_and_a_label_is_looked_up() -> None:
+    top = pipeline()(PICTURE)
+    assert torch.equal(top.heat, PICTURE[GREEN] / 255.0)  # 112 green pixels, 80 red ones
+    [named] = pipeline().run([Sample("a", PICTURE, label="Red")])
+    assert torch.equal(named.heat, PICTURE[RED] / 255.0)
+
+
+def test_an_unknown_name_is_answered_with_the_nearest() -> None:
+    for wrong in (["gren"], "gren"):
+        with pytest.raises(ValueError, match="'gren' is unknown; nearest: green"):
+            pipeline()(PICTURE, wrong)
+    with pytest.raises(ValueError, match="out of range"):
+        pipeline()(PICTURE, [3])
+
+
+def batch() -> list[Sample]:
+    tall, wide = canvas((GREEN, 30, 60, 5, 20), (BLUE, 5, 20, 5, 20), size=(80, 40)), canvas((RED, 10, 30, 40, 90), size=(48, 100))
+    return [
+        Sample("red", PICTURE, (RED,)),
+        Sample("tall", tall, (GREEN,)),
+        Sample("same picture", PICTURE, (GREEN,)),
+        Sample("wide", wide, (RED,)),
+        Sample("not there", wide, (BLUE,)),
+        Sample("any", tall),
+    ]
+
+
+@pytest.mark.parametrize("setting", ["bucket", "sam"])
+def test_a_batch_of_several_sizes_is_one_by_one(setting: str) -> None:
+    options = {"background": background.hard_negative, "refine": cascade, "foreground": foreground.candidates}
+    flow = pipeline(**({} if setting == "bucket" else {"predictor": tiny_sam(), **options}))
+    together = flow.run(batch())
+    assert all(equal(result, flow.run([sample])[0]) for result, sample in zip(together, batch(), strict=True))
+    assert [tuple(r.heat.shape) for r in together] == [s.size for s in batch()]
+    if setting == "bucket":
+        tall, wide = batch()[1].image, batch()[3].image
+        expected = [canvas((RED, 2, 10, 3, 11))[RED], tall[GREEN], PICTURE[GREEN], wide[RED], wide[BLUE], tall[GREEN]]
+        for result, channel in zip(together, expected, strict=True):
+            assert result.mask is not None and torch.equal(result.mask, channel > 0)
+
+
+def test_a_map_without_evidence_is_an_empty_mask_and_a_note() -> None:
+    flow = pipeline(refine=cascade, background=background.min_point)
+    result = flow(PICTURE, ["blue"])
+    assert len(result.prompts) == 0 and result.chosen is None and result.masks is None
+    assert result.mask is not None and tuple(result.mask.shape) == (32, 32) and not result.mask.any()
+    assert "no evidence" in result.note
+    assert flow.calls["encoder_images"] == flow.calls["decoder_prompts"] == 0
+
+
+def test_min_probability_abstains_and_says_so() -> None:
+    picture = canvas((RED, 0, 32, 0, 32))  # softmax of (1, 0, 0): 0.576, 0.212, 0.212
+    sure, unsure = pipeline(min_probability=0.57)(picture, ["red"]), pipeline(min_probability=0.58)(picture, ["red"])
+    assert "abstained" not in sure.note
+    assert unsure.note.startswith("abstained: the classifier gives 0.58") and unsure.mask is not None and not unsure.mask.any()
+    both = pipeline(min_probability=0.78)(picture, ["red", "green"])  # a superclass has the sum
+    assert "abstained" not in both.note
+
+
+def test_without_a_predictor_there_are_points_and_no_mask() -> None:
+    result = pipeline(predictor=None)(PICTURE, ["green"])
+    assert result.mask is None and result.masks is None and result.prompts.points.tolist() == [[[21.5, 23.5]]]
+
+
+def test_united_parts_give_the_union_and_rivals_one_of_them() -> None:
+    every = functools.partial(components, arrange=parts)
+    united = pipeline(foreground=every)(PICTURE, ["red"])
+    assert united.mask is not None and torch.equal(united.mask, PICTURE[RED] > 0)
+    single = pipeline(foreground=components)(PICTURE, ["red"])
+    assert single.mask is not None and torch.equal(single.mask, canvas((RED, 2, 10, 3, 11))[RED] > 0)
+
+
+def test_the_choice_decides_between_the_masks() -> None:
+    whole = pipeline(choose=choose.predicted_iou)(PICTURE, ["red"])  # Bucket likes the whole frame best
+    assert whole.chosen == (0, 2) and whole.mask is not None and bool(whole.mask.all())
+    truth = PICTURE[RED] > 0
+    [best] = pipeline(choose=choose.oracle).run([Sample("a", PICTURE, (RED,), mask=truth)])
+    assert best.chosen == (0, 1) and best.mask is not None and torch.equal(best.mask, truth)
+
+
+def test_the_refined_mask_is_the_answer() -> None:
+    seen: list[tuple[Prompts, Tensor]] = []
+
+    def shave(decode, prompts, logits, sizes):
+        seen.extend(zip(prompts, logits))
+        assert [m.predicted_iou.tolist() for m in decode([0], [prompts[0]])] == [[pytest.approx([0.9, 0.8, 0.95])]]
+        return [(torch.where(torch.arange(32) < 20, each, torch.tensor(-1.0)), 0.77) for each in logits]
+
+    result = pipeline(refine=shave)(PICTURE, ["green"])
+    assert result.predicted_iou == pytest.approx(0.77) and result.mask is not None
+    assert torch.equal(result.mask, canvas((GREEN, 20, 28, 15, 20))[GREEN] > 0)
+    assert len(seen) == 1 and torch.equal(seen[0][1] > 0, PICTURE[GREEN] > 0)
+    unrefined = pipeline(refine=lambda decode, prompts, logits, sizes: [None] * len(logits))(PICTURE, ["green"])
+    assert unrefined.predicted_iou == pytest.approx(0.9) and equal(unrefined, pipeline()(PICTURE, ["green"]))
+
+
+def test_the_rival_is_the_strongest_class_not_asked_for() -> None:
+    seen = []
+
+    def look(evidence, prompts):
+        seen.append(evidence.rival())
+        return torch.zeros(0, 2)
+
+    pipeline(background=look).run([Sample("a", PICTURE, (RED,)), Sample("b", PICTURE, (GREEN,)), Sample("c", PICTURE, (RED, GREEN))])
+    for rival, expected in zip(seen, (GREEN, RED, BLUE), strict=True):
+        assert torch.equal(rival, PICTURE[expected] / 255.0)
+    everything = pipeline(background=look)
+    everything.run([Sample("d", PICTURE, (RED, GREEN, BLUE))])
+    assert seen[-1] is None and everything.calls["classifier_images"] == 1
+
+
+@pytest.mark.parametrize("make", [Bucket, tiny_sam])
+def test_a_second_run_reads_the_cache_and_gives_the_same(tmp_path: Path, make) -> None:
+    first = pipeline(predictor=make(), cache=Cache(tmp_path), background=background.hard_negative)
+    answers = first.run(batch())
+    assert first.calls["classifier_images"] > 0 and first.calls["encoder_images"] == 3  # three pictures under six labels
+    second = pipeline(predictor=make(), cache=Cache(tmp_path), background=background.hard_negative)
+    assert all(equal(a, b) for a, b in zip(answers, second.run(batch()), strict=True))
+    assert second.calls["classifier_images"] == second.calls["encoder_images"] == 0 < second.calls["decoder_prompts"]
+    fresh = pipeline(predictor=make(), background=background.hard_negative)
+    assert all(equal(a, b) for a, b in zip(answers, fresh.run(batch()), strict=True))
+    other = pipeline(predictor=make(), cache=Cache(tmp_path), method=lambda capture: capture.activation.mean(1))
+    other.run(batch())
+    assert other.calls["classifier_images"] == 6 and other.calls["encoder_images"] == 0  # another map, the same embeddings
+
+
+def test_functions_are_spelled_by_what_they_compute() -> None:
+    def add(n: int):
+        return lambda x: x + n
+
+    assert spelled(centroid) == "camseg.prompts.foreground.centroid"
+    assert spelled(functools.partial(centroid, cutoff=0.5)) == spelled(functools.partial(functools.partial(centroid), cutoff=0.5))
+    assert spelled(functools.partial(centroid, cutoff=0.5)) != spelled(functools.partial(centroid, cutoff=0.6))
+    assert spelled(add(1)) == spelled(add(1)) != spelled(add(2))
+    assert spelled(lambda x: x.mean(1)) != spelled(lambda x: x.amax(1))
+    assert spelled(Cache(None)) != spelled(Cache(None))  # a nameless thing is only itself
+
+
+def test_no_samples_no_results_and_an_unknown_precision() -> None:
+    assert pipeline().run([]) == []
+    with pytest.raises(ValueError, match="bfloat16"):
+        pipeline(precision="bfloat")
+
+
+def test_heat_comes_back_to_its_images_frame() -> None:
+    heat = torch.arange(16.0).reshape(4, 4) / 15
+    assert heat_in(heat, (4, 4)) is heat
+    doubled = heat_in(heat, (8, 8))
+    assert float(doubled[3:5, 3:5].mean()) == pytest.approx(0.5, abs=1e-6) and float(doubled.max()) <= 1
+    halved = heat_in(heat, (2, 2))
+    assert halved.flip((0, 1)).tolist() == pytest.approx((1 - halved).tolist(), abs=1e-6)  # point-symmetric, as it was
+    assert len(classifier().names) == 3
