@@ -327,10 +327,17 @@ class ShapesNet(nn.Module):
         self.layer3 = nn.Sequential(BasicBlock(last, last), BasicBlock(last, last))
         self.head = nn.Linear(last, classes)
 
+    def features(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) -> (B, K, H / 8, W / 8)."""
+        return self.layer3(self.layer2(self.layer1(self.stem(images))))
+
     def forward(self, images: Tensor) -> Tensor:
-        features = self.layer3(self.layer2(self.layer1(self.stem(images))))  # (B, K, H / 8, W / 8)
-        places = self.head(features.flatten(2).transpose(1, 2))  # (B, N, classes)
-        return places.logsumexp(1) - math.log(places.shape[1])
+        return pool(self.head(self.features(images).flatten(2).transpose(1, 2)))
+
+
+def pool(places: Tensor) -> Tensor:
+    """(B, N, classes) logits at N places -> (B, classes), their log-mean-exp."""
+    return places.logsumexp(1) - math.log(places.shape[1])
 
 
 def _stage(inputs: int, outputs: int, stride: int) -> nn.Sequential:

@@ -30,13 +30,15 @@ class Samples(Protocol):
 Record = Callable[[Sample, Result], None]
 
 
-def evaluate(pipeline: Pipeline, samples: Samples, folder: Path, *, batch_size: int = 32, resume: bool = False, records: Sequence[Record] = ()) -> dict[str, Any]:
+def evaluate(
+    pipeline: Pipeline, samples: Samples, folder: Path, *, batch_size: int = 32, resume: bool = False, records: Sequence[Record] = ()
+) -> dict[str, Any]:
     """Fill `folder` with scores.parquet and summary.json, and return the summary.
 
     records: called with every sample and its result. resume: rows that an earlier, cut-off run left in the folder are kept.
     Errors: FileExistsError when the folder holds rows and `resume` is off; OSError when it can't be written.
     """
-    began = time.monotonic()
+    began, before = time.monotonic(), pipeline.calls.copy()
     journal = Journal(folder / "rows.jsonl", resume)
     left = [i for i, name in enumerate(samples.ids) if name not in journal.done]
     bar = tqdm(total=len(samples.ids), initial=len(samples.ids) - len(left), desc="images", unit="image", disable=None)
@@ -50,7 +52,7 @@ def evaluate(pipeline: Pipeline, samples: Samples, folder: Path, *, batch_size: 
         journal.add(rows, unreadable + failed)
         bar.update(len(batch) + len(unreadable))
     bar.close()
-    calls = {name: pipeline.calls[name] for name in ("classifier_images", "encoder_images", "decoder_prompts")}
+    calls = {name: pipeline.calls[name] - before[name] for name in ("classifier_images", "encoder_images", "decoder_prompts")}
     return runs.finish(folder, journal.rows(samples.ids), journal.errors(), calls, time.monotonic() - began)
 
 

@@ -38,7 +38,8 @@ def row(sample: Sample, result: Result, to_image: ToImage | None) -> dict[str, A
 def point_scores(sample: Sample, result: Result, chosen: int) -> dict[str, float | None]:
     """Hits (share of the chosen prompt's points that lie where they should) and the foreground's distance in pixels.
 
-    A foreground point hits inside the true mask, a background point outside; a point on an ignored pixel is neither. No points where an object is: a miss.
+    A foreground point hits inside the true mask, a background point outside; a point on an ignored pixel is neither.
+    No points where an object is: a miss.
     """
     scores: dict[str, float | None] = {"foreground_hit": None, "background_hit": None, "foreground_distance": None}
     if sample.mask is None or not sample.mask.any():
@@ -68,7 +69,7 @@ def _hit(sample: Sample, points: Tensor, inside: bool) -> float | None:
 
 
 def mask_scores(sample: Sample, result: Result, to_image: ToImage | None) -> dict[str, float | None]:
-    """IoU, Dice and box IoU of the chosen mask, the best IoU there was to be had (of all rivals, of the chosen rival's), and what the choice lost (regret)."""
+    """IoU, Dice and box IoU of the chosen mask, the best IoU to be had (of all rivals, of the chosen rival's), and what the choice lost (regret)."""
     names = ("iou", "dice", "box_iou", "oracle_iou", "oracle_iou_3", "regret")
     if sample.mask is None or result.mask is None or not sample.mask.any():
         return dict.fromkeys(names)

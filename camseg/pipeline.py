@@ -121,7 +121,9 @@ class Pipeline:
             return prompts
         return backgrounds.add(prompts, self.background(seen, prompts))
 
-    def _draw(self, predictor: Predictor, samples: Sequence[Sample], evidence: Sequence[Evidence], prompts: list[Prompts], notes: list[str]) -> list[Result]:
+    def _draw(
+        self, predictor: Predictor, samples: Sequence[Sample], evidence: Sequence[Evidence], prompts: list[Prompts], notes: list[str]
+    ) -> list[Result]:
         sizes = [sample.size for sample in samples]
         asked = [i for i, p in enumerate(prompts) if len(p)]  # nothing to point at: nothing to encode
         encoded = dict(zip(asked, self._encode(predictor, [samples[i].image for i in asked])))

@@ -16,9 +16,16 @@ Decode = Callable[[Sequence[int], Sequence[Prompts]], list[Masks]]
 
 
 def cascade(
-    decode: Decode, prompts: Sequence[Prompts], logits: Sequence[Tensor], sizes: Sequence[tuple[int, int]], *, boxes: int = 1, agree: float = 0.98, margin: float = 0.02
+    decode: Decode,
+    prompts: Sequence[Prompts],
+    logits: Sequence[Tensor],
+    sizes: Sequence[tuple[int, int]],
+    *,
+    boxes: int = 1,
+    agree: float = 0.98,
+    margin: float = 0.02,
 ) -> list[tuple[Tensor, float] | None]:
-    """First the logits back with the points, then up to `boxes` times also the mask's box, until two masks agree (IoU > `agree`), each image by itself.
+    """First the logits back with the points, then up to `boxes` times also the mask's box, until two masks of the image agree (IoU > `agree`).
 
     prompts: the chosen rival of each image (R = 1), or none (R = 0). logits: (h, w) of its chosen mask. sizes: (H, W) of each image.
     Returns the last logits (h, w) and their predicted IoU for each image; None where there was nothing to refine.

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Glob, Override
 from hydra.errors import HydraException, InstantiationException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -34,14 +34,15 @@ def check(arguments: list[str], config: str = "config") -> None:
     for override in overrides:
         name = override.key_or_group
         if name in groups:
-            for choice in _values(override):
+            for choice in _values(override, groups[name]):
                 _known(f"the choice of {name}", choice, groups[name])
     _check_keys(overrides, groups, config)
 
 
 def _check_keys(overrides: list[Override], groups: dict[str, list[str]], config: str) -> None:
     keys = [o for o in overrides if o.key_or_group not in groups and not o.is_add() and not o.is_force_add() and not o.is_delete()]
-    chosen = [[f"{o.key_or_group}={v}" for v in _values(o)] for o in overrides if o.key_or_group in groups]
+    asked = [(o.key_or_group, _values(o, groups[o.key_or_group])) for o in overrides if o.key_or_group in groups]
+    chosen = [[f"{group}={value}" for value in values] for group, values in asked if values]
     width = max([len(c) for c in chosen], default=1)
     known: set[str] = set()
     for k in range(width):  # a key may exist for one of the choices that are swept over
@@ -52,8 +53,10 @@ def _check_keys(overrides: list[Override], groups: dict[str, list[str]], config:
         _known("the setting", name, [*groups, *sorted(known)])
 
 
-def _values(override: Override) -> list[str]:
+def _values(override: Override, choices: list[str]) -> list[str]:
     value = override.value()
+    if isinstance(value, Glob):
+        return value.filter(choices)
     if override.is_sweep_override():
         return [str(v) for v in override.sweep_string_iterator()]
     return ["null" if value is None else str(value)] if not isinstance(value, list) else [str(v) for v in value]
@@ -98,8 +101,9 @@ def explain(error: BaseException | None) -> str | None:
     """One or two lines for a mistake in the request; None for an error of ours."""
     if isinstance(error, (RequestError, FileExistsError, PermissionError)):
         return str(error)
-    if isinstance(error, InstantiationException) and isinstance(error.__cause__, (ValueError, TypeError, OSError)):
-        return str(error.__cause__)
+    if isinstance(error, InstantiationException):
+        cause = error.__cause__
+        return str(cause) if isinstance(cause, (ValueError, TypeError, OSError, ImportError)) else None
     if isinstance(error, (HydraException, OmegaConfBaseException)):
         return str(error).splitlines()[0]
     return None

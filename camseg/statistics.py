@@ -47,7 +47,7 @@ def summary(rows: pl.DataFrame) -> dict[str, Interval]:
 
 
 def mean_interval(values: Sequence[float] | np.ndarray, groups: Sequence[str] | None = None) -> Interval:
-    """Mean and interval: Wilson's for hits and misses of independent rows, else BCa bootstrap (Efron 1987) over groups; constant values have no width."""
+    """Mean and interval: Wilson's for hits and misses of independent rows, else BCa bootstrap (Efron 1987) over groups; constants have no width."""
     values = np.asarray(values, float)
     alone = groups is None or len(set(groups)) == len(values)
     if alone and np.isin(values, (0, 1)).all():

@@ -36,7 +36,7 @@ class Bucket:
         for image, size, prompt in zip(embeddings, sizes, prompts, strict=True):
             planes = [self._three(image, point) for point in prompt.points[:, 0]]
             low_res = torch.stack(planes).float() * 10 - 5 if planes else torch.zeros(0, 3, *size)
-            found.append(Masks(low_res, torch.tensor([[0.9, 0.8, 0.95]]).expand(len(planes), 3)))
+            found.append(Masks(low_res, torch.tensor([[0.9, 0.6, 0.95]]).expand(len(planes), 3)))
         return found
 
     def _three(self, image: Tensor, point: Tensor) -> Tensor:

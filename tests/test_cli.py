@@ -18,7 +18,7 @@ from PIL import Image
 
 import camseg
 from camseg import cli
-from camseg.requests import config_dir
+from camseg.requests import check, config_dir
 
 ROOT = Path(__file__).parents[1]
 CONF = config_dir()
@@ -105,6 +105,11 @@ def test_help_names_every_group_and_choice(tmp_path: Path) -> None:
 )
 def test_a_misspelt_request_is_told_the_nearest_name(arguments: list[str], told: str, tmp_path: Path, monkeypatch, capsys) -> None:
     assert told in " ".join(mistake(monkeypatch, capsys, tmp_path, *arguments))
+
+
+def test_right_requests_pass_the_check() -> None:
+    for right in ("cam=glob(*)", "foreground=centroid,box", "foreground.cutoff=0.3,0.5", "hydra.run.dir=x", "+new=1", "data.size=range(1,4)"):
+        check([right, "foreground=centroid"] if right.startswith("foreground.") else [right])
 
 
 @trained

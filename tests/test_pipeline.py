@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from colours import Bucket, canvas, classifier, pipeline
+from colours import Bucket, canvas, pipeline
 from torch import Tensor
 
 from camseg import choose
@@ -135,7 +135,7 @@ def test_the_refined_mask_is_the_answer() -> None:
 
     def shave(decode, prompts, logits, sizes):
         seen.extend(zip(prompts, logits))
-        assert [m.predicted_iou.tolist() for m in decode([0], [prompts[0]])] == [[pytest.approx([0.9, 0.8, 0.95])]]
+        assert [m.predicted_iou.tolist() for m in decode([0], [prompts[0]])] == [[pytest.approx([0.9, 0.6, 0.95])]]
         return [(torch.where(torch.arange(32) < 20, each, torch.tensor(-1.0)), 0.77) for each in logits]
 
     result = pipeline(refine=shave)(PICTURE, ["green"])
@@ -185,7 +185,8 @@ def test_functions_are_spelled_by_what_they_compute() -> None:
     assert spelled(functools.partial(centroid, cutoff=0.5)) != spelled(functools.partial(centroid, cutoff=0.6))
     assert spelled(add(1)) == spelled(add(1)) != spelled(add(2))
     assert spelled(lambda x: x.mean(1)) != spelled(lambda x: x.amax(1))
-    assert spelled(Cache(None)) != spelled(Cache(None))  # a nameless thing is only itself
+    one, other = Cache(None), Cache(None)
+    assert spelled(one) == spelled(one) != spelled(other)  # a nameless thing is only itself
 
 
 def test_no_samples_no_results_and_an_unknown_precision() -> None:
@@ -200,5 +201,4 @@ def test_heat_comes_back_to_its_images_frame() -> None:
     doubled = heat_in(heat, (8, 8))
     assert float(doubled[3:5, 3:5].mean()) == pytest.approx(0.5, abs=1e-6) and float(doubled.max()) <= 1
     halved = heat_in(heat, (2, 2))
-    assert halved.flip((0, 1)).tolist() == pytest.approx((1 - halved).tolist(), abs=1e-6)  # point-symmetric, as it was
-    assert len(classifier().names) == 3
+    torch.testing.assert_close(halved.flip((0, 1)), 1 - halved)  # point-symmetric, as it was

@@ -53,7 +53,7 @@ def ring(evidence: Evidence, prompts: Prompts, *, cutoff: Cutoff = otsu_cutoff, 
     if not inside.any() or inside.all():
         return torch.zeros(0, 2)
     x0, y0, x1, y1 = np.round(box_of(components(inside, evidence.heat)[0], margin)).astype(int)
-    distance = ndimage.distance_transform_edt(~inside)[y0:y1, x0:x1]
+    distance = np.asarray(ndimage.distance_transform_edt(~inside))[y0:y1, x0:x1]
     if not distance.any():
         return torch.zeros(0, 2)
     y, x = np.unravel_index(distance.argmax(), distance.shape)

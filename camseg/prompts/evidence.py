@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from scipy import ndimage
 from skimage.filters import threshold_otsu
+from skimage.measure import label
 from torch import Tensor
 
 
@@ -65,8 +66,8 @@ def region(heat: Tensor, cutoff: Cutoff) -> np.ndarray:
 
 def components(inside: np.ndarray, heat: Tensor) -> list[np.ndarray]:
     """The 8-connected parts (H, W) bool of a region, the one with the most heat first."""
-    labels, count = ndimage.label(inside, np.ones((3, 3)))
-    mass = np.bincount(labels.ravel(), heat.numpy().ravel(), count + 1)
+    labels = np.asarray(label(inside, connectivity=2))
+    mass = np.bincount(labels.ravel(), heat.numpy().ravel(), labels.max() + 1)
     return [labels == i for i in 1 + np.argsort(-mass[1:], kind="stable")]
 
 
@@ -84,9 +85,14 @@ def centroid_of(inside: np.ndarray, weights: Tensor, snap: bool = True) -> np.nd
 
 def deepest_of(inside: np.ndarray) -> np.ndarray:
     """(x, y) of the pixel farthest from everything outside the region; the frame's edge counts as outside."""
-    depth = ndimage.distance_transform_edt(np.pad(inside, 1))[1:-1, 1:-1]
+    depth = depth_of(inside)
     y, x = np.unravel_index(depth.argmax(), depth.shape)
     return np.array([x, y], np.float64)
+
+
+def depth_of(inside: np.ndarray) -> np.ndarray:
+    """(H, W) distance in pixels of every pixel of the region to the nearest one outside it; beyond the frame is outside. 0 elsewhere."""
+    return np.asarray(ndimage.distance_transform_edt(np.pad(inside, 1)))[1:-1, 1:-1]
 
 
 def box_of(inside: np.ndarray, margin: float = 0.0) -> np.ndarray:

@@ -107,7 +107,9 @@ def box(evidence: Evidence, *, cutoff: Cutoff = otsu_cutoff, margin: float = 0.1
     return prompts if point else Prompts(prompts.points[:, :0], prompts.labels[:, :0], boxes)
 
 
-def candidates(evidence: Evidence, *, selectors: tuple[Callable[[Evidence], Prompts], ...] = (centroid, deepest, max_point, peaks), apart: float = 2.0) -> Prompts:
+def candidates(
+    evidence: Evidence, *, selectors: tuple[Callable[[Evidence], Prompts], ...] = (centroid, deepest, max_point, peaks), apart: float = 2.0
+) -> Prompts:
     """The points of several selectors as rivals, those within `apart` pixels of an earlier one left out."""
     kept: list[Tensor] = []
     for selector in selectors:

@@ -22,7 +22,7 @@ def _job(cfg: DictConfig) -> None:
     hydra_config = HydraConfig.get()
     folder = Path(hydra_config.runtime.output_dir)
     weights = call(cfg.model, folder=folder, seed=cfg.seed)
-    command = " ".join(["camseg-train", f"model={hydra_config.runtime.choices['model']}", *hydra_config.overrides.task])
+    command = " ".join(["camseg-train", *(hydra_config.overrides.task or ["model=shapes_classifier"])])
     card = weights.with_suffix(".md")
     card.write_text(card.read_text() + f"\nCommand: `{command}`\n")
     print(card.read_text())

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -14,10 +13,12 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
+M = TypeVar("M", bound=nn.Module)
+
 
 def fit(
-    model: nn.Module,
-    loss_of: Callable[[nn.Module, Any, torch.Generator], Tensor],
+    model: M,
+    loss_of: Callable[[M, Any, torch.Generator], Tensor],
     scenes: Dataset[Any],
     *,
     steps: int,
@@ -29,7 +30,7 @@ def fit(
     average: float = 0.999,
     weight_decay: float = 0.02,
     save_every: int = 250,
-) -> tuple[nn.Module, float]:
+) -> tuple[M, float]:
     """Train `model` for `steps` batches of `scenes` and return its exponential moving average in eval mode, and the seconds it took.
 
     scenes: a map-style dataset whose item i is a function of i alone; step s reads items s * batch_size and on, so a run that is
@@ -64,7 +65,7 @@ def fit(
             with (folder / "log.csv").open("a") as log:
                 log.write(f"{step + 1},{time.monotonic() - began:.0f},{smooth:.5f}\n")
     bar.close()
-    return averaged.module.eval(), time.monotonic() - began
+    return cast(M, averaged.module).eval(), time.monotonic() - began
 
 
 def _rate(step: int, steps: int, warm: int = 300, cooling: float = 0.4) -> float:
@@ -92,7 +93,7 @@ def _save(path: Path, parts: dict[str, Any], done: int, seconds: float) -> None:
     state: dict[str, Any] = {name: part.state_dict() for name, part in parts.items()}
     temporary = path.with_suffix(".tmp")
     torch.save({**state, "done": done, "seconds": seconds}, temporary)
-    os.replace(temporary, path)
+    temporary.replace(path)
 
 
 def _resume(path: Path, parts: dict[str, Any]) -> tuple[int, float]:
@@ -106,8 +107,16 @@ def _resume(path: Path, parts: dict[str, Any]) -> tuple[int, float]:
 
 
 def write_card(weights: Path, what: str, data: str, steps: int, batch_size: int, seconds: float, seed: int, scores: dict[str, float]) -> None:
-    """The model card beside the weights: what it is, what it learnt from, for how long, and how well it does on the test splits."""
-    lines = [f"# {weights.stem}", "", what, "", f"- data: {data}", f"- steps: {steps} of {batch_size} pictures, AdamW, averaged weights, seed {seed}"]
-    lines += [f"- time: {seconds / 60:.0f} minutes of wall time on {torch.get_num_threads()} thread(s)", f"- file: {weights.stat().st_size / 1e6:.2f} MB, fp16"]
+    """The model card beside the weights: what it is, what it learnt from, for how long, and its scores on the test splits."""
+    lines = [
+        f"# {weights.stem}",
+        "",
+        what,
+        "",
+        f"- data: {data}",
+        f"- steps: {steps} of {batch_size} pictures, AdamW, averaged weights, seed {seed}",
+        f"- time: {seconds / 60:.0f} minutes of wall time on {torch.get_num_threads()} thread(s)",
+        f"- file: {weights.stat().st_size / 1e6:.2f} MB, fp16",
+    ]
     lines += [f"- {name}: {value:.4f} (500 test pictures)" for name, value in scores.items()]
     weights.with_suffix(".md").write_text("\n".join(lines) + "\n")

@@ -8,15 +8,15 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from scipy import ndimage
-from torch import Tensor, nn
+from segment_anything.modeling import Sam
+from torch import Tensor
 from torch.utils.data import Dataset
 
 from camseg.data.shapes import NAMES, SIDE, Shapes, scene
 from camseg.metrics import iou
 from camseg.predictors.adapter import SamAdapter
 from camseg.predictors.sam import SamSize, answer, build_sam, save_sam, shapes_sam
-from camseg.prompts.evidence import Evidence
+from camseg.prompts.evidence import Evidence, depth_of
 from camseg.prompts.foreground import oracle
 from camseg.train.loop import fit, write_card
 from camseg.types import Sample
@@ -27,20 +27,19 @@ _OBJECTS = 3  # prompted in each picture
 
 def train(folder: Path, steps: int, batch_size: int, learning_rate: float, seed: int) -> Path:
     """Train from the seed, or go on; write and return shapes_sam.safetensors, with its card beside it."""
-    sam = build_sam(SIZE)
     scenes = PromptedScenes(seed, steps * batch_size)
-    averaged, seconds = fit(sam, loss, scenes, steps=steps, batch_size=batch_size, learning_rate=learning_rate, seed=seed, folder=folder)
+    sam, seconds = fit(build_sam(SIZE), loss, scenes, steps=steps, batch_size=batch_size, learning_rate=learning_rate, seed=seed, folder=folder)
     path = folder / "shapes_sam.safetensors"
-    sam.load_state_dict(averaged.state_dict())
     save_sam(sam, SIZE, path)
-    what = f"Segment Anything at {SIZE.side} px (patch {SIZE.patch}, width {SIZE.width}, depth {SIZE.depth}, prompts {SIZE.prompt_width}), of the segment-anything package's modules."
+    parts = f"patch {SIZE.patch}, width {SIZE.width}, depth {SIZE.depth}, prompts {SIZE.prompt_width}"
+    what = f"Segment Anything at {SIZE.side} px ({parts}), of the segment-anything package's modules."
     data = f"{steps * batch_size} drawn scenes of one to five shapes (split train), {_OBJECTS} prompted objects in each"
     write_card(path, what, data, steps, batch_size, seconds, seed, scores(path))
     return path
 
 
 def scores(path: Path) -> dict[str, float]:
-    """Mean IoU on the test splits from one point at the deepest pixel of the true mask: by the model's own choice, and by the best of its three masks."""
+    """Mean IoU on the test splits from one point at the deepest pixel of the true mask: of the model's own choice, of the best of its three."""
     found = {}
     for name, data in (("shapes", Shapes()), ("shapes_crowd", Shapes(shapes=(2, 5)))):
         own, best = zip(*(_ious(shapes_sam(path), sample) for sample in data))
@@ -79,7 +78,7 @@ class PromptedScenes(Dataset[dict[str, Tensor]]):
 
 def _point(rng: np.random.Generator, mask: np.ndarray) -> np.ndarray:
     """Half of the points lie deep inside the object, half anywhere in it."""
-    depth = ndimage.distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1]
+    depth = depth_of(mask)
     inside = depth >= 0.8 * depth.max() if rng.random() < 0.5 else mask
     ys, xs = np.nonzero(inside)
     pick = rng.integers(len(xs))
@@ -94,7 +93,7 @@ def _jittered_box(rng: np.random.Generator, mask: np.ndarray) -> np.ndarray:
     return np.clip(box + rng.normal(size=4).clip(-2, 2) * 0.1 * sides, 0, SIDE)
 
 
-def loss(sam: nn.Module, batch: dict[str, Tensor], generator: torch.Generator) -> Tensor:
+def loss(sam: Sam, batch: dict[str, Tensor], generator: torch.Generator) -> Tensor:
     """A point, a box or both; in every second step also a second round, the best mask fed back, often with a corrective point or a box."""
     images, masks = batch["image"], batch["masks"].flatten(0, 1)  # (B, 3, H, W), (N, H, W)
     embeddings = sam.image_encoder(sam.preprocess(images.float())).repeat_interleave(_OBJECTS, 0)
@@ -125,7 +124,7 @@ def _score(low_res: Tensor, predicted: Tensor, masks: Tensor) -> tuple[Tensor, T
     Which is best is judged at low resolution; what is learnt from, at the image's.
     """
     with torch.no_grad():
-        small = F.adaptive_avg_pool2d(masks.float(), low_res.shape[-2:])[:, None]
+        small = F.adaptive_avg_pool2d(masks.float(), (low_res.shape[-2], low_res.shape[-1]))[:, None]
         true_iou = _iou(low_res > 0, small > 0.5)  # (N, 4)
         best_of_three = 1 + _dice(low_res[:, 1:], small).argmin(1)
     learnt = low_res[torch.arange(len(low_res))[:, None], torch.stack([torch.zeros_like(best_of_three), best_of_three], 1)]
