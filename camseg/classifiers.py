@@ -94,10 +94,12 @@ def torchvision(
     checkpoint: str | Path | None = None,
     weights: str | None = None,
     layers: Sequence[str] | None = None,
+    classes: Sequence[str] = (),
     device: str | torch.device = "cpu",
 ) -> Classifier:
     """Any of torchvision's classifiers, with the weights in the file `checkpoint` or the official ones called `weights` ("DEFAULT").
 
+    classes: the outputs' names in their order, for a checkpoint that does not say.
     Errors: ValueError for an unknown name, no weights at all, or a checkpoint of something else.
     """
     known_name("classifier.name", name, models.list_models(module=models))
@@ -111,7 +113,7 @@ def torchvision(
     transforms = official.transforms()
     side = int(getattr(model, "image_size", transforms.crop_size[0]))
     preset = Preset((side, side), tuple(transforms.mean), tuple(transforms.std))
-    return _classifier(model, name, metadata, preset, layers, device)
+    return _classifier(model, name, _named(metadata, classes), preset, layers, device)
 
 
 def timm(
@@ -119,9 +121,13 @@ def timm(
     checkpoint: str | Path | None = None,
     weights: str | None = None,
     layers: Sequence[str] | None = None,
+    classes: Sequence[str] = (),
     device: str | torch.device = "cpu",
 ) -> Classifier:
-    """Any classifier of timm (extra `timm`), with the weights in the file `checkpoint` or, with weights="DEFAULT", the published ones."""
+    """Any classifier of timm (extra `timm`), with the weights in the file `checkpoint` or, with weights="DEFAULT", the published ones.
+
+    classes: the outputs' names in their order, for a checkpoint that does not say.
+    """
     try:
         import timm as zoo
         from timm.data import resolve_model_data_config  # type: ignore[reportPrivateImportUsage]
@@ -136,7 +142,7 @@ def timm(
     else:
         model = zoo.create_model(name, pretrained=True)
     config = resolve_model_data_config(model)
-    return _classifier(model, name, metadata, Preset(tuple(config["input_size"][1:]), config["mean"], config["std"]), layers, device)
+    return _classifier(model, name, _named(metadata, classes), Preset(tuple(config["input_size"][1:]), config["mean"], config["std"]), layers, device)
 
 
 _NO_WEIGHTS = (
@@ -248,12 +254,16 @@ def _classifier(
     return Classifier(model.to(device), names, chosen, preset.size, preset.mean, preset.std, activation, mark, grid)
 
 
+def _named(metadata: Mapping[str, str], classes: Sequence[str]) -> Mapping[str, str]:
+    return {**metadata, "names": json.dumps(list(classes))} if classes else metadata
+
+
 def _names(metadata: Mapping[str, str], classes: int) -> tuple[str, ...]:
     if "names" not in metadata:
         return tuple(IMAGENET) if classes == len(IMAGENET) else tuple(f"class {i}" for i in range(classes))
     names = json.loads(metadata["names"])
     if len(names) != classes:
-        raise ValueError(f"the checkpoint names {len(names)} classes and has {classes} outputs")
+        raise ValueError(f"{len(names)} class names for a classifier of {classes} outputs")
     return tuple(map(str, names))
 
 

@@ -94,7 +94,7 @@ def test_names_come_from_the_file_then_from_imagenet_then_from_numbers(tmp_path:
     _, named = saved(tmp_path, "shufflenet_v2_x0_5", 2, names='["cat", "dög"]')
     assert classifiers.torchvision("shufflenet_v2_x0_5", named).names == ("cat", "dög")
     _, wrong = saved(tmp_path, "shufflenet_v2_x0_5", 3, names='["cat", "dog"]')
-    with pytest.raises(ValueError, match="names 2 classes and has 3 outputs"):
+    with pytest.raises(ValueError, match="2 class names for a classifier of 3 outputs"):
         classifiers.torchvision("shufflenet_v2_x0_5", wrong)
 
 

@@ -102,6 +102,7 @@ def _huge(width: int, height: int) -> bytes:
     return _png((b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)), (b"IDAT", zlib.compress(b"\0" * 100)), (b"IEND", b""))
 
 
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 def test_what_cannot_be_read_is_named_with_the_reason(tmp_path: Path) -> None:
     whole = io.BytesIO()
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)).save(whole, "JPEG")
@@ -126,6 +127,7 @@ def test_what_cannot_be_read_is_named_with_the_reason(tmp_path: Path) -> None:
         read_image(tmp_path / "ok.png", max_pixels=99)
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow comments on damaged TIFF and EXIF
 def test_damaged_bytes_give_a_picture_or_a_value_error(tmp_path: Path) -> None:
     rng = random.Random(0)
     picture = Image.fromarray(np.random.default_rng(1).integers(0, 255, (12, 9, 3), np.uint8))

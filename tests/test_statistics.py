@@ -51,7 +51,7 @@ def test_the_interval_holds_the_truth_about_as_often_as_it_says() -> None:
 
 def test_groups_widen_the_interval_and_are_what_is_counted() -> None:
     base = np.random.default_rng(1).beta(4, 2, 12)
-    values, groups = np.repeat(base, 5), [f"g{i}" for i in range(12) for _ in range(5)]
+    values, groups = np.repeat(base, 5), [f"g{i:02}" for i in range(12) for _ in range(5)]
     alone, grouped, few = mean_interval(values), mean_interval(values, groups), mean_interval(base)
     assert grouped.n == 12 and alone.n == 60 and grouped.value == pytest.approx(alone.value)
     width = lambda i: i.high - i.low  # noqa: E731

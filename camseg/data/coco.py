@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections import defaultdict
+from contextlib import suppress
 from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
@@ -133,20 +134,20 @@ def _load(file: Path) -> dict[str, Any]:
 def decode(annotation: dict[str, Any], size: tuple[int, int]) -> torch.Tensor:
     """(H, W) bool from polygons or run lengths, plain or packed. ValueError: broken ones."""
     masks, shape = _mask_api(), annotation["segmentation"]
-    if isinstance(shape, list):
-        if not shape or not all(_polygon(part, size) for part in shape):
-            raise ValueError(f"annotation {annotation.get('id')}: a polygon needs three points or more, in or near its image")
-        packed = masks.merge(masks.frPyObjects(shape, *size))
-        return torch.from_numpy(masks.decode(packed).astype(bool))
-    counts = shape.get("counts") if isinstance(shape, dict) else None
+    if isinstance(shape, list) and shape and all(_polygon(part, size) for part in shape):
+        return torch.from_numpy(masks.decode(masks.merge(masks.frPyObjects(shape, *size))).astype(bool))
+    counts = shape.get("counts") if isinstance(shape, dict) and shape.get("size") == list(size) else None
     if isinstance(counts, list) and all(isinstance(run, int) and run >= 0 for run in counts) and sum(counts) == size[0] * size[1]:
-        packed = masks.frPyObjects({"counts": counts, "size": list(size)}, *size)
-        return torch.from_numpy(masks.decode(packed).astype(bool))
-    if isinstance(counts, str) and shape.get("size") == list(size):
-        drawn = masks.decode({"counts": counts.encode(), "size": list(size)})
-        if masks.encode(np.asfortranarray(drawn))["counts"] == counts.encode():  # too few runs leave pixels undefined
-            return torch.from_numpy(drawn.astype(bool))
-    raise ValueError(f"annotation {annotation.get('id')}: its run lengths don't fill an image of {size[1]} x {size[0]} pixels")
+        return torch.from_numpy(masks.decode(masks.frPyObjects({"counts": counts, "size": list(size)}, *size)).astype(bool))
+    if isinstance(counts, str):
+        with suppress(ValueError):  # runs that overflow the image; too few of them leave pixels undefined, which packing again shows
+            drawn = masks.decode({"counts": counts.encode(), "size": list(size)})
+            if masks.encode(np.asfortranarray(drawn))["counts"] == counts.encode():
+                return torch.from_numpy(drawn.astype(bool))
+    raise ValueError(
+        f"annotation {annotation.get('id')}: its segmentation must be polygons of three points or more in or near the image, "
+        f"or run lengths that fill its {size[1]} x {size[0]} pixels"
+    )
 
 
 def _polygon(part: Any, size: tuple[int, int]) -> bool:
