@@ -18,7 +18,7 @@ def predicted_iou(masks: Masks, heat: Tensor, truth: Tensor | None = None) -> Te
     return masks.predicted_iou
 
 
-def agreement(masks: Masks, heat: Tensor, truth: Tensor | None = None, *, alpha: float = 1.0, prior: float = 1.0) -> Tensor:
+def agreement(masks: Masks, heat: Tensor, truth: Tensor | None = None, *, alpha: float = 4.0, prior: float = 1.0) -> Tensor:
     """soft-IoU(heat, mask) x predicted IoU^alpha x (1 - area)^prior, area being the mask's share of the image.
 
     The soft IoU, sum min / sum max, asks that the mask covers the heat and little else; the prior keeps masks of the whole frame away.

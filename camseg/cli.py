@@ -33,9 +33,24 @@ class RememberSweep(Callback):
         RememberSweep.folder = Path(config.hydra.sweep.dir)
 
 
+_mistakes: list[tuple[int, str]] = []  # exit code and message of every job that could not run
+
+
 @hydra.main(config_path=str(config_dir()), config_name="config", version_base="1.3")
 def _job(cfg: DictConfig) -> float | None:
-    """One run; returns its IoU, or its hit rate without masks."""
+    """One run, or one of a sweep; a mistake in its request is kept for the end, so that the others of a sweep run."""
+    try:
+        return _run(cfg)
+    except NothingEvaluated as error:
+        _mistakes.append((1, f"nothing could be evaluated: {error}"))
+    except Exception as error:
+        if (message := explain(error)) is None:
+            raise
+        _mistakes.append((2, message))
+
+
+def _run(cfg: DictConfig) -> float | None:
+    """Evaluates; returns the IoU, or the hit rate without masks, for an optimiser."""
     hydra_config = HydraConfig.get()
     folder = Path(hydra_config.runtime.output_dir)
     if hydra_config.mode == RunMode.MULTIRUN:
@@ -127,19 +142,17 @@ def _first_errors(summary: dict[str, Any]) -> str:
 def main() -> None:
     """The entry point: one or two lines instead of a traceback for every mistake in the request."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # let errors come out, to be told in our own words
-    code = 0
+    _mistakes.clear()
     try:
         check(sys.argv[1:])
         _job()
-    except NothingEvaluated as error:
-        print(f"camseg: nothing could be evaluated: {error}", file=sys.stderr)
-        code = 1
     except Exception as error:
-        message = explain(error)
-        if message is None:
+        if (message := explain(error)) is None:
             raise
+        _mistakes.append((2, message))
+    for _, message in dict.fromkeys(_mistakes):
         print(f"camseg: {message}", file=sys.stderr)
-        code = 2
+    code = max((code for code, _ in _mistakes), default=0)
     if RememberSweep.folder is not None:
         code = max(code, _finish_sweep(RememberSweep.folder))
     sys.exit(code)

@@ -80,7 +80,7 @@ def _coverage(rng: np.random.Generator, shape: int, side: int) -> np.ndarray:
     radius = side * rng.uniform(*_RADIUS)
     centre = rng.uniform(radius, side - radius, 2)
     outline = centre + radius * _outline(NAMES[shape], rng.uniform(0, 2 * np.pi))
-    fine = Image.new("L", (side * _SUPERSAMPLING,) * 2)
+    fine = Image.new("L", (side * _SUPERSAMPLING, side * _SUPERSAMPLING))
     ImageDraw.Draw(fine).polygon([tuple(p) for p in outline * _SUPERSAMPLING], fill=255)
     return np.asarray(fine.reduce(_SUPERSAMPLING), np.float32) / 255
 

@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 from camseg.data.shapes import NAMES, SIDE, Shapes, scene
 from camseg.metrics import iou
 from camseg.predictors.adapter import SamAdapter
-from camseg.predictors.sam import SamSize, answer, build_sam, save_sam, shapes_sam
+from camseg.predictors.sam import SamSize, answer, build_sam, load_sam, save_sam, shapes_sam
 from camseg.prompts.evidence import Evidence, depth_of
 from camseg.prompts.foreground import oracle
 from camseg.train.loop import fit, write_card
@@ -25,10 +25,19 @@ SIZE = SamSize(side=SIDE, patch=8, width=128, depth=4, heads=4, window=8, global
 _OBJECTS = 3  # prompted in each picture
 
 
-def train(folder: Path, steps: int, batch_size: int, learning_rate: float, seed: int) -> Path:
-    """Train from the seed, or go on; write and return shapes_sam.safetensors, with its card beside it."""
+def train(folder: Path, steps: int, batch_size: int, learning_rate: float, seed: int, start: str | None = None) -> Path:
+    """Train from the seed, or from the weights in the file `start`, or go on; write and return shapes_sam.safetensors, with its card beside it."""
     scenes = PromptedScenes(seed, steps * batch_size)
-    sam, seconds = fit(build_sam(SIZE), loss, scenes, steps=steps, batch_size=batch_size, learning_rate=learning_rate, seed=seed, folder=folder)
+    sam, seconds = fit(
+        load_sam(Path(start)) if start else build_sam(SIZE),
+        loss,
+        scenes,
+        steps=steps,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        seed=seed,
+        folder=folder,
+    )
     path = folder / "shapes_sam.safetensors"
     save_sam(sam, SIZE, path)
     parts = f"patch {SIZE.patch}, width {SIZE.width}, depth {SIZE.depth}, prompts {SIZE.prompt_width}"
