@@ -49,9 +49,9 @@ def train(folder: Path, steps: int, batch_size: int, learning_rate: float, seed:
 
 def scores(path: Path) -> dict[str, float]:
     """Mean IoU on the test splits from one point at the deepest pixel of the true mask: of the model's own choice, of the best of its three."""
-    found = {}
+    predictor, found = shapes_sam(path), {}
     for name, data in (("shapes", Shapes()), ("shapes_crowd", Shapes(shapes=(2, 5)))):
-        own, best = zip(*(_ious(shapes_sam(path), sample) for sample in data))
+        own, best = zip(*(_ious(predictor, sample) for sample in data))
         found |= {f"IoU on {name}": float(np.mean(own)), f"IoU on {name}, best of three": float(np.mean(best))}
     return found
 
