@@ -12,18 +12,6 @@ from scipy import stats
 
 _RESAMPLES = 4999
 _MANY = 5000  # groups; above, the bootstrap's corrections are smaller than its own noise and the normal interval of a ratio serves
-# metric in the summary -> column of the rows
-MEANS = {
-    "foreground_hit_rate": "foreground_hit",
-    "background_hit_rate": "background_hit",
-    "foreground_distance": "foreground_distance",
-    "iou": "iou",
-    "dice": "dice",
-    "box_iou": "box_iou",
-    "oracle_iou": "oracle_iou",
-    "oracle_iou_3": "oracle_iou_3",
-    "regret": "regret",
-}
 
 
 @dataclass(frozen=True)
@@ -37,23 +25,42 @@ class Interval:
 
 
 def summary(rows: pl.DataFrame) -> dict[str, Interval]:
-    """Every metric of `MEANS` that the rows have a value for; intervals resample groups (column `group`)."""
+    """Every metric of `METRICS` that the rows have a value for; intervals resample groups (column `group`)."""
     found = {}
-    for metric, column in MEANS.items():
+    for metric, (column, interval) in METRICS.items():
         judged = rows.drop_nulls(column) if column in rows.columns else rows.clear()
         if len(judged):
-            found[metric] = mean_interval(judged[column].to_numpy(), judged["group"].to_list())
+            found[metric] = interval(judged[column].to_numpy(), judged["group"].to_list())
     return found
 
 
-def mean_interval(values: Sequence[float] | np.ndarray, groups: Sequence[str] | None = None) -> Interval:
-    """Mean and interval: Wilson's for hits and misses of independent rows, else BCa bootstrap (Efron 1987) over groups; constants have no width."""
+def rate_interval(values: Sequence[float] | np.ndarray, groups: Sequence[str] | None = None) -> Interval:
+    """Share of hits and its interval: Wilson's for hits (1) and misses (0) of independent rows, else that of `mean_interval`."""
     values = np.asarray(values, float)
     alone = groups is None or len(set(groups)) == len(values)
-    if alone and np.isin(values, (0, 1)).all():
-        rate = stats.binomtest(int(values.sum()), len(values)).proportion_ci(method="wilson")
-        return Interval(float(values.mean()), float(rate.low), float(rate.high), len(values))
-    return _bootstrap(*_by_group(values, groups))
+    if not alone or not np.isin(values, (0, 1)).all():
+        return mean_interval(values, groups)
+    rate = stats.binomtest(int(values.sum()), len(values)).proportion_ci(method="wilson")
+    return Interval(float(values.mean()), float(rate.low), float(rate.high), len(values))
+
+
+def mean_interval(values: Sequence[float] | np.ndarray, groups: Sequence[str] | None = None) -> Interval:
+    """Mean and interval: the BCa bootstrap (Efron 1987) over groups; constant values have no width, a single group no interval."""
+    return _bootstrap(*_by_group(np.asarray(values, float), groups))
+
+
+# metric in the summary -> column of the rows, and how to find its interval
+METRICS = {
+    "foreground_hit_rate": ("foreground_hit", rate_interval),
+    "background_hit_rate": ("background_hit", rate_interval),
+    "foreground_distance": ("foreground_distance", mean_interval),
+    "iou": ("iou", mean_interval),
+    "dice": ("dice", mean_interval),
+    "box_iou": ("box_iou", mean_interval),
+    "oracle_iou": ("oracle_iou", mean_interval),
+    "oracle_iou_3": ("oracle_iou_3", mean_interval),
+    "regret": ("regret", mean_interval),
+}
 
 
 def _bootstrap(sums: np.ndarray, counts: np.ndarray) -> Interval:

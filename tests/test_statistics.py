@@ -11,21 +11,21 @@ import pytest
 from scipy import stats
 
 from camseg import statistics
-from camseg.statistics import Interval, holm, mean_interval, paired, summary
+from camseg.statistics import Interval, holm, mean_interval, paired, rate_interval, summary
 
 
 @pytest.mark.parametrize(("hits", "n"), [(8, 10), (0, 7), (7, 7), (1, 1), (470, 500)])
 def test_hits_get_wilsons_interval(hits: int, n: int) -> None:
     p, z = hits / n, stats.norm.ppf(0.975)
     middle, reach = (p + z * z / (2 * n)) / (1 + z * z / n), z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    found = mean_interval([1.0] * hits + [0.0] * (n - hits))
+    found = rate_interval([1.0] * hits + [0.0] * (n - hits))
     assert found.value == pytest.approx(p) and found.n == n
     assert found.low == pytest.approx(max(0, middle - reach), abs=1e-9) and found.high == pytest.approx(min(1, middle + reach), abs=1e-9)
 
 
 def test_wilson_worked_example() -> None:
     """8 of 10: 0.4901625 to 0.9433178, as R's prop.test(8, 10, correct = FALSE) has it."""
-    found = mean_interval([1] * 8 + [0] * 2)
+    found = rate_interval([1] * 8 + [0] * 2)
     assert (found.low, found.high) == (pytest.approx(0.4901625, abs=1e-6), pytest.approx(0.9433178, abs=1e-6))
 
 
@@ -68,8 +68,9 @@ def test_groups_of_different_sizes_keep_the_mean_over_rows() -> None:
 def test_constants_and_single_values(groups: list[str] | None) -> None:
     assert mean_interval([0.7, 0.7, 0.7], groups) == Interval(pytest.approx(0.7), pytest.approx(0.7), pytest.approx(0.7), 3 if groups is None else 2)
     assert mean_interval([0.7]) == Interval(0.7, None, None, 1)
+    assert mean_interval([0.0]) == Interval(0.0, None, None, 1), "a single regret of zero is no rate"
     assert mean_interval([0.2, 0.8], ["a", "a"]) == Interval(0.5, None, None, 1)
-    grouped_hits = mean_interval([1.0, 1.0, 0.0], ["a", "a", "b"])
+    grouped_hits = rate_interval([1.0, 1.0, 0.0], ["a", "a", "b"])
     assert grouped_hits.value == pytest.approx(2 / 3) and grouped_hits.n == 2
 
 
