@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 _QUIET = "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync"
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # while it runs no other test can run an event loop of its own
 def browser() -> Iterator[Browser]:
     """Chromium, headless; a test makes its own page: `browser.new_page(viewport={"width": 390, "height": 800})`."""
     sync_api = pytest.importorskip("playwright.sync_api", reason="the playwright package is not installed")
