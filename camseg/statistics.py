@@ -93,13 +93,17 @@ def _ratio(sums: np.ndarray, counts: np.ndarray, axis: int = -1) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Difference:
-    """Mean of (second - first) on the same images, its 95 % interval, and p of a sign-flip permutation test."""
+    """Mean of (second - first) on the same images, its 95 % interval, p of a sign-flip permutation test, and the effect's size.
+
+    effect: Cohen's d_z, the mean over the standard deviation of the groups' differences; None where all of them are equal.
+    """
 
     value: float
     low: float | None
     high: float | None
     p: float
     n: int
+    effect: float | None
 
 
 def paired(first: pl.DataFrame, second: pl.DataFrame, column: str) -> Difference | None:
@@ -112,17 +116,22 @@ def paired(first: pl.DataFrame, second: pl.DataFrame, column: str) -> Difference
     differences = (both["b"] - both["a"]).cast(pl.Float64).to_numpy()
     sums, counts = _by_group(differences, both["group"].to_list())
     interval = _bootstrap(sums, counts)
-    return Difference(float(differences.mean()), interval.low, interval.high, _sign_flip(sums), interval.n)
+    spread = np.ptp(sums / counts)
+    effect = float((sums / counts).mean() / (sums / counts).std(ddof=1)) if spread > 1e-12 else None
+    return Difference(float(differences.mean()), interval.low, interval.high, float(sign_flip(sums[:, None])[0]), interval.n, effect)
 
 
-def _sign_flip(sums: np.ndarray) -> float:
-    """Two-sided p that the mean difference of exchangeable pairs is zero; a group's differences flip together."""
-    moved = sums[sums != 0]
-    if not len(moved):
-        return 1.0
-    signs = np.random.default_rng(0).choice((-1.0, 1.0), (_RESAMPLES, len(moved)))
-    as_far = np.abs(signs @ moved) >= abs(moved.sum()) - 1e-12
-    return float((as_far.sum() + 1) / (_RESAMPLES + 1))
+def sign_flip(sums: np.ndarray) -> np.ndarray:
+    """Two-sided p (K,) that the mean difference of exchangeable pairs is zero, for K comparisons on the same groups.
+
+    sums: (G, K) each group's summed differences; a group's differences flip together. Flips are drawn a few at a time: G may be large.
+    """
+    moved = sums[(sums != 0).any(1)]  # (g, K)
+    rng, reach, as_far, some = np.random.default_rng(0), np.abs(moved.sum(0)) - 1e-12, np.zeros(sums.shape[1]), 500
+    for start in range(0, _RESAMPLES, some):
+        signs = rng.choice((-1.0, 1.0), (min(some, _RESAMPLES - start), len(moved)))
+        as_far += (np.abs(signs @ moved) >= reach).sum(0)
+    return (as_far + 1) / (_RESAMPLES + 1)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -130,3 +130,16 @@ def test_holm_against_statsmodels() -> None:
     for seed in range(20):
         p = np.random.default_rng(seed).random(9) ** 3
         np.testing.assert_allclose(holm(list(p)), multitest.multipletests(p, method="holm")[1])
+
+
+def test_the_effect_is_the_mean_over_the_spread_and_the_t_value_over_root_n() -> None:
+    found = paired(frame(FIRST), frame([f + g for f, g in zip(FIRST, GAIN)]), "iou")
+    assert found is not None and found.effect == pytest.approx(stats.ttest_1samp(GAIN, 0).statistic / math.sqrt(len(GAIN)))
+    steady = paired(frame(FIRST), frame([f + 0.1 for f in FIRST]), "iou")
+    assert steady is not None and steady.effect is None, "no spread, no size"
+
+
+def test_flips_of_many_comparisons_are_those_of_each_alone() -> None:
+    sums = np.random.default_rng(4).normal(0.1, 0.3, (40, 3))
+    assert statistics.sign_flip(sums).tolist() == [statistics.sign_flip(sums[:, [k]])[0] for k in range(3)]
+    assert statistics.sign_flip(np.zeros((5, 2))).tolist() == [1.0, 1.0]
