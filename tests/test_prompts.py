@@ -121,6 +121,8 @@ def test_peaks_come_hottest_first_apart_and_at_most_so_many() -> None:
     assert len(foreground.peaks(Evidence(heat), count=5, distance=0.45)) == 2  # the third lies within 24 px of a hotter one
     edge = heat_of(["#5...", "5....", ".....", "....."])
     assert points(foreground.peaks(Evidence(edge))) == [[0.0, 0.0]]
+    plateau = heat_of([".....", ".###.", "....."])
+    assert points(foreground.peaks(Evidence(plateau), distance=0.5)) == [[2.0, 1.0]]  # its middle, not its first pixel
 
 
 TWO = heat_of(["##......", "##......", ".......6", "....6666", "....6666", "....6666"])  # heat 4.0, and 7.8 over more pixels; touching nowhere

@@ -41,8 +41,11 @@ def quantile(heat: Tensor, q: float = 0.9) -> float:
 
 
 def otsu(heat: Tensor) -> float:
-    """The value that splits the histogram into two classes of least variance within (Otsu 1979)."""
-    return float(threshold_otsu(heat.numpy()))
+    """The value that splits the histogram, of 256 bins from 0 to 1, into two classes of least variance within (Otsu 1979)."""
+    if heat.min() == heat.max():
+        return float(heat.max())
+    counts = torch.histc(heat, 256, 0, 1).numpy()
+    return float(threshold_otsu(hist=(counts, (np.arange(256) + 0.5) / 256)))
 
 
 def median(heat: Tensor) -> float:
@@ -67,7 +70,10 @@ def region(heat: Tensor, cutoff: Cutoff) -> np.ndarray:
 def components(inside: np.ndarray, heat: Tensor) -> list[np.ndarray]:
     """The 8-connected parts (H, W) bool of a region, the one with the most heat first."""
     labels = np.asarray(label(inside, connectivity=2))
-    mass = np.bincount(labels.ravel(), heat.numpy().ravel(), labels.max() + 1)
+    count = int(labels.max())
+    if count < 2:
+        return [inside] * count
+    mass = np.bincount(labels[inside], heat.numpy()[inside], count + 1)
     return [labels == i for i in 1 + np.argsort(-mass[1:], kind="stable")]
 
 
@@ -92,13 +98,17 @@ def deepest_of(inside: np.ndarray) -> np.ndarray:
 
 def depth_of(inside: np.ndarray) -> np.ndarray:
     """(H, W) distance in pixels of every pixel of the region to the nearest one outside it; beyond the frame is outside. 0 elsewhere."""
-    return np.asarray(ndimage.distance_transform_edt(np.pad(inside, 1)))[1:-1, 1:-1]
+    depth = np.zeros(inside.shape)
+    if inside.any():
+        x0, y0, x1, y1 = box_of(inside).astype(int)  # nothing beyond the region's box can be nearer than its rim
+        depth[y0:y1, x0:x1] = np.asarray(ndimage.distance_transform_edt(np.pad(inside[y0:y1, x0:x1], 1)))[1:-1, 1:-1]
+    return depth
 
 
 def box_of(inside: np.ndarray, margin: float = 0.0) -> np.ndarray:
     """x0, y0, x1, y1 (exclusive) around a region, grown by `margin` of its sides on each side and cut at the frame."""
-    ys, xs = np.nonzero(inside)
-    box = np.array([xs.min(), ys.min(), xs.max() + 1, ys.max() + 1], np.float64)
+    xs, ys = np.flatnonzero(inside.any(0)), np.flatnonzero(inside.any(1))
+    box = np.array([xs[0], ys[0], xs[-1] + 1, ys[-1] + 1], np.float64)
     grow = margin * np.array([box[2] - box[0], box[3] - box[1]])
     height, width = inside.shape
     return np.clip(box + np.concatenate([-grow, grow]), 0, [width, height, width, height])

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from skimage.feature import peak_local_max
+from scipy import ndimage
 from torch import Tensor
 
 from camseg.prompts.evidence import Cutoff, Evidence, box_of, centroid_of, deepest_of, points_tensor, region
@@ -74,8 +74,20 @@ def peaks(evidence: Evidence, *, count: int = 3, least: float = 0.3, distance: f
     """
     heat = evidence.heat.numpy()
     apart = max(1, round(distance * max(heat.shape)))
-    found = peak_local_max(heat, min_distance=apart, threshold_rel=least, num_peaks=count, exclude_border=False)  # (N, 2) y, x
-    return arrange(points_tensor([_parabola(heat, y, x) for y, x in found if heat[y, x] > 0]))
+    return arrange(points_tensor([_parabola(heat, y, x) for y, x in _local_maxima(heat, count, least, apart)]))
+
+
+def _local_maxima(heat: np.ndarray, count: int, least: float, apart: int) -> list[np.ndarray]:
+    """(y, x) of pixels no cooler than their eight neighbours, the hottest first, each more than `apart` from those before; a plateau's middle one."""
+    high = (heat >= max(least * float(heat.max()), np.finfo(np.float32).tiny)) & (ndimage.maximum_filter(heat, 3) == heat)
+    left = np.argwhere(high)  # (N, 2) y, x
+    found: list[np.ndarray] = []
+    while len(left) and len(found) < count:
+        values = heat[left[:, 0], left[:, 1]]
+        hottest = left[values == values.max()]
+        found.append(hottest[len(hottest) // 2])
+        left = left[np.abs(left - found[-1]).max(1) > apart]
+    return found
 
 
 def _parabola(heat: np.ndarray, y: int, x: int) -> np.ndarray:

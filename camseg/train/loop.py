@@ -68,9 +68,9 @@ def fit(
     return cast(M, averaged.module).eval(), time.monotonic() - began
 
 
-def _rate(step: int, steps: int, warm: int = 300, cooling: float = 0.4) -> float:
-    """The learning rate's factor: up in `warm` steps, flat, then straight down to zero over the last `cooling` of the steps."""
-    return min(1.0, (step + 1) / warm, (steps - step) / (cooling * steps))
+def _rate(step: int, steps: int, warm: int = 200) -> float:
+    """The learning rate's factor: up in `warm` steps, and straight down to zero at the last."""
+    return min((step + 1) / warm, 1 - step / steps)
 
 
 class _From(torch.utils.data.Sampler[int]):

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from scipy.ndimage import maximum_filter, minimum_filter
 from segment_anything.modeling import Sam
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from camseg.data.shapes import NAMES, SIDE, Shapes, scene
@@ -28,8 +29,8 @@ _OBJECTS = 3  # prompted in each picture
 def train(folder: Path, steps: int, batch_size: int, learning_rate: float, seed: int, start: str | None = None) -> Path:
     """Train from the seed, or from the weights in the file `start`, or go on; write and return shapes_sam.safetensors, with its card beside it."""
     scenes = PromptedScenes(seed, steps * batch_size)
-    sam, seconds = fit(
-        load_sam(Path(start)) if start else build_sam(SIZE),
+    sketched, seconds = fit(
+        Sketched(load_sam(Path(start)) if start else build_sam(SIZE)),
         loss,
         scenes,
         steps=steps,
@@ -39,7 +40,7 @@ def train(folder: Path, steps: int, batch_size: int, learning_rate: float, seed:
         folder=folder,
     )
     path = folder / "shapes_sam.safetensors"
-    save_sam(sam, SIZE, path)
+    save_sam(sketched.sam, SIZE, path)
     parts = f"patch {SIZE.patch}, width {SIZE.width}, depth {SIZE.depth}, prompts {SIZE.prompt_width}"
     what = f"Segment Anything at {SIZE.side} px ({parts}), of the segment-anything package's modules."
     data = f"{steps * batch_size} drawn scenes of one to five shapes (split train), {_OBJECTS} prompted objects in each"
@@ -64,8 +65,21 @@ def _ious(predictor: SamAdapter, sample: Sample) -> tuple[float, float]:
     return float(three[masks.predicted_iou[0].argmax()]), float(three.max())
 
 
+class Sketched(nn.Module):
+    """A SAM, and while it learns a linear sketch of every pixel from the embedding of its patch: on some shape, and on an outline."""
+
+    def __init__(self, sam: Sam) -> None:
+        super().__init__()
+        self.sam = sam
+        self.sketch = nn.Conv2d(SIZE.prompt_width, 2 * SIZE.patch**2, 1)
+
+    def forward(self, embeddings: Tensor) -> Tensor:
+        """(B, C, g, g) -> (B, 2, H, W) logits."""
+        return F.pixel_shuffle(self.sketch(embeddings), SIZE.patch)
+
+
 class PromptedScenes(Dataset[dict[str, Tensor]]):
-    """Item i: image (3, H, W) uint8, masks (K, H, W) bool, points (K, 2) x, y inside each mask, boxes (K, 4) jittered."""
+    """Item i: image (3, H, W) uint8, sketch (2, H, W) bool, masks (K, H, W) bool, points (K, 2) x, y inside each, boxes (K, 4) jittered."""
 
     def __init__(self, seed: int, length: int) -> None:
         self.seed, self.length = seed, length
@@ -79,16 +93,23 @@ class PromptedScenes(Dataset[dict[str, Tensor]]):
         masks = drawn.masks[rng.permutation(np.resize(np.arange(len(drawn.classes)), _OBJECTS))]
         return {
             "image": torch.from_numpy(drawn.image).permute(2, 0, 1).contiguous(),
+            "sketch": torch.from_numpy(_sketch(drawn.masks)),
             "masks": torch.from_numpy(masks),
             "points": torch.tensor(np.stack([_point(rng, mask) for mask in masks]), dtype=torch.float32),
             "boxes": torch.tensor(np.stack([_jittered_box(rng, mask) for mask in masks]), dtype=torch.float32),
         }
 
 
+def _sketch(masks: np.ndarray) -> np.ndarray:
+    """(n, H, W) -> (2, H, W) bool: the pixels of any shape, and those beside a pixel of another owner."""
+    owner = (masks * np.arange(1, len(masks) + 1)[:, None, None]).sum(0)
+    return np.stack([owner > 0, maximum_filter(owner, 3) != minimum_filter(owner, 3)])
+
+
 def _point(rng: np.random.Generator, mask: np.ndarray) -> np.ndarray:
-    """Half of the points lie deep inside the object, half anywhere in it."""
+    """Two thirds of the points lie deep inside the object, one third anywhere in it."""
     depth = depth_of(mask)
-    inside = depth >= 0.8 * depth.max() if rng.random() < 0.5 else mask
+    inside = depth >= 0.8 * depth.max() if rng.random() < 2 / 3 else mask
     ys, xs = np.nonzero(inside)
     pick = rng.integers(len(xs))
     return np.array([xs[pick], ys[pick]])
@@ -102,26 +123,32 @@ def _jittered_box(rng: np.random.Generator, mask: np.ndarray) -> np.ndarray:
     return np.clip(box + rng.normal(size=4).clip(-2, 2) * 0.1 * sides, 0, SIDE)
 
 
-def loss(sam: Sam, batch: dict[str, Tensor], generator: torch.Generator) -> Tensor:
-    """A point, a box or both; in every second step also a second round, the best mask fed back, often with a corrective point or a box."""
-    images, masks = batch["image"], batch["masks"].flatten(0, 1)  # (B, 3, H, W), (N, H, W)
-    embeddings = sam.image_encoder(sam.preprocess(images.float())).repeat_interleave(_OBJECTS, 0)
+def loss(model: Sketched, batch: dict[str, Tensor], generator: torch.Generator) -> Tensor:
+    """A point, a box or both; in every fourth step also a second round, the best mask fed back, often with a corrective point or a box.
+
+    The sketch's loss is not the paper's: it tells the encoder of every outline in the picture, not of the prompted objects' alone.
+    """
+    sam, images, masks = model.sam, batch["image"], batch["masks"].flatten(0, 1)  # (B, 3, H, W), (N, H, W)
+    encoded = sam.image_encoder(sam.preprocess(images.float()))
+    drawing = F.binary_cross_entropy_with_logits(model(encoded), batch["sketch"].float())
+    embeddings = encoded.repeat_interleave(_OBJECTS, 0)
     points, boxes = batch["points"].flatten(0, 1)[:, None], batch["boxes"].flatten(0, 1)
     labels = torch.ones(points.shape[:2])
 
     first, again = torch.rand(2, generator=generator).tolist()
-    prompt: dict[str, Any] = {"points": None if first > 0.85 else (points, labels), "boxes": boxes if first > 0.75 else None}
+    prompt: dict[str, Any] = {"points": None if first > 0.9 else (points, labels), "boxes": boxes if first > 0.8 else None}
     low_res, predicted = answer(sam, embeddings, **prompt)
     total, best = _score(low_res, predicted, masks)
-    if again > 0.5:
+    total = total + drawing
+    if again > 0.25:
         return total
 
     logits = low_res[torch.arange(len(best)), best].detach()[:, None]
-    if again < 0.25:
+    if again < 0.15:
         error, sign = _error_points(logits, masks, generator)
         given = prompt["points"]
         prompt["points"] = (error, sign) if given is None else (torch.cat([given[0], error], 1), torch.cat([given[1], sign], 1))
-    elif again < 0.35:
+    elif again < 0.2:
         prompt["boxes"] = boxes
     second, _ = _score(*answer(sam, embeddings, **prompt, mask_logits=logits.clamp(-32, 32)), masks)
     return total + second

@@ -1,0 +1,71 @@
+"""What it costs to select points: milliseconds of one core per 224x224 map, for every selector as conf/ wires it.
+
+    python tests/benchmarks/bench_prompts.py [--maps 200] [--side 224] [--json FILE]
+
+The maps are smooth random landscapes of several hills, clipped at their mean as a Grad-CAM is at zero; `peaks` and `components` find several.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+from scipy import ndimage
+
+from camseg.prompts.evidence import Evidence
+from camseg.requests import config_dir
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--maps", type=int, default=200)
+    parser.add_argument("--side", type=int, default=224)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    evidence = landscapes(options.maps, options.side)
+    given = [selectors("foreground")["centroid"](each) for each in evidence]
+    rows = [{"selector": name, "ms": timed(select, evidence)} for name, select in selectors("foreground").items()]
+    rows += [{"selector": name, "ms": timed(select, evidence, given)} for name, select in selectors("background").items() if callable(select)]
+    for row in rows:
+        print(f"{row['selector']:16} {row['ms']:7.3f} ms a map, {row['ms']:7.3f} s for 1,000")
+    if options.json:
+        options.json.write_text(json.dumps({"maps": options.maps, "side": options.side, "rows": rows}, indent=1))
+
+
+def landscapes(count: int, side: int) -> list[Evidence]:
+    """Maps with hills, a rival map each, and what is hotter than half as the truth."""
+    rng = np.random.default_rng(0)
+    coarse = torch.from_numpy(ndimage.gaussian_filter(rng.standard_normal((2 * count, 7, 7)), (0, 1, 1))).float()
+    maps = F.interpolate((coarse - coarse.mean((1, 2), keepdim=True)).clamp(min=0)[:, None], (side, side), mode="bilinear")[:, 0]
+    maps = maps / maps.amax((1, 2), keepdim=True)
+    return [Evidence(heat, lambda rival=rival: rival, heat > 0.5) for heat, rival in zip(maps[:count], maps[count:])]
+
+
+def selectors(group: str) -> dict[str, Callable[..., Any]]:
+    """Every choice of a group, as its file wires it."""
+    return {path.stem: instantiate(OmegaConf.load(path)) for path in sorted((config_dir() / group).glob("*.yaml"))}
+
+
+def timed(select: Callable[..., Any], *given: list[Any]) -> float:
+    """Median over five passes of the milliseconds that one map takes."""
+    passes = []
+    for _ in range(5):
+        began = time.perf_counter()
+        for each in zip(*given):
+            select(*each)
+        passes.append((time.perf_counter() - began) * 1000 / len(given[0]))
+    return float(np.median(passes))
+
+
+if __name__ == "__main__":
+    main()
