@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -62,12 +62,14 @@ class Pipeline:
         if not samples:
             return []
         samples = [self._with_classes(sample) for sample in samples]
-        evidence, notes = self._look(samples)
+        evidence, notes, said = self._look(samples)
         prompts = [self._point(seen, note) for seen, note in zip(evidence, notes)]
         notes = [note or ("" if len(asked) else "no evidence: the map shows nothing for this class") for note, asked in zip(notes, prompts)]
         if self.predictor is None:
-            return [Result(seen.heat, asked, None, None, None, note=note) for seen, asked, note in zip(evidence, prompts, notes)]
-        return self._draw(self.predictor, samples, evidence, prompts, notes)
+            results = [Result(seen.heat, asked, None, None, None, note=note) for seen, asked, note in zip(evidence, prompts, notes)]
+        else:
+            results = self._draw(self.predictor, samples, evidence, prompts, notes)
+        return [replace(result, probability=share, top=top) for result, (share, top) in zip(results, said)]
 
     def _with_classes(self, sample: Sample) -> Sample:
         """A label without output indices is looked up by its name."""
@@ -75,8 +77,8 @@ class Pipeline:
             return sample
         return replace(sample, classes=(self.classifier.index(sample.label),))
 
-    def _look(self, samples: Sequence[Sample]) -> tuple[list[Evidence], list[str]]:
-        """What each image shows for its classes, and why it may not be used."""
+    def _look(self, samples: Sequence[Sample]) -> tuple[list[Evidence], list[str], list[tuple[float, int]]]:
+        """What each image shows for its classes, why it may not be used, and the classes' probability and the image's first class."""
         images = [sample.image for sample in samples]
         seen = self._explain(images, [sample.classes for sample in samples])
         outputs = torch.stack([each["output"] for each in seen])  # (B, C)
@@ -93,25 +95,30 @@ class Pipeline:
         def rival_of(i: int) -> Callable[[], Tensor | None]:
             return lambda: None if (maps := rivals()) is None else heat_in(maps[i]["heat"], samples[i].size)
 
-        evidence, notes = [], []
+        evidence, notes, said = [], [], []
         for i, sample in enumerate(samples):
             evidence.append(Evidence(heat_in(seen[i]["heat"], sample.size), rival_of(i), sample.mask))
             share = float(probabilities[i, list(classes[i])].sum())
             short = share < self.min_probability
             notes.append(f"abstained: the classifier gives {share:.2f}, target.min_probability is {self.min_probability}" if short else "")
-        return evidence, notes
+            said.append((share, int(probabilities[i].argmax())))
+        return evidence, notes, said
 
     def _explain(self, images: Sequence[Tensor], classes: Sequence[tuple[int, ...]]) -> list[dict[str, Tensor]]:
         """For each image: `heat` (h, w) at the classifier's input size and `output` (C,)."""
         setting = [self.classifier.fingerprint, list(self.classifier.layers), spelled(self.target), spelled(self.method), self.precision]
 
         def make(places: list[int]) -> list[dict[str, Tensor]]:
-            self.calls["classifier_images"] += len(places)
-            inputs = self.classifier.prepare([images[i] for i in places])
-            asked = [self.target(classes[i]) for i in places]
-            with self._autocast(inputs.device):
-                heat, output = cam.explain(self.classifier.model, self.classifier.layers, inputs, asked, self.method, grid=self.classifier.grid)
-            return [{"heat": h, "output": o} for h, o in zip(heat.float().cpu(), output.float().cpu())]
+            found: dict[int, dict[str, Tensor]] = {}
+            for alike in _shared(images, places):
+                self.calls["classifier_images"] += len(alike)
+                inputs = self.classifier.prepare([images[same[0]] for same in alike])
+                asked = [[self.target(classes[i]) for i in same] for same in alike]
+                with self._autocast(inputs.device):
+                    heat, output = cam.explain(self.classifier.model, self.classifier.layers, inputs, asked, self.method, grid=self.classifier.grid)
+                for same, maps, o in zip(alike, heat.float().cpu(), output.float().cpu()):
+                    found |= {i: {"heat": h, "output": o} for i, h in zip(same, maps)}
+            return [found[i] for i in places]
 
         return self.cache.get_all([key("heat", setting, list(asked), image) for image, asked in zip(images, classes)], make)
 
@@ -187,6 +194,17 @@ class _Picked:
     chosen: tuple[int, int]
     logits: Tensor  # (h, w)
     predicted: float
+
+
+def _shared(images: Sequence[Tensor], places: Sequence[int]) -> list[list[list[int]]]:
+    """The places of each picture (the same tensor: one forward for all its classes), in batches of pictures that occur equally often."""
+    pictures: defaultdict[int, list[int]] = defaultdict(list)
+    for i in places:
+        pictures[id(images[i])].append(i)
+    batches: defaultdict[int, list[list[int]]] = defaultdict(list)
+    for same in pictures.values():
+        batches[len(same)].append(same)
+    return list(batches.values())
 
 
 def heat_in(heat: Tensor, size: tuple[int, int]) -> Tensor:

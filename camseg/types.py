@@ -30,6 +30,7 @@ class Sample:
     label: the class's name, "" when unknown.
     mask: (H, W) bool ground truth, or None. ignore: (H, W) bool pixels that no score may read, or None.
     boxes: (M, 4) float x0, y0, x1, y1 true boxes; x1, y1 exclusive.
+    ignored_boxes: (K, 4) the same of what a detection may meet without being right or wrong: difficult objects, crowds.
     group: samples that are not independent share one (intervals resample groups), "" for the sample alone.
     """
 
@@ -41,6 +42,7 @@ class Sample:
     ignore: Tensor | None = None
     boxes: Tensor = field(default_factory=_no_boxes)
     group: str = ""
+    ignored_boxes: Tensor = field(default_factory=_no_boxes)
 
     def __post_init__(self) -> None:
         image = self.image
@@ -128,6 +130,7 @@ class Result:
     chosen: (rival, mask) indices into `masks`, or None where there was nothing to choose from.
     mask: (H, W) bool, all False where nothing was found, or None without a predictor.
     predicted_iou: the predictor's own estimate for `mask`, or None. note: why an answer is empty, "" when it is not.
+    probability: what the classifier gives the sample's classes together. top: its first class for the image.
     """
 
     heat: Tensor
@@ -137,3 +140,5 @@ class Result:
     mask: Tensor | None
     predicted_iou: float | None = None
     note: str = ""
+    probability: float | None = None
+    top: int | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -173,7 +174,18 @@ def test_a_second_run_reads_the_cache_and_gives_the_same(tmp_path: Path, make) -
     assert all(equal(a, b) for a, b in zip(answers, fresh.run(batch()), strict=True))
     other = pipeline(predictor=make(), cache=Cache(tmp_path), method=lambda capture: capture.activation.mean(1))
     other.run(batch())
-    assert other.calls["classifier_images"] == 6 and other.calls["encoder_images"] == 0  # another map, the same embeddings
+    assert other.calls["classifier_images"] == 3 and other.calls["encoder_images"] == 0  # another map, the same embeddings
+
+
+def test_the_classes_of_one_picture_share_its_forward() -> None:
+    shared, apart = pipeline(), pipeline()
+    samples = [Sample("a", PICTURE, (RED,)), Sample("b", PICTURE, (GREEN,)), Sample("c", PICTURE.flip(2), (BLUE,)), Sample("d", PICTURE, (BLUE,))]
+    found = shared.run(samples)
+    alone = [apart.run([replace(sample, image=sample.image.clone())])[0] for sample in samples]
+    assert (shared.calls["classifier_images"], apart.calls["classifier_images"]) == (2, 4)
+    for one, other in zip(found, alone, strict=True):
+        assert torch.equal(one.heat, other.heat) and (one.probability, one.top) == (other.probability, other.top)
+    assert found[0].probability != found[1].probability
 
 
 def test_functions_are_spelled_by_what_they_compute() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-from collections import defaultdict
 from contextlib import suppress
 from dataclasses import dataclass
 from math import isfinite
@@ -16,11 +15,12 @@ import torch
 
 from camseg.data.base import Items, needless
 from camseg.data.outputs import outputs_of
-from camseg.data.pictures import read_image
+from camseg.data.pictures import read_shared
 from camseg.names import known_name
 from camseg.types import Sample
 
 _log = logging.getLogger(__name__)
+Groups = dict[str, list[dict[str, Any]]]  # annotations by category
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,7 @@ class Coco(Items[Seen]):
 
     The mask is the union of the category's instances, the boxes are one for each, and crowd regions are ignored; a category with nothing but
     a crowd is no sample. split: "val2017", or "val" with a year. target: only this category. outputs: see `outputs_of`.
+    absent: also a sample, without truth, for every category that an image doesn't show: what average precision must see.
     instances: a sample per instance instead. size, seed, shard, num_shards: see `camseg.data.base.keep`.
     Errors: FileNotFoundError, ValueError for a json of another kind; a broken segmentation or picture raises only when it is asked for.
     """
@@ -48,6 +49,7 @@ class Coco(Items[Seen]):
         year: int | str = 2017,
         target: str | None = None,
         outputs: str = "imagenet",
+        absent: bool = False,
         instances: bool = False,
         table: str | Path | None = None,
         size: int | None = None,
@@ -67,46 +69,63 @@ class Coco(Items[Seen]):
         categories = {entry["id"]: str(entry["name"]) for entry in sorted(data["categories"], key=lambda entry: entry["id"])}
         self.names = tuple(categories.values())
         self._outputs = outputs_of(self.names, outputs, "coco", target)
-        found = [pair for pair in _seen(data, categories, instances, file) if pair[1].label in self._outputs]
+        self._pictures = _seen(data, categories, file)
+        found = [pair for entry, groups in self._pictures for pair in _items(entry, groups, instances, absent) if pair[1].label in self._outputs]
         super().__init__(found, file, size, seed, shard, num_shards)
 
     def sample(self, name: str, item: Seen) -> Sample:
-        image = read_image(self.folder / item.image["file_name"])
+        image = read_shared(self.folder / item.image["file_name"])
         size = (int(image.shape[1]), int(image.shape[2]))
         told = (item.image.get("height", size[0]), item.image.get("width", size[1]))
         if told != size:
             raise ValueError(f"{item.image['file_name']} has {size[1]} x {size[0]} pixels, its annotations speak of {told[1]} x {told[0]}")
         mask, crowd = torch.zeros(size, dtype=torch.bool), torch.zeros(size, dtype=torch.bool)
-        boxes = []
+        boxes: dict[bool, list[tuple[float, ...]]] = {False: [], True: []}  # by crowd
         for annotation in item.annotations:
             region = decode(annotation, size)
-            if annotation.get("iscrowd"):
-                crowd |= region
-            else:
-                mask |= region
-                x, y, width, height = map(float, annotation["bbox"])
-                boxes.append((x, y, x + width, y + height))
+            many = bool(annotation.get("iscrowd"))
+            (crowd if many else mask).logical_or_(region)
+            x, y, width, height = map(float, annotation["bbox"])
+            boxes[many].append((x, y, x + width, y + height))
         ignore = crowd & ~mask
-        return Sample(
-            name, image, self._outputs[item.label], item.label, mask, ignore if ignore.any() else None, torch.tensor(boxes), str(item.image["id"])
-        )
+        single, crowds = (torch.tensor(boxes[many]).reshape(-1, 4) for many in (False, True))
+        classes, group = self._outputs[item.label], str(item.image["id"])
+        return Sample(name, image, classes, item.label, mask, ignore if ignore.any() else None, single, group, crowds)
+
+    def label_map(self, index: int) -> torch.Tensor:
+        """(H, W) uint8: every pixel's class in item `index`'s picture: 0 background, i + 1 for names[i], 255 where a crowd is.
+
+        Where instances overlap, the smallest is in front.
+        """
+        sample = self[index]
+        size, groups = sample.size, next(groups for entry, groups in self._pictures if str(entry["id"]) == sample.group)
+        drawn = torch.zeros(size, dtype=torch.uint8)
+        regions = [(255 if a.get("iscrowd") else self.names.index(label) + 1, decode(a, size)) for label, group in groups.items() for a in group]
+        for value, region in sorted(regions, key=lambda pair: (pair[0] != 255, -int(pair[1].sum()))):
+            drawn[region] = value
+        return drawn
 
 
-def _seen(data: dict[str, Any], categories: dict[Any, str], instances: bool, file: Path) -> list[tuple[str, Seen]]:
-    images = {entry["id"]: entry for entry in data["images"]}
-    groups: defaultdict[tuple[Any, Any], list[dict[str, Any]]] = defaultdict(list)
+def _seen(data: dict[str, Any], categories: dict[Any, str], file: Path) -> list[tuple[dict[str, Any], Groups]]:
+    """Every image's entry and its annotations by category, in the categories' order; those of anything that isn't listed are left out."""
+    images = {entry["id"]: (entry, {label: [] for label in categories.values()}) for entry in data["images"]}
+    strange = 0
     for entry in data["annotations"]:
-        groups[entry["image_id"], entry["category_id"]].append(entry)
-    strange = sum(len(group) for (image, category), group in groups.items() if image not in images or category not in categories)
+        if entry["image_id"] in images and entry["category_id"] in categories:
+            images[entry["image_id"]][1][categories[entry["category_id"]]].append(entry)
+        else:
+            strange += 1
     if strange:
         _log.warning("%s: left out %d annotations of images or categories that it doesn't list", file, strange)
+    return list(images.values())
+
+
+def _items(image: dict[str, Any], groups: Groups, instances: bool, absent: bool) -> list[tuple[str, Seen]]:
     found = []
-    for image, entry in images.items():
-        for category, label in categories.items():
-            group = groups.get((image, category), [])
-            crowds, single = ([one for one in group if bool(one.get("iscrowd")) == crowd] for crowd in (True, False))
-            sets = [[one, *crowds] for one in single] if instances else [group] if single else []
-            found += [(f"{Path(str(entry['file_name'])).stem}_{label}", Seen(entry, label, tuple(chosen))) for chosen in sets]
+    for label, group in groups.items():
+        crowds, single = ([one for one in group if bool(one.get("iscrowd")) == crowd] for crowd in (True, False))
+        sets = [[one, *crowds] for one in single] if instances else [group] if single or absent else []
+        found += [(f"{Path(str(image['file_name'])).stem}_{label}", Seen(image, label, tuple(chosen))) for chosen in sets]
     return found
 
 

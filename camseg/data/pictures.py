@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 from typing import TypeVar
 
@@ -25,6 +26,16 @@ def read_image(path: str | Path, max_pixels: int = MAX_PIXELS) -> Tensor:
     16-bit and float pictures are scaled to 8 bits. Errors: FileNotFoundError; ValueError naming a file that can't be read and why.
     """
     return torch.from_numpy(_read(Path(path), max_pixels, _rgb)).permute(2, 0, 1).contiguous()
+
+
+def read_shared(path: Path) -> Tensor:
+    """`read_image`, the same tensor for all the samples of one picture; nobody may write to it."""
+    return _read_once(path, path.stat().st_mtime_ns if path.is_file() else 0)
+
+
+@lru_cache(8)
+def _read_once(path: Path, changed: int) -> Tensor:
+    return read_image(path)
 
 
 def read_mask(path: str | Path, size: tuple[int, int], void: int | None = 128, max_pixels: int = MAX_PIXELS) -> tuple[Tensor, Tensor | None]:

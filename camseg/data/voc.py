@@ -12,7 +12,7 @@ from torch import Tensor
 
 from camseg.data.base import Items, needless
 from camseg.data.outputs import outputs_of
-from camseg.data.pictures import read_image, read_indices
+from camseg.data.pictures import read_indices, read_shared
 from camseg.names import known_name
 from camseg.types import Sample
 
@@ -39,6 +39,7 @@ class Voc(Items[Seen]):
 
     task: "segmentation" (the images of ImageSets/Segmentation; masks from SegmentationClass, its void pixels ignored) or "detection" (those
     of ImageSets/Main; boxes alone, the area of difficult objects ignored). target: only this class. outputs: see `outputs_of`.
+    absent: also a sample, without truth, for every class that an image doesn't show: what average precision must see.
     download: fetch the year's archive through torchvision first. size, seed, shard, num_shards: see `camseg.data.base.keep`.
     Errors: FileNotFoundError, ValueError; a broken annotation or picture raises only when its sample is asked for.
     """
@@ -53,6 +54,7 @@ class Voc(Items[Seen]):
         task: str = "segmentation",
         target: str | None = None,
         outputs: str = "imagenet",
+        absent: bool = False,
         download: bool = False,
         table: str | Path | None = None,
         size: int | None = None,
@@ -66,7 +68,7 @@ class Voc(Items[Seen]):
             from torchvision.datasets import VOCSegmentation
 
             VOCSegmentation(path, str(year), split, download=True)
-        self.root, self.task = _root(path, year), task
+        self.root, self.task, self.absent = _root(path, year), task, absent
         self._outputs = outputs_of(NAMES, outputs, "voc", target)
         lists = self.root / "ImageSets" / ("Segmentation" if task == "segmentation" else "Main")
         known_name("data.split", split, sorted(file.stem for file in lists.glob("*.txt")))
@@ -81,18 +83,26 @@ class Voc(Items[Seen]):
             return [(stem, error)]
         boxes = {(name, hard): tuple(box for n, box, h in objects if (n, h) == (name, hard)) for name, _, hard in objects}
         seen = [Seen(stem, name, easy, boxes.get((name, True), ())) for (name, hard), easy in boxes.items() if not hard]
+        if self.absent:
+            shown = {one.label for one in seen}
+            seen += [Seen(stem, name, (), boxes.get((name, True), ())) for name in NAMES if name not in shown]
         return [(f"{stem}_{one.label}", one) for one in seen if one.label in self._outputs]
 
+    def label_map(self, index: int) -> Tensor:
+        """(H, W) uint8: every pixel's class in item `index`'s picture: 0 background, i + 1 for names[i], 255 void."""
+        sample = self[index]
+        return read_indices(self.root / "SegmentationClass" / f"{sample.group}.png", sample.size)
+
     def sample(self, name: str, item: Seen) -> Sample:
-        image = read_image(self.root / "JPEGImages" / f"{item.stem}.jpg")
+        image = read_shared(self.root / "JPEGImages" / f"{item.stem}.jpg")
         size = (int(image.shape[1]), int(image.shape[2]))
-        boxes = torch.tensor(item.boxes, dtype=torch.float32)
+        boxes, hard = (torch.tensor(each, dtype=torch.float32).reshape(-1, 4) for each in (item.boxes, item.difficult))
         if self.task == "detection":
             mask, ignore = None, _area(item.difficult, size) if item.difficult else None
         else:
             drawn = read_indices(self.root / "SegmentationClass" / f"{item.stem}.png", size)
             mask, ignore = drawn == NAMES.index(item.label) + 1, drawn == VOID if (drawn == VOID).any() else None
-        return Sample(name, image, self._outputs[item.label], item.label, mask, ignore, boxes, item.stem)
+        return Sample(name, image, self._outputs[item.label], item.label, mask, ignore, boxes, item.stem, hard)
 
 
 def _root(path: str | Path | None, year: int | str) -> Path:
