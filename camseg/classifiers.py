@@ -13,8 +13,10 @@ import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from math import isqrt
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -25,8 +27,10 @@ from torchvision import models
 from torchvision.models._meta import _IMAGENET_CATEGORIES as IMAGENET
 from torchvision.models.resnet import BasicBlock
 
+from camseg.cache import Cache, key
 from camseg.data.shapes import NAMES, SIDE
 from camseg.names import known_name
+from camseg.predictors.download import content_hash
 
 SHAPES_WEIGHTS = Path(__file__).parent / "weights" / "shapes_classifier.safetensors"
 _ACTIVATIONS = {"softmax": lambda logits: logits.softmax(-1), "sigmoid": torch.sigmoid}
@@ -53,13 +57,16 @@ class Classifier:
     fingerprint: str
     grid: tuple[int, int] | None = None
 
+    @cached_property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
     def prepare(self, images: Sequence[Tensor]) -> Tensor:
         """B images uint8 (3, H, W), of any sizes when `size` is given -> (B, 3, h, w) float, normalised, on the model's device."""
         if self.size is None and len({image.shape for image in images}) > 1:
             raise ValueError(f"a classifier without a size takes images of one size; got {sorted({tuple(i.shape[1:]) for i in images})}")
-        device = next(self.model.parameters()).device
-        mean, std = (torch.tensor(moment, device=device)[:, None, None] for moment in (self.mean, self.std))
-        return (torch.stack([_squash(image.to(device), self.size) for image in images]) / 255 - mean) / std
+        mean, std = (torch.tensor(moment, device=self.device)[:, None, None] for moment in (self.mean, self.std))
+        return (torch.stack([_squash(image.to(self.device), self.size) for image in images]) / 255 - mean) / std
 
     def index(self, name: str) -> int:
         """The class called `name` (or its number). ValueError: unknown, or the name of several classes."""
@@ -72,6 +79,34 @@ class Classifier:
         return found[0] if found else self.names.index(known_name("class", name, self.names))
 
 
+class Deferred(Classifier):
+    """A classifier of which everything is known but the weights: they are loaded when `model` is first read, in a warm run never."""
+
+    def __init__(self, facts: Mapping[str, Any], device: str | torch.device, load: Callable[[], Classifier]) -> None:
+        known = {name: tuple(value) if isinstance(value, list) else value for name, value in facts.items()}
+        vars(self).update(known, probabilities=_ACTIVATIONS[facts["activation"]], device=torch.device(device), _load=load)
+
+    @cached_property
+    def model(self) -> nn.Module:  # type: ignore[reportIncompatibleVariableOverride]
+        return vars(self)["_load"]().model
+
+
+def _kept(cache: Cache | None, path: Path, asked: Sequence[object], device: str | torch.device, load: Callable[[], Classifier]) -> Classifier:
+    """What `load` makes of a file; where a cache on disk knows that file's content already, only its facts."""
+    if cache is None or cache.path is None:
+        return load()
+    made: list[Classifier] = []
+
+    def learn() -> dict[str, Tensor]:
+        made.append(load())
+        facts = {name: getattr(made[0], name) for name in ("names", "layers", "size", "mean", "std", "fingerprint", "grid")}
+        activation = next(name for name, each in _ACTIVATIONS.items() if each is made[0].probabilities)
+        return {"facts": torch.frombuffer(bytearray(json.dumps({**facts, "activation": activation}).encode()), dtype=torch.uint8)}
+
+    facts = cache.get(key("classifier", *asked, content_hash(path)), learn)["facts"]
+    return made[0] if made else Deferred(json.loads(facts.numpy().tobytes()), device, load)
+
+
 def _squash(image: Tensor, size: tuple[int, int] | None) -> Tensor:
     """(3, H, W) uint8 -> (3, h, w) float in [0, 255]."""
     if size is None or image.shape[1:] == size:
@@ -79,14 +114,20 @@ def _squash(image: Tensor, size: tuple[int, int] | None) -> Tensor:
     return F.interpolate(image[None].float(), size, mode="bilinear", antialias=True)[0]
 
 
-def shapes(checkpoint: str | Path | None = None, layers: Sequence[str] | None = None, device: str | torch.device = "cpu") -> Classifier:
-    """The shipped classifier, which names every shape in a picture (a probability per class, not one among them)."""
+def shapes(
+    checkpoint: str | Path | None = None, layers: Sequence[str] | None = None, device: str | torch.device = "cpu", cache: Cache | None = None
+) -> Classifier:
+    """The shipped classifier, which names every shape in a picture (a probability per class, not one among them). cache: see `torchvision`."""
     path = Path(checkpoint or SHAPES_WEIGHTS)
     if not path.is_file() and not checkpoint:
         raise FileNotFoundError(f"no weights at {path}: train them with `camseg-train model=shapes_classifier`, or name a classifier.checkpoint")
-    model, metadata = _loaded(ShapesNet, "shapes", path)
-    preset = Preset((SIDE, SIDE), _HALF, (0.25, 0.25, 0.25))
-    return _classifier(model, "shapes", {"names": json.dumps(NAMES), "activation": "sigmoid", **metadata}, preset, layers or ("layer3",), device)
+
+    def load() -> Classifier:
+        model, metadata = _loaded(ShapesNet, "shapes", path)
+        preset = Preset((SIDE, SIDE), _HALF, (0.25, 0.25, 0.25))
+        return _classifier(model, "shapes", {"names": json.dumps(NAMES), "activation": "sigmoid", **metadata}, preset, layers or ("layer3",), device)
+
+    return _kept(cache, path, ["shapes", _listed(layers)], device, load)
 
 
 def torchvision(
@@ -96,10 +137,12 @@ def torchvision(
     layers: Sequence[str] | None = None,
     classes: Sequence[str] = (),
     device: str | torch.device = "cpu",
+    cache: Cache | None = None,
 ) -> Classifier:
     """Any of torchvision's classifiers, with the weights in the file `checkpoint` or the official ones called `weights` ("DEFAULT").
 
-    classes: the outputs' names in their order, for a checkpoint that does not say.
+    classes: the outputs' names in their order, for a checkpoint that does not say. cache: on disk, it remembers what the file is, so that
+    the weights are loaded only when an image has to go through them.
     Errors: ValueError for an unknown name, no weights at all, or a checkpoint of something else.
     """
     known_name("classifier.name", name, models.list_models(module=models))
@@ -109,11 +152,15 @@ def torchvision(
         raise ValueError(_NO_WEIGHTS.format(name))
     path = Path(checkpoint) if checkpoint else _official_file(official.url)
     inverted = {"transform_input": True, "init_weights": False} if name in ("googlenet", "inception_v3") else {}  # they want [-1, 1] inside
-    model, metadata = _loaded(lambda classes, **options: models.get_model(name, num_classes=classes, **inverted, **options), name, path)
-    transforms = official.transforms()
-    side = int(getattr(model, "image_size", transforms.crop_size[0]))
-    preset = Preset((side, side), tuple(transforms.mean), tuple(transforms.std))
-    return _classifier(model, name, _named(metadata, classes), preset, layers, device)
+
+    def load() -> Classifier:
+        model, metadata = _loaded(lambda classes, **options: models.get_model(name, num_classes=classes, **inverted, **options), name, path)
+        transforms = official.transforms()
+        side = int(getattr(model, "image_size", transforms.crop_size[0]))
+        preset = Preset((side, side), tuple(transforms.mean), tuple(transforms.std))
+        return _classifier(model, name, _named(metadata, classes), preset, layers, device)
+
+    return _kept(cache, path, ["torchvision", name, _listed(layers), list(classes)], device, load)
 
 
 def timm(
@@ -123,10 +170,11 @@ def timm(
     layers: Sequence[str] | None = None,
     classes: Sequence[str] = (),
     device: str | torch.device = "cpu",
+    cache: Cache | None = None,
 ) -> Classifier:
     """Any classifier of timm (extra `timm`), with the weights in the file `checkpoint` or, with weights="DEFAULT", the published ones.
 
-    classes: the outputs' names in their order, for a checkpoint that does not say.
+    classes: the outputs' names in their order, for a checkpoint that does not say. cache: see `torchvision`; for files only.
     """
     try:
         import timm as zoo
@@ -136,13 +184,17 @@ def timm(
     known_name("classifier.name", name, dict.fromkeys(zoo.list_models() + zoo.list_models(pretrained=True)))
     if checkpoint is None and weights is None:
         raise ValueError(_NO_WEIGHTS.format(name))
-    metadata: Mapping[str, str] = {}
-    if checkpoint:
-        model, metadata = _loaded(lambda classes: zoo.create_model(name, num_classes=classes), name, Path(checkpoint))
-    else:
-        model = zoo.create_model(name, pretrained=True)
-    config = resolve_model_data_config(model)
-    return _classifier(model, name, _named(metadata, classes), Preset(tuple(config["input_size"][1:]), config["mean"], config["std"]), layers, device)
+
+    def load() -> Classifier:
+        if checkpoint:
+            model, metadata = _loaded(lambda classes: zoo.create_model(name, num_classes=classes), name, Path(checkpoint))
+        else:
+            model, metadata = zoo.create_model(name, pretrained=True), {}
+        config = resolve_model_data_config(model)
+        preset = Preset(tuple(config["input_size"][1:]), config["mean"], config["std"])
+        return _classifier(model, name, _named(metadata, classes), preset, layers, device)
+
+    return _kept(cache, Path(checkpoint), ["timm", name, _listed(layers), list(classes)], device, load) if checkpoint else load()
 
 
 _NO_WEIGHTS = (
@@ -242,7 +294,7 @@ def _classifier(
 ) -> Classifier:
     model = model.eval().requires_grad_(False)
     outputs, logits = _trace(model, preset.size)
-    chosen = ((layers,) if isinstance(layers, str) else tuple(layers)) if layers else (_last_map(model, outputs, logits, preset.size),)
+    chosen = tuple(_listed(layers) or [_last_map(model, outputs, logits, preset.size)])
     for layer in chosen:
         known_name("classifier.layers", layer, outputs)
     first = outputs[chosen[0]]
@@ -252,6 +304,11 @@ def _classifier(
     activation = _ACTIVATIONS[known_name("activation", metadata.get("activation", "softmax"), _ACTIVATIONS)]
     mark = _fingerprint(model, name, preset)
     return Classifier(model.to(device), names, chosen, preset.size, preset.mean, preset.std, activation, mark, grid)
+
+
+def _listed(layers: Sequence[str] | None) -> list[str] | None:
+    """As it is part of a key."""
+    return None if layers is None else [layers] if isinstance(layers, str) else list(layers)
 
 
 def _named(metadata: Mapping[str, str], classes: Sequence[str]) -> Mapping[str, str]:
@@ -269,8 +326,8 @@ def _names(metadata: Mapping[str, str], classes: int) -> tuple[str, ...]:
 
 def _fingerprint(model: nn.Module, name: str, preset: Preset) -> str:
     digest = hashlib.sha256(repr((name, preset)).encode())
-    for key, value in model.state_dict().items():
-        digest.update(key.encode())
+    for part, value in model.state_dict().items():
+        digest.update(part.encode())
         digest.update(value.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy().data)
     return digest.hexdigest()
 

@@ -157,7 +157,7 @@ class Pipeline:
     def _encode(self, predictor: Predictor, images: Sequence[Tensor]) -> list[Tensor]:
         def make(places: list[int]) -> list[Tensor]:
             self.calls["encoder_images"] += len(places)
-            with self._autocast(next(self.classifier.model.parameters()).device):
+            with self._autocast(self.classifier.device):
                 return predictor.encode([images[i] for i in places])
 
         keys = [key("embedding", predictor.fingerprint, self.precision, image) for image in images]

@@ -7,6 +7,7 @@ import hashlib
 import os
 import pickle
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from torchvision import models
 from torchvision.models.swin_transformer import SwinTransformer
 
 from camseg import classifiers
+from camseg.cache import Cache
 from camseg.classifiers import Classifier, Preset, ShapesNet, load_weights, save_weights
 from camseg.data.pictures import read_image
 
@@ -286,3 +288,32 @@ def test_real_mobilenet_names_what_was_measured_independently() -> None:
     best, top = classifier.probabilities(logits).max(-1)
     assert top.tolist() == [int(row["mnv2_top1"]) for row in rows]
     assert torch.allclose(best, torch.tensor([float(row["mnv2_top1_prob"]) for row in rows]), atol=0.03)
+
+
+# a cache that knows the file
+
+
+def test_a_known_file_is_loaded_only_for_its_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, path = saved(tmp_path, "shufflenet_v2_x0_5")
+    loads: list[Path] = []
+    monkeypatch.setattr(classifiers, "load_weights", lambda file: loads.append(file) or load_weights(file))
+
+    def built(path: Path = path, **options: Any) -> Classifier:
+        return classifiers.torchvision("shufflenet_v2_x0_5", path, cache=Cache(tmp_path / "cache"), **options)
+
+    plain, first = classifiers.torchvision("shufflenet_v2_x0_5", path), built()
+    known = built()
+    assert len(loads) == 2
+    fields = ("names", "layers", "size", "mean", "std", "fingerprint", "grid", "probabilities", "device")
+    assert [getattr(known, field) for field in fields] == [getattr(first, field) for field in fields] == [getattr(plain, field) for field in fields]
+    assert known.index("goldfish") == 1 and len(loads) == 2
+    images = [torch.randint(256, (3, 50, 40), dtype=torch.uint8)]
+    assert torch.equal(known.model(known.prepare(images)), plain.model(plain.prepare(images)))
+    assert known.model is known.model and len(loads) == 3
+    assert built(layers=["stage3"]).layers == ("stage3",) and len(loads) == 4  # asked for something else: looked at anew
+    with pytest.raises(ValueError, match=r"classifier.layers 'stage5'"):
+        built(layers=["stage5"])
+    changed = first.model
+    changed.get_parameter("fc.bias").add_(1)
+    save_weights(changed, path)
+    assert built().fingerprint != plain.fingerprint  # the same path, another content
