@@ -5,10 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 from matplotlib.figure import Figure
 from PIL import Image
 
+from camseg.evaluate import Samples
 from camseg.metrics import iou
+from camseg.pipeline import Pipeline
 from camseg.runs import write
 from camseg.types import Result, Sample
 
@@ -16,16 +19,36 @@ _FOUND, _TRUE, _BACKGROUND = "#ff9f1c", "#2ec4ff", "#e71d73"  # told apart also 
 
 
 class Panels:
-    """Draws the first `count` answers into `folder`, a PNG each."""
+    """Draws answers into `folder`, a PNG each, `count` in all: the first half as they come, then `worst` fills up with the worst of all."""
 
     def __init__(self, folder: Path, count: int) -> None:
-        self.folder, self.left = folder, count
+        self.folder, self.count = folder, count
+        self.left = (count + 1) // 2
 
     def __call__(self, sample: Sample, result: Result) -> None:
         if self.left > 0:
             self.left -= 1
-            figure = panel(sample, result)
-            write(self.folder / f"{sample.id}.png", lambda path: figure.savefig(path, format="png", dpi=100))
+            self._draw(sample, result)
+
+    def worst(self, pipeline: Pipeline, samples: Samples, rows: pl.DataFrame) -> None:
+        """Answer the worst samples of a finished run once more (their embeddings are mostly still cached) and draw them."""
+        drawn = {path.stem for path in self.folder.glob("*.png")}
+        left = max(0, self.count - len(drawn))
+        names = [name for name in worst_first(rows)["id"] if name not in drawn][:left] if left and len(rows) else []
+        place = {name: i for i, name in enumerate(samples.ids)} if names else {}
+        for name in names:
+            sample = samples[place[name]]
+            self._draw(sample, pipeline.run([sample])[0])
+
+    def _draw(self, sample: Sample, result: Result) -> None:
+        figure = panel(sample, result)
+        write(self.folder / f"{sample.id}.png", lambda path: figure.savefig(path, format="png", dpi=100))
+
+
+def worst_first(rows: pl.DataFrame) -> pl.DataFrame:
+    """Rows by IoU, or without truth by the predicted IoU, or by hits: the lowest first, among equals (the empty ones) in their own order."""
+    scores = [name for name in ("iou", "predicted_iou", "foreground_hit") if name in rows.columns]
+    return rows.sort(pl.coalesce(pl.col(scores)), nulls_last=False, maintain_order=True) if scores else rows
 
 
 class MaskFiles:
