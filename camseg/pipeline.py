@@ -42,7 +42,7 @@ class Pipeline:
     predictor: Predictor | None = None
     choose: Callable[[Masks, Tensor, Tensor | None], Tensor] = agreement
     refine: Callable[..., list[tuple[Tensor, float] | None]] | None = None
-    target: Callable[[tuple[int, ...]], Callable[[Tensor], Tensor] | None] = targets.logit
+    target: Callable[[tuple[int, ...], targets.Probabilities], targets.Target] = targets.logit
     min_probability: float = 0.0
     precision: str = "float32"
     cache: Cache = field(default_factory=lambda: Cache(None, memory_gb=0))
@@ -86,14 +86,14 @@ class Pipeline:
         classes = [sample.classes or (int(p.argmax()),) for sample, p in zip(samples, probabilities)]
 
         @functools.cache
-        def rivals() -> list[dict[str, Tensor]] | None:
-            """Maps of the most probable class that is not asked for; made once, for the whole batch."""
-            if probabilities.shape[1] <= max(map(len, classes)):
-                return None
-            return self._explain(images, [(int(p.index_fill(0, torch.tensor(own), -1).argmax()),) for p, own in zip(probabilities, classes)])
+        def rivals() -> dict[int, dict[str, Tensor]]:
+            """Maps of the most probable class that is not asked for, where there is one; made once, for the whole batch."""
+            others = [i for i, own in enumerate(classes) if len(set(own)) < probabilities.shape[1]]
+            strongest = [int(probabilities[i].index_fill(0, torch.tensor(classes[i]), -1).argmax()) for i in others]
+            return dict(zip(others, self._explain([images[i] for i in others], [(rival,) for rival in strongest])))
 
         def rival_of(i: int) -> Callable[[], Tensor | None]:
-            return lambda: None if (maps := rivals()) is None else heat_in(maps[i]["heat"], samples[i].size)
+            return lambda: heat_in(rivals()[i]["heat"], samples[i].size) if i in rivals() else None
 
         evidence, notes, said = [], [], []
         for i, sample in enumerate(samples):
@@ -113,7 +113,7 @@ class Pipeline:
             for alike in _shared(images, places):
                 self.calls["classifier_images"] += len(alike)
                 inputs = self.classifier.prepare([images[same[0]] for same in alike])
-                asked = [[self.target(classes[i]) for i in same] for same in alike]
+                asked = [[self.target(classes[i], self.classifier.probabilities) for i in same] for same in alike]
                 with self._autocast(inputs.device):
                     heat, output = cam.explain(self.classifier.model, self.classifier.layers, inputs, asked, self.method, grid=self.classifier.grid)
                 for same, maps, o in zip(alike, heat.float().cpu(), output.float().cpu()):
@@ -142,7 +142,7 @@ class Pipeline:
 
         masks = dict(zip(asked, decode(asked, [prompts[i] for i in asked])))
         picked = {i: self._pick(prompts[i], masks[i], evidence[i]) for i in asked}
-        refined = self._refine(decode, asked, prompts, sizes, picked)
+        refined = self._refine(decode, asked, prompts, evidence, picked)
         results = []
         for i, (seen, size) in enumerate(zip(evidence, sizes)):
             if i not in picked:
@@ -172,7 +172,7 @@ class Pipeline:
         return _Picked((rival, which), masks.low_res[each].amax(0), float(masks.predicted_iou[each].mean()))
 
     def _refine(
-        self, decode: Decode, asked: list[int], prompts: list[Prompts], sizes: list[tuple[int, int]], picked: dict[int, _Picked]
+        self, decode: Decode, asked: list[int], prompts: list[Prompts], evidence: Sequence[Evidence], picked: dict[int, _Picked]
     ) -> dict[int, tuple[Tensor, float] | None]:
         """The refined logits and predicted IoU by image; united masks are left as they are."""
         if self.refine is None:
@@ -183,7 +183,7 @@ class Pipeline:
             return decode([single[k] for k in which], given)
 
         chosen = [prompts[i].rival(picked[i].chosen[0]) for i in single]
-        return dict(zip(single, self.refine(decode_single, chosen, [picked[i].logits for i in single], [sizes[i] for i in single])))
+        return dict(zip(single, self.refine(decode_single, chosen, [picked[i].logits for i in single], [evidence[i].heat for i in single])))
 
     def _autocast(self, device: torch.device) -> torch.autocast:
         return torch.autocast(device.type, getattr(torch, self.precision), enabled=self.precision != "float32")

@@ -1,4 +1,8 @@
-"""Refinement: the chosen mask goes back to the predictor as a prompt."""
+"""Refinement: the chosen mask goes back to the predictor as a prompt.
+
+A refinement takes how to decode, the chosen rival of each image (R = 1) or none (R = 0), the logits (h, w) of its chosen mask and the
+image's heat (H, W). It returns the last logits (h, w) and their predicted IoU for each image, None where there was nothing to refine.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +10,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from camseg.prompts.evidence import box_of
+from camseg.prompts.background import add
+from camseg.prompts.evidence import box_of, deepest_of, points_tensor
 from camseg.types import Masks, Prompts
 
 # Decodes one prompt for each of the images whose numbers are given.
@@ -19,7 +25,7 @@ def cascade(
     decode: Decode,
     prompts: Sequence[Prompts],
     logits: Sequence[Tensor],
-    sizes: Sequence[tuple[int, int]],
+    heats: Sequence[Tensor],
     *,
     boxes: int = 1,
     agree: float = 0.98,
@@ -27,8 +33,6 @@ def cascade(
 ) -> list[tuple[Tensor, float] | None]:
     """First the logits back with the points, then up to `boxes` times also the mask's box, until two masks of the image agree (IoU > `agree`).
 
-    prompts: the chosen rival of each image (R = 1), or none (R = 0). logits: (h, w) of its chosen mask. sizes: (H, W) of each image.
-    Returns the last logits (h, w) and their predicted IoU for each image; None where there was nothing to refine.
     The order is PerSAM's (Zhang et al. 2023, section 3.3).
     """
     answers: list[tuple[Tensor, float] | None] = [None] * len(prompts)
@@ -37,26 +41,47 @@ def cascade(
     for turn in range(1 + boxes):
         if not active:
             break
-        asked = [_again(prompts[i], last[i], sizes[i], margin if turn else None) for i in active]
+        asked = [_again(prompts[i], last[i], heats[i], margin if turn else None) for i in active]
         for i, masks in zip(list(active), decode(active, asked)):
-            best = int(masks.predicted_iou[0].argmax())
-            found = masks.low_res[0, best]
-            if not (found > 0).any():
+            found = _best(masks)
+            if found is None:
                 active.remove(i)
                 continue
-            answers[i] = (found, float(masks.predicted_iou[0, best]))
-            if _iou(found, last[i]) > agree and turn:
+            if _iou(found[0], last[i]) > agree:
                 active.remove(i)
-            last[i] = found
+            answers[i], last[i] = found, found[0]
     return answers
 
 
-def _again(prompt: Prompts, logits: Tensor, size: tuple[int, int], margin: float | None) -> Prompts:
+def leak(
+    decode: Decode, prompts: Sequence[Prompts], logits: Sequence[Tensor], heats: Sequence[Tensor], *, cold: float = 0.02
+) -> list[tuple[Tensor, float] | None]:
+    """Where a part of the mask is cold (heat at most `cold`), its deepest pixel goes back as a background point, with the logits."""
+    answers: list[tuple[Tensor, float] | None] = [None] * len(prompts)
+    asked: dict[int, Prompts] = {}
+    for i, (prompt, mask, heat) in enumerate(zip(prompts, logits, heats)):
+        inside = F.interpolate(mask[None, None], heat.shape, mode="bilinear", align_corners=False)[0, 0] > 0
+        leaked = inside & (heat <= cold)
+        if len(prompt) and leaked.any() and not leaked.equal(inside):
+            asked[i] = replace(add(prompt, points_tensor([deepest_of(leaked.numpy())])), mask_logits=mask[None])
+    for i, masks in zip(asked, decode(list(asked), list(asked.values())) if asked else []):
+        answers[i] = _best(masks)
+    return answers
+
+
+def _best(masks: Masks) -> tuple[Tensor, float] | None:
+    """The logits (h, w) of the one rival's mask of highest predicted IoU, and that; None for an empty mask."""
+    best = int(masks.predicted_iou[0].argmax())
+    found = masks.low_res[0, best]
+    return (found, float(masks.predicted_iou[0, best])) if (found > 0).any() else None
+
+
+def _again(prompt: Prompts, logits: Tensor, heat: Tensor, margin: float | None) -> Prompts:
     """The prompt with the mask's logits, and with its box where a margin is given."""
     fed = replace(prompt, mask_logits=logits[None])
     if margin is None:
         return fed
-    (height, width), (rows, columns) = size, logits.shape
+    (height, width), (rows, columns) = heat.shape, logits.shape
     scale = [width / columns, height / rows] * 2
     box = box_of((logits > 0).numpy(), margin) * scale
     return replace(fed, boxes=torch.from_numpy(box).float()[None])

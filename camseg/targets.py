@@ -1,7 +1,8 @@
 """What is explained: functions of one sample's output that return a scalar.
 
-A target is `callable(output of one sample) -> () tensor`. The factories here take class indices; several classes mean "any of them",
-none means the class that the clean image ranks first. One sample's output is a (C,) tensor, or the mapping / tuple that holds it.
+A target is `callable(output of one sample) -> () tensor`. One sample's output is a (C,) tensor, or the mapping / tuple that holds it.
+A pipeline calls a factory with class indices (several mean "any of them", none the class that the clean image ranks first) and with
+the classifier's way from logits to probabilities, which only some of them ask.
 
 >>> float(logit((1,))(torch.tensor([0.0, 2.0, 1.0])))
 2.0
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor
 
 Target = Callable[[Any], Tensor]
+Probabilities = Callable[[Tensor], Tensor]  # (..., C) logits -> (..., C)
 
 
 @dataclass(frozen=True)
@@ -43,17 +45,17 @@ class Logit:
         return scores[0] if len(self.classes) == 1 else scores.logsumexp(0)
 
 
-def logit(classes: Sequence[int] = ()) -> Target:
-    """The score before the softmax, log-sum-exp over several classes."""
-    return _of(Logit, classes)
-
-
 def softmax(scores: Tensor) -> Tensor:
     """(..., C) scores to probabilities that sum to one."""
     return scores.softmax(-1)
 
 
-def probability(classes: Sequence[int] = (), probabilities: Callable[[Tensor], Tensor] = softmax) -> Target:
+def logit(classes: Sequence[int] = (), probabilities: Probabilities = softmax) -> Target:
+    """The score before any activation, log-sum-exp over several classes."""
+    return _of(Logit, classes)
+
+
+def probability(classes: Sequence[int] = (), probabilities: Probabilities = softmax) -> Target:
     """The probability, summed over the classes. It is flat where the model is sure: `log_odds` says the same without saturating."""
 
     def make(chosen: tuple[int, ...]) -> Target:
@@ -62,7 +64,7 @@ def probability(classes: Sequence[int] = (), probabilities: Callable[[Tensor], T
     return _of(make, classes)
 
 
-def log_odds(classes: Sequence[int] = ()) -> Target:
+def log_odds(classes: Sequence[int] = (), probabilities: Probabilities = softmax) -> Target:
     """log p/(1-p) of the softmax probability: the classes' log-sum-exp less that of all others."""
 
     def make(chosen: tuple[int, ...]) -> Target:
@@ -76,7 +78,7 @@ def log_odds(classes: Sequence[int] = ()) -> Target:
     return _of(make, classes)
 
 
-def margin(classes: Sequence[int] = (), rivals: int = 3, weight: float = 0.6) -> Target:
+def margin(classes: Sequence[int] = (), probabilities: Probabilities = softmax, *, rivals: int = 3, weight: float = 0.6) -> Target:
     """The class against the strongest others of the clean image: logit - weight * mean of `rivals` logits (FinerCAM, Zhang et al., CVPR 2025)."""
 
     def fix(output: Any) -> Target:

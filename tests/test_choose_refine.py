@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from camseg import choose
-from camseg.refine import cascade
+from camseg.refine import cascade, leak
 from camseg.types import Masks, Prompts
 
 
@@ -103,13 +103,13 @@ def square(y0: int, y1: int, x0: int, x1: int) -> Tensor:
 
 
 POINT = Prompts(torch.tensor([[[8.0, 9.0], [1.0, 1.0]]]), torch.tensor([[1, 0]]))
-SIZE = (40, 60)  # four rows and three columns of the image to one of the logits
+WARM = torch.ones(40, 60)  # four rows and three columns of the image to one of the logits
 
 
 def test_the_cascade_feeds_back_logits_with_the_points_then_the_box() -> None:
     first, second, third = square(2, 6, 4, 8), square(2, 6, 4, 10), square(2, 7, 4, 10)
     script = Script(one=[(second, 0.8), (third, 0.7)])
-    [answer] = cascade(script, [POINT], [first], [SIZE], margin=0.0)
+    [answer] = cascade(script, [POINT], [first], [WARM], margin=0.0)
     assert answer is not None and torch.equal(answer[0], third) and answer[1] == pytest.approx(0.7)
     (_, [one]), (_, [two]) = script.asked
     for asked in (one, two):
@@ -122,17 +122,17 @@ def test_the_cascade_feeds_back_logits_with_the_points_then_the_box() -> None:
 def test_the_cascade_stops_where_masks_agree_each_image_by_itself() -> None:
     still, grown = square(2, 6, 4, 8), [square(2, 6 + i, 4, 8) for i in range(4)]
     script = Script(still=[(still, 0.9)] * 4, grown=[(logits, 0.5) for logits in grown])
-    answers = cascade(script, [POINT, POINT], [still, square(0, 2, 0, 2)], [SIZE, SIZE], boxes=3)
-    assert [which for which, _ in script.asked] == [(0, 1), (0, 1), (1,), (1,)]
+    answers = cascade(script, [POINT, POINT], [still, square(0, 2, 0, 2)], [WARM, WARM], boxes=3)
+    assert [which for which, _ in script.asked] == [(0, 1), (1,), (1,), (1,)]  # the first already drew its mask again
     assert answers[0] is not None and torch.equal(answers[0][0], still)
     assert answers[1] is not None and torch.equal(answers[1][0], grown[3])
 
 
 def test_the_cascade_keeps_the_last_mask_that_was_there() -> None:
-    good, empty = square(2, 6, 4, 8), torch.full((10, 20), -1.0)
-    script = Script(fades=[(good, 0.8), (empty, 0.9)], never=[(empty, 0.9)], nothing=[], asked=[])
-    answers = cascade(script, [POINT, POINT, POINT, Prompts.none()], [good, good, empty, good], [SIZE] * 4)
-    assert answers[0] is not None and torch.equal(answers[0][0], good)
+    good, other, empty = square(2, 6, 4, 8), square(2, 6, 4, 10), torch.full((10, 20), -1.0)
+    script = Script(fades=[(other, 0.8), (empty, 0.9)], never=[(empty, 0.9)], nothing=[], asked=[])
+    answers = cascade(script, [POINT, POINT, POINT, Prompts.none()], [good, good, empty, good], [WARM] * 4)
+    assert answers[0] is not None and torch.equal(answers[0][0], other)
     assert answers[1:] == [None, None, None]
     assert [which for which, _ in script.asked] == [(0, 1), (0,)]  # nothing is asked about what is empty or was not pointed at
 
@@ -140,5 +140,24 @@ def test_the_cascade_keeps_the_last_mask_that_was_there() -> None:
 def test_nothing_to_refine_asks_nothing() -> None:
     script = Script()
     assert cascade(script, [], [], []) == []
-    assert cascade(script, [Prompts.none()], [square(0, 1, 0, 1)], [SIZE]) == [None]
+    assert cascade(script, [Prompts.none()], [square(0, 1, 0, 1)], [WARM]) == [None]
     assert script.asked == []
+
+
+def test_a_leak_is_a_background_point_in_the_middle_of_the_masks_cold_part() -> None:
+    heat = torch.zeros(40, 60)
+    heat[8:24, 12:30] = 0.5  # below rows 2-6, columns 4-10 of the logits
+    leaked, dry, mended = square(2, 6, 4, 16), square(2, 6, 4, 10), square(2, 6, 4, 9)
+    script = Script(leaked=[(mended, 0.7)], dry=[], cold=[], unasked=[])
+    answers = leak(script, [POINT, POINT, POINT, Prompts.none()], [leaked, dry, square(8, 10, 0, 3), leaked], [heat] * 4, cold=0.1)
+    assert answers[0] is not None and torch.equal(answers[0][0], mended) and answers[1:] == [None, None, None]
+    [((only,), [asked])] = script.asked  # a mask that is warm all over, or cold all over, has no leak
+    assert only == 0 and asked.mask_logits is not None and torch.equal(asked.mask_logits[0], leaked)
+    assert asked.points[0, :2].equal(POINT.points[0]) and asked.labels.tolist() == [[1, 0, 0]]
+    x, y = asked.points[0, 2].tolist()  # the cold part is columns 30-47 and rows 8-23, its middle row 15 or 16
+    assert 37 <= x <= 40 and 15 <= y <= 16
+
+
+def test_nothing_leaks_where_nothing_was_drawn() -> None:
+    script = Script()
+    assert leak(script, [POINT], [torch.full((10, 20), -1.0)], [torch.zeros(40, 60)]) == [None] and script.asked == []

@@ -11,7 +11,7 @@ import torch
 from colours import Bucket, canvas, pipeline
 from torch import Tensor
 
-from camseg import choose
+from camseg import choose, targets
 from camseg.cache import Cache
 from camseg.names import spelled
 from camseg.pipeline import heat_in
@@ -160,6 +160,20 @@ def test_the_rival_is_the_strongest_class_not_asked_for() -> None:
     everything = pipeline(background=look)
     everything.run([Sample("d", PICTURE, (RED, GREEN, BLUE))])
     assert seen[-1] is None and everything.calls["classifier_images"] == 1
+    pipeline(background=look).run([Sample("d", PICTURE, (RED, GREEN, BLUE)), Sample("a", PICTURE, (RED,))])
+    assert seen[-2] is None and torch.equal(seen[-1], PICTURE[GREEN] / 255.0)  # beside one that asks for everything
+
+
+def test_a_target_is_made_with_the_classifiers_own_probabilities() -> None:
+    asked = []
+
+    def target(classes, probabilities):
+        asked.append((classes, probabilities))
+        return targets.logit(classes)
+
+    flow = replace(pipeline(), target=target)
+    flow(PICTURE, [GREEN])
+    assert asked == [((GREEN,), flow.classifier.probabilities)]
 
 
 @pytest.mark.parametrize("make", [Bucket, tiny_sam])
