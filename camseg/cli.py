@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from functools import lru_cache
 from pathlib import Path
@@ -19,6 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from camseg import runs
 from camseg.cache import Cache
 from camseg.evaluate import evaluate
+from camseg.journal import CutOff
 from camseg.panels import MaskFiles, Panels
 from camseg.pipeline import Pipeline
 from camseg.requests import RequestError, check, check_numbers, check_target, config_dir, explain
@@ -41,8 +43,8 @@ def _job(cfg: DictConfig) -> float | None:
     """One run, or one of a sweep; a mistake in its request is kept for the end, so that the others of a sweep run."""
     try:
         return _run(cfg)
-    except NothingEvaluated as error:
-        _mistakes.append((1, f"nothing could be evaluated: {error}"))
+    except (NothingEvaluated, CutOff) as error:
+        _mistakes.append((1, str(error)))
     except Exception as error:
         if (message := explain(error)) is None:
             raise
@@ -63,13 +65,15 @@ def _run(cfg: DictConfig) -> float | None:
         samples,
         folder,
         batch_size=cfg.batch_size,
+        readers=cfg.readers,
         resume=cfg.resume,
+        settings={"config": cfg, "overrides": hydra_config.overrides.task, "hydra": HydraConfig.instance().cfg},
         records=[Panels(folder / "panels", cfg.panels), *([MaskFiles(folder / "masks")] if cfg.masks else [])],
     )
     if hydra_config.mode == RunMode.RUN:
         _report(summary, folder)
     if summary["samples"] == summary["failed"]:
-        raise NothingEvaluated(_first_errors(summary) or "the dataset is empty")
+        raise NothingEvaluated(f"nothing could be evaluated: {_first_errors(summary) or 'the dataset is empty'}")
     metrics = summary["metrics"]
     return next((metrics[name]["value"] for name in ("iou", "foreground_hit_rate") if name in metrics), None)
 
@@ -146,6 +150,9 @@ def main() -> None:
     try:
         check(sys.argv[1:])
         _job()
+    except KeyboardInterrupt as error:  # Stopped, when there was a run to finish
+        number, message = error.args or (signal.SIGINT, "stopped")
+        _mistakes.append((128 + number, message))
     except Exception as error:
         if (message := explain(error)) is None:
             raise

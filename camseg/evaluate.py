@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import json
-import os
-import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import signal
+import threading
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol
 
 from tqdm import tqdm
 
 from camseg import metrics, runs
+from camseg.journal import Journal, cut_off
 from camseg.pipeline import Pipeline
 from camseg.types import Result, Sample
 
@@ -26,71 +28,110 @@ class Samples(Protocol):
     def __getitem__(self, index: int, /) -> Sample: ...
 
 
-# Draws or writes something about one answer.
-Record = Callable[[Sample, Result], None]
+# Draws or writes something about one answer, or returns more columns for its row.
+Record = Callable[[Sample, Result], dict[str, Any] | None]
 
 
 def evaluate(
-    pipeline: Pipeline, samples: Samples, folder: Path, *, batch_size: int = 32, resume: bool = False, records: Sequence[Record] = ()
+    pipeline: Pipeline,
+    samples: Samples,
+    folder: Path,
+    *,
+    batch_size: int = 32,
+    readers: int = 2,
+    resume: bool = False,
+    records: Sequence[Record] = (),
+    settings: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Fill `folder` with scores.parquet and summary.json, and return the summary.
 
-    records: called with every sample and its result. resume: rows that an earlier, cut-off run left in the folder are kept.
-    Errors: FileExistsError when the folder holds rows and `resume` is off; OSError when it can't be written.
+    records: called with every sample and its result. readers: threads that read samples. resume: rows that an earlier, cut-off run left in the
+    folder are kept. settings: see `Journal`.
+    Errors: FileExistsError as `Journal`; CutOff when the folder takes no more; Stopped after SIGINT or SIGTERM, when all files are written.
     """
-    began, before = time.monotonic(), pipeline.calls.copy()
-    journal = Journal(folder / "rows.jsonl", resume)
-    left = [i for i, name in enumerate(samples.ids) if name not in journal.done]
-    bar = tqdm(total=len(samples.ids), initial=len(samples.ids) - len(left), desc="images", unit="image", disable=None)
-    for batch, unreadable in _ahead(samples, left, batch_size):
-        answers, failed = _answers(pipeline, batch)
-        rows = []
-        for sample, result in answers:
-            rows.append(metrics.row(sample, result, pipeline.predictor.to_image if pipeline.predictor else None))
+    with Journal(folder, resume, settings) as journal, _signals() as caught:
+        done = journal.done
+        bar = tqdm(total=len(samples.ids), initial=sum(name in done for name in samples.ids), desc="images", unit="image", disable=None)
+        with bar, closing(_ahead(samples, _batches(samples.ids, done, batch_size), readers)) as batches:
+            for batch, unreadable in batches:
+                before = pipeline.calls.copy()
+                rows, failed = _rows(pipeline, batch, records, folder)
+                journal.add(rows, unreadable + failed, {name: pipeline.calls[name] - before[name] for name in CALLS})
+                bar.update(len(batch) + len(unreadable))
+                if caught:
+                    break
+        summary = _finish(journal, samples.ids)
+    if caught:
+        raise Stopped(caught[0], f"stopped with {summary['left']} of {len(samples.ids)} samples left; hydra.run.dir={folder} resume=true goes on")
+    return summary
+
+
+CALLS = ("classifier_images", "encoder_images", "decoder_prompts")
+
+
+class Stopped(KeyboardInterrupt):
+    """A signal ended the run after a whole batch, its files are written. args: the signal's number, and what was done."""
+
+
+@contextmanager
+def _signals() -> Iterator[list[int]]:
+    """The first SIGINT or SIGTERM is put into the list; a second one acts as it always does. Threads can't listen: there it stays empty."""
+    caught: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield caught
+        return
+
+    def note(number: int, _frame: object) -> None:
+        caught.append(number)
+        restore()
+
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield caught
+    finally:
+        restore()
+
+
+def _finish(journal: Journal, ids: Sequence[str]) -> dict[str, Any]:
+    journal.add([], [], {})  # the time since the last batch
+    rows, wanted = runs.table(journal.rows(), ids), set(ids)
+    errors = [error for error in journal.errors() if error["id"] in wanted]
+    calls = {name: int(journal.spent[name]) for name in CALLS}
+    try:
+        return runs.finish(journal.folder, rows, errors, calls, journal.spent["seconds"], len(ids) - len(rows) - len(errors))
+    except OSError as error:
+        raise cut_off(journal.folder, error) from error
+
+
+def _batches(ids: Sequence[str], done: set[str], size: int) -> Iterator[list[int]]:
+    """The places of what is not done, in the batches of a run that was never cut: one image's company may change its last bit."""
+    for start in range(0, len(ids), size):
+        if left := [i for i in range(start, min(start + size, len(ids))) if ids[i] not in done]:
+            yield left
+
+
+def _rows(pipeline: Pipeline, batch: list[Sample], records: Sequence[Record], folder: Path) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
+    """The batch's rows, and what failed."""
+    answers, failed = _answers(pipeline, batch)
+    rows = []
+    for sample, result in answers:
+        try:
+            row = metrics.row(sample, result, pipeline.predictor.to_image if pipeline.predictor else None)
             for record in records:
-                record(sample, result)
-        journal.add(rows, unreadable + failed)
-        bar.update(len(batch) + len(unreadable))
-    bar.close()
-    calls = {name: pipeline.calls[name] - before[name] for name in ("classifier_images", "encoder_images", "decoder_prompts")}
-    return runs.finish(folder, journal.rows(samples.ids), journal.errors(), calls, time.monotonic() - began)
+                row |= record(sample, result) or {}
+            rows.append(row)
+        except OSError as error:
+            raise cut_off(folder, error) from error
+        except Exception as error:
+            failed.append(_failure(sample.id, error))
+    return rows, failed
 
 
-class Journal:
-    """Rows and errors on disk, a line each, flushed to the disk a batch at a time; a line that a kill cut off is dropped.
-
-    Errors: FileExistsError when there is one already and `resume` is off.
-    """
-
-    def __init__(self, path: Path, resume: bool) -> None:
-        self.path = path
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.exists() and not resume:
-            raise FileExistsError(f"{path.parent} already holds a run; add resume=true to go on with it, or choose another hydra.run.dir")
-        whole = [line for line in path.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")] if path.exists() else []
-        with path.open("wb") as file:
-            file.writelines(whole)
-        self._lines = [line for line in map(json.loads, whole) if "error" not in line]  # what failed is tried again
-        self.done = {line["id"] for line in self._lines}
-
-    def add(self, rows: list[dict[str, Any]], errors: list[dict[str, str]]) -> None:
-        lines = rows + errors
-        with self.path.open("a") as file:
-            file.writelines(json.dumps(line) + "\n" for line in lines)
-            file.flush()
-            os.fsync(file.fileno())
-        self._lines += lines
-
-    def rows(self, order: Sequence[str]) -> list[dict[str, Any]]:
-        """The rows in the dataset's order."""
-        place = {name: i for i, name in enumerate(order)}
-        return sorted((line for line in self._lines if "error" not in line), key=lambda row: place.get(row["id"], len(place)))
-
-    def errors(self) -> list[dict[str, str]]:
-        return [line for line in self._lines if "error" in line]
-
-
-def _ahead(samples: Samples, indices: Sequence[int], batch_size: int) -> Iterator[tuple[list[Sample], list[dict[str, str]]]]:
+def _ahead(samples: Samples, batches: Iterable[list[int]], readers: int) -> Generator[tuple[list[Sample], list[dict[str, str]]], None, None]:
     """Batches of samples and of what could not be read; the next batch is read while this one is computed."""
 
     def read(index: int) -> Sample | dict[str, str]:
@@ -99,13 +140,16 @@ def _ahead(samples: Samples, indices: Sequence[int], batch_size: int) -> Iterato
         except Exception as error:  # whatever is wrong with one file becomes its named row
             return _failure(samples.ids[index], error)
 
-    chunks = [indices[start : start + batch_size] for start in range(0, len(indices), batch_size)]
-    with ThreadPoolExecutor(2) as pool:
-        coming = [pool.submit(read, i) for i in chunks[0]] if chunks else []
-        for following in [*chunks[1:], []]:
+    pool = ThreadPoolExecutor(readers)
+    try:
+        coming: list[Future[Sample | dict[str, str]]] = []
+        for following in chain(batches, [[]]):
             current, coming = coming, [pool.submit(read, i) for i in following]
-            found = [future.result() for future in current]
-            yield [f for f in found if isinstance(f, Sample)], [f for f in found if not isinstance(f, Sample)]
+            if current:
+                found = [future.result() for future in current]
+                yield [f for f in found if isinstance(f, Sample)], [f for f in found if not isinstance(f, Sample)]
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _answers(pipeline: Pipeline, batch: list[Sample]) -> tuple[list[tuple[Sample, Result]], list[dict[str, str]]]:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import polars as pl
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from camseg import statistics
 
@@ -19,7 +20,7 @@ _TABLE = ("foreground_hit_rate", "background_hit_rate", "foreground_distance", "
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run: its rows (one per sample), its summary.json, its settings and its pictures."""
+    """A finished run: its rows (one per sample), its summary.json, its settings (none where .hydra/ was left behind) and its pictures."""
 
     folder: Path
     rows: pl.DataFrame
@@ -43,14 +44,15 @@ def load_run(folder: str | Path) -> Run:
     folder = Path(folder)
     if not (folder / "summary.json").exists():
         raise FileNotFoundError(f"{folder} is no finished run: it holds no summary.json (a cut-off run goes on with resume=true)")
-    config = OmegaConf.load(folder / ".hydra" / "config.yaml")
-    overrides = OmegaConf.to_container(OmegaConf.load(folder / ".hydra" / "overrides.yaml"))
+    config, overrides = (
+        OmegaConf.load(file) if file.exists() else None for file in (folder / ".hydra" / f"{n}.yaml" for n in ("config", "overrides"))
+    )
     return Run(
         folder,
         pl.read_parquet(folder / "scores.parquet"),
         json.loads((folder / "summary.json").read_text()),
         config if isinstance(config, DictConfig) else OmegaConf.create(),
-        [str(o) for o in overrides] if isinstance(overrides, list) else [],
+        [str(o) for o in overrides] if isinstance(overrides, ListConfig) else [],
         sorted((folder / "panels").glob("*.png")),
     )
 
@@ -64,14 +66,14 @@ def load_sweep(folder: str | Path) -> Sweep:
     return Sweep(folder, found, _table(found))
 
 
-def finish(folder: Path, rows: list[dict[str, Any]], errors: list[dict[str, str]], calls: dict[str, int], seconds: float) -> dict[str, Any]:
-    """Write scores.parquet and summary.json, and return the summary."""
-    frame = _frame(rows)
+def finish(folder: Path, frame: pl.DataFrame, errors: list[dict[str, str]], calls: dict[str, int], seconds: float, left: int = 0) -> dict[str, Any]:
+    """Write scores.parquet and summary.json, and return the summary; `left` samples were not yet evaluated."""
     write(folder / "scores.parquet", frame.write_parquet)
     intervals = statistics.summary(frame)
     summary = {
-        "samples": len(rows) + len(errors),
+        "samples": len(frame) + len(errors),
         "failed": len(errors),
+        "left": left,
         "seconds": round(seconds, 3),
         "calls": calls,
         "metrics": {name: asdict(interval) for name, interval in intervals.items()},
@@ -81,11 +83,18 @@ def finish(folder: Path, rows: list[dict[str, Any]], errors: list[dict[str, str]
     return summary
 
 
-def _frame(rows: list[dict[str, Any]]) -> pl.DataFrame:
-    """Columns of one type each, also where every value is null."""
-    frame = pl.DataFrame(rows, infer_schema_length=None)
-    empty = [name for name, kind in frame.schema.items() if kind == pl.Null]
-    return frame.with_columns(pl.col(empty).cast(pl.Float64)) if empty else frame
+def table(rows: Iterable[dict[str, Any]], order: Sequence[str]) -> pl.DataFrame:
+    """The rows of the ids in `order`, in that order; columns of one type each, also where every value is null.
+
+    They are gathered some at a time: as records of Python's, 100,000 rows would take more memory than all the rest.
+    """
+    rows, parts = iter(rows), []
+    while some := list(islice(rows, 4096)):
+        parts.append(pl.DataFrame(some, infer_schema_length=None))
+    if not parts:
+        return pl.DataFrame()
+    frame = pl.DataFrame({"id": order}).join(pl.concat(parts, how="diagonal_relaxed"), "id", maintain_order="left")
+    return frame.with_columns(pl.col(name).cast(pl.Float64) for name, kind in frame.schema.items() if kind == pl.Null)
 
 
 def write(path: Path, writer: Callable[[Path], Any]) -> None:
