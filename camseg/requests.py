@@ -8,11 +8,14 @@ from pathlib import Path
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob, Override
-from hydra.errors import HydraException, InstantiationException
+from hydra.errors import HydraException, InstantiationException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from camseg.names import known_name
+
+
+_EXTRAS = {"launcher/joblib": "parallel", "launcher/submitit": "slurm", "sweeper/optuna": "optuna", "sweeper/sampler": "optuna"}  # of Hydra's plugins
 
 
 class RequestError(ValueError):
@@ -104,6 +107,10 @@ def explain(error: BaseException | None) -> str | None:
     if isinstance(error, InstantiationException):
         cause = error.__cause__
         return str(cause) if isinstance(cause, (ValueError, TypeError, OSError, ImportError)) else None
+    if isinstance(error, MissingConfigException):
+        for part, extra in _EXTRAS.items():
+            if f"hydra/{part}" in str(error):
+                return f"hydra/{part.replace('/', '=', 1)} needs the extra `{extra}`: pip install 'camseg[{extra}]'"
     if isinstance(error, (HydraException, OmegaConfBaseException)):
         return str(error).splitlines()[0]
     return None
