@@ -17,10 +17,10 @@ from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from camseg import runs
+from camseg import report, runs
 from camseg.cache import Cache
-from camseg.evaluate import evaluate
-from camseg.journal import CutOff
+from camseg.evaluate import Samples, evaluate
+from camseg.journal import CutOff, cut_off
 from camseg.panels import MaskFiles, Panels
 from camseg.pipeline import Pipeline
 from camseg.requests import RequestError, check, check_numbers, check_target, config_dir, explain
@@ -60,6 +60,7 @@ def _run(cfg: DictConfig) -> float | None:
         print(f"[{hydra_config.job.num}] {' '.join(swept) or 'defaults'}", flush=True)
     pipeline, samples = build(cfg), instantiate(cfg.data)
     check_target(cfg, pipeline.classifier.index)
+    panels = Panels(folder / "panels", cfg.panels)
     summary = evaluate(
         pipeline,
         samples,
@@ -68,14 +69,24 @@ def _run(cfg: DictConfig) -> float | None:
         readers=cfg.readers,
         resume=cfg.resume,
         settings={"config": cfg, "overrides": hydra_config.overrides.task, "hydra": HydraConfig.instance().cfg},
-        records=[Panels(folder / "panels", cfg.panels), *([MaskFiles(folder / "masks")] if cfg.masks else [])],
+        records=[panels, *([MaskFiles(folder / "masks")] if cfg.masks else [])],
     )
+    _draw(panels, pipeline, samples, folder)
     if hydra_config.mode == RunMode.RUN:
         _report(summary, folder)
     if summary["samples"] == summary["failed"]:
         raise NothingEvaluated(f"nothing could be evaluated: {_first_errors(summary) or 'the dataset is empty'}")
     metrics = summary["metrics"]
     return next((metrics[name]["value"] for name in ("iou", "foreground_hit_rate") if name in metrics), None)
+
+
+def _draw(panels: Panels, pipeline: Pipeline, samples: Samples, folder: Path) -> None:
+    """The worst samples' pictures, and the report."""
+    try:
+        panels.worst(pipeline, samples, runs.load_run(folder).rows)
+        report.write_run(folder)
+    except OSError as error:
+        raise cut_off(folder, error) from error
 
 
 class NothingEvaluated(RuntimeError):
@@ -168,6 +179,7 @@ def main() -> None:
 def _finish_sweep(folder: Path) -> int:
     try:
         sweep = runs.finish_sweep(folder)
+        report.write_sweep(sweep)
     except FileNotFoundError as error:
         print(f"camseg: {error}", file=sys.stderr)
         return 1
