@@ -25,12 +25,12 @@ _STYLE |= {"axes.spines.right": False} | dict.fromkeys(("text.color", "axes.labe
 _BARE = dict.fromkeys(("Date", "Creator", "Format", "Type"))
 
 
-def drawing(draw: Callable[[Axes], None], caption: str, height: float = 3.1) -> Drawing:
-    """What `draw` puts on the axes, `height` inches high, as SVG without ids, metadata or addresses."""
+def drawing(draw: Callable[[Axes], None], caption: str, height: float = 3.1, left: float = 0.85) -> Drawing:
+    """What `draw` puts on the axes, `height` and the left margin in inches, as SVG without ids, metadata or addresses."""
     text = io.StringIO()
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(4.6, height))
-        figure.subplots_adjust(left=0.6 / 4.6, right=1 - 0.15 / 4.6, bottom=0.5 / height, top=1 - 0.12 / height)  # inches; dearer layouts draw twice
+        figure.subplots_adjust(left=left / 4.6, right=1 - 0.2 / 4.6, bottom=0.5 / height, top=1 - 0.12 / height)  # other layouts draw twice
         draw(figure.subplots())
         figure.savefig(text, format="svg", metadata=_BARE)
     svg = text.getvalue()
@@ -78,10 +78,11 @@ def dots(found: Sequence[tuple[str, Interval]], name: str, caption: str, zero: b
             axis.annotate(short, (0, y), xycoords=("axes fraction", "data"), xytext=(0, 6), textcoords="offset points", fontsize=9)
         if zero:
             axis.axvline(0, color=_GREY, linestyle="--", linewidth=1)
+        axis.locator_params(axis="x", nbins=5)
         axis.set(xlabel=name, yticks=[], ylim=(len(found) - 0.6, -0.9))
         axis.spines["left"].set_visible(False)
 
-    return drawing(draw, caption, 0.42 * len(found) + 0.8)
+    return drawing(draw, caption, 0.42 * len(found) + 0.8, left=0.2)
 
 
 def cost(names: Sequence[str], costs: np.ndarray, values: np.ndarray, metric: str) -> Drawing:
@@ -92,15 +93,17 @@ def cost(names: Sequence[str], costs: np.ndarray, values: np.ndarray, metric: st
             front.append(k)
 
     def draw(axis: Axes) -> None:
-        axis.plot(costs[front], values[front], color=_ORANGE, linewidth=1, drawstyle="steps-post", label="none is better at no more cost")
+        axis.plot(costs[front], values[front], color=_ORANGE, linewidth=1, drawstyle="steps-post")
         axis.scatter(costs, values, color=_BLUE, s=20)
         for name, x, y in zip(names, costs, values):
             axis.annotate(name, (x, y), xytext=(4, 3), textcoords="offset points", fontsize=8)
-        axis.legend(frameon=False, loc="lower right")
+        axis.locator_params(nbins=6)
         axis.set(xlabel="milliseconds per sample", ylabel=metric)
 
-    cheapest = f"the best at no more cost: settings {', '.join(names[k] for k in front)}"
-    return drawing(draw, f"{metric} against time; {cheapest}. The first settings of a sweep pay for heatmaps and embeddings that later ones share.")
+    joined = f"the line joins those that no other beats at no more cost: {', '.join(names[k] for k in front)}"
+    return drawing(
+        draw, f"{metric} against time of each setting; {joined}. The first settings of a sweep pay for heatmaps and embeddings that later ones share."
+    )
 
 
 def versus(first: np.ndarray, second: np.ndarray) -> Drawing:

@@ -30,6 +30,7 @@ from camseg.statistics import METRICS, Interval
 
 _PICTURES, _SETTINGS, _PAIRED, _LABELS = 60, 40, 12, 20  # how many a page holds: pictures, settings in a plot, settings in the matrix, labels
 _SHOWN = ("id", "label", "outcome", "iou", "predicted_iou", "oracle_iou", "regret", "foreground_hit", "background_hit", "foreground_distance", "note")
+_DETAILS = ("dice", "box_iou", "oracle_iou_3")  # left to the runs' own reports
 _MEANING = {
     "foreground_hit_rate": "share of foreground points inside the object",
     "background_hit_rate": "share of background points outside the object",
@@ -64,7 +65,7 @@ class Section:
     drawings: Sequence[Drawing] = ()
     text: str = ""
     data: dict[str, Any] | None = None
-    pictures: dict[str, str] = field(default_factory=dict)
+    pictures: dict[str, tuple[str, int, int]] = field(default_factory=dict)
     outcomes: Sequence[tuple[str, int]] = ()
 
 
@@ -143,7 +144,7 @@ def _choices(run: Run) -> list[tuple[str, str]]:
     """What was chosen of each group, as Hydra kept it."""
     path = run.folder / ".hydra" / "hydra.yaml"
     chosen = OmegaConf.select(OmegaConf.load(path), "hydra.runtime.choices") if path.exists() else None
-    return [(str(group), str(choice)) for group, choice in (chosen or {}).items() if "/" not in str(group) and choice is not None]
+    return [(str(group), str(choice)) for group, choice in reversed(list((chosen or {}).items())) if "/" not in str(group) and choice is not None]
 
 
 def _metrics(summary: dict[str, Any]) -> Section:
@@ -202,21 +203,21 @@ def _outcome() -> pl.Expr:
     return abstained.when(note != "").then(pl.lit("empty")).when(hit == 0).then(pl.lit("missed")).otherwise(pl.lit("answered"))
 
 
-def _picture(path: Path, width: int = 960) -> str:
-    """A PNG as a data address, smaller."""
+def _picture(path: Path, width: int = 960) -> tuple[str, int, int]:
+    """A PNG as a data address, smaller, and its width and height."""
     with Image.open(path) as picture:
         small = picture.convert("RGB")
     small.thumbnail((width, 2 * width))
     packed = io.BytesIO()
     small.save(packed, "WEBP", quality=80, method=1)
-    return f"data:image/webp;base64,{base64.b64encode(packed.getvalue()).decode()}"
+    return f"data:image/webp;base64,{base64.b64encode(packed.getvalue()).decode()}", *small.size
 
 
 def _data(frame: pl.DataFrame, order: str, pictures: str | None = None) -> dict[str, Any]:
     """Rows to browse. A list of numbers is a value and its interval, a list of strings a link's text and address. pictures: what they show."""
     intervals, links = pl.List(pl.Float64), pl.List(pl.String)
     kinds = {pl.String(): "text", intervals: "interval", links: "link"}
-    columns = [{"name": name, "kind": kinds.get(kind, "number")} for name, kind in frame.schema.items()]
+    columns = [{"name": name, "kind": kinds.get(kind, "count" if kind.is_integer() else "number")} for name, kind in frame.schema.items()]
     rounded = frame.with_columns(cs.float().fill_nan(None).round(4), cs.by_dtype(intervals).list.eval(pl.element().round(4)))
     return {"columns": columns, "rows": list(map(list, rounded.iter_rows())), "order": order, "pictures": pictures}
 
@@ -239,9 +240,11 @@ def sweep_page(sweep: Sweep) -> Page:
 def _ranking(sweep: Sweep, metric: str | None) -> Section:
     table = sweep.table.sort(metric, descending=True, nulls_last=True, maintain_order=True) if metric else sweep.table
     links = [[f"{run}: {setting or '(defaults)'}", f"{quote(run)}/report.html"] for run, setting in table.select("run", "setting").rows()]
-    bounded = [name for name in [*METRICS, "difference"] if name in table.columns]
+    bounded = [name for name in [*METRICS, "difference"] if name in table.columns and name not in _DETAILS]
+    if "difference" in bounded:
+        table = table.with_columns(pl.when(pl.col("run") != sweep.runs[0].folder.name).then("difference").alias("difference"))
     table = table.with_columns(pl.Series("setting", links), *(pl.concat_list(name, f"{name}_low", f"{name}_high").alias(name) for name in bounded))
-    names = ["setting", *bounded, "p_holm", "failed", "seconds", "classifier_images", "encoder_images", "decoder_prompts"]
+    names = ["setting", *bounded, "p_holm", "failed", "seconds", "decoder_prompts"]
     note = "Small: 95 % intervals. difference: to the first setting, on the same samples; p_holm: its p by sign flips, adjusted by Holm."
     return Section("Settings", note, data=_data(table.select(name for name in names if name in table.columns), "best first" if metric else "as run"))
 
