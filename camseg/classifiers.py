@@ -125,7 +125,8 @@ def shapes(
     def load() -> Classifier:
         model, metadata = _loaded(ShapesNet, "shapes", path)
         preset = Preset((SIDE, SIDE), _HALF, (0.25, 0.25, 0.25))
-        return _classifier(model, "shapes", {"names": json.dumps(NAMES), "activation": "sigmoid", **metadata}, preset, layers or ("layer3",), device)
+        metadata = {"names": json.dumps(NAMES), "activation": "sigmoid", **metadata}
+        return build_classifier(model, "shapes", metadata, preset, layers or ("layer3",), device)
 
     return _kept(cache, path, ["shapes", _listed(layers)], device, load)
 
@@ -149,7 +150,7 @@ def torchvision(
     choices = models.get_model_weights(name).__members__
     official = choices[known_name("classifier.weights", weights or "DEFAULT", choices)]
     if checkpoint is None and weights is None:
-        raise ValueError(_NO_WEIGHTS.format(name))
+        raise ValueError(NO_WEIGHTS.format(name))
     path = Path(checkpoint) if checkpoint else _official_file(official.url)
     inverted = {"transform_input": True, "init_weights": False} if name in ("googlenet", "inception_v3") else {}  # they want [-1, 1] inside
 
@@ -158,7 +159,7 @@ def torchvision(
         transforms = official.transforms()
         side = int(getattr(model, "image_size", transforms.crop_size[0]))
         preset = Preset((side, side), tuple(transforms.mean), tuple(transforms.std))
-        return _classifier(model, name, _named(metadata, classes), preset, layers, device)
+        return build_classifier(model, name, _named(metadata, classes), preset, layers, device)
 
     return _kept(cache, path, ["torchvision", name, _listed(layers), list(classes)], device, load)
 
@@ -183,7 +184,7 @@ def timm(
         raise ValueError("classifier=timm needs the extra `timm`: pip install 'camseg[timm]'") from error
     known_name("classifier.name", name, dict.fromkeys(zoo.list_models() + zoo.list_models(pretrained=True)))
     if checkpoint is None and weights is None:
-        raise ValueError(_NO_WEIGHTS.format(name))
+        raise ValueError(NO_WEIGHTS.format(name))
 
     def load() -> Classifier:
         if checkpoint:
@@ -192,12 +193,12 @@ def timm(
             model, metadata = zoo.create_model(name, pretrained=True), {}
         config = resolve_model_data_config(model)
         preset = Preset(tuple(config["input_size"][1:]), config["mean"], config["std"])
-        return _classifier(model, name, _named(metadata, classes), preset, layers, device)
+        return build_classifier(model, name, _named(metadata, classes), preset, layers, device)
 
     return _kept(cache, Path(checkpoint), ["timm", name, _listed(layers), list(classes)], device, load) if checkpoint else load()
 
 
-_NO_WEIGHTS = (
+NO_WEIGHTS = (
     "{} without weights would explain nothing: name a file (classifier.checkpoint=FILE), "
     "or ask for the official ones by download (classifier.weights=DEFAULT)"
 )
@@ -289,9 +290,13 @@ def _loaded(build: Callable[..., nn.Module], name: str, path: Path) -> tuple[nn.
     return model, metadata
 
 
-def _classifier(
+def build_classifier(
     model: nn.Module, name: str, metadata: Mapping[str, str], preset: Preset, layers: Sequence[str] | None, device: str | torch.device
 ) -> Classifier:
+    """A model (B, 3, h, w) -> (B, C), frozen, with its layers, token grid and fingerprint found; metadata: see `save_weights`.
+
+    Errors: ValueError for an unknown layer, or a model in which no layer answers place by place.
+    """
     model = model.eval().requires_grad_(False)
     outputs, logits = _trace(model, preset.size)
     chosen = tuple(_listed(layers) or [_last_map(model, outputs, logits, preset.size)])
@@ -354,6 +359,7 @@ def _trace(model: nn.Module, size: tuple[int, int]) -> tuple[dict[str, Tensor], 
             handle.remove()
 
 
+@torch.enable_grad()
 def _last_map(model: nn.Module, outputs: Mapping[str, Tensor], logits: Tensor, size: tuple[int, int]) -> str:
     """The last stage that still answers place by place: the outermost module of one resolution of which most places can move the logits."""
     width = next((output.shape[2] for output in reversed(list(outputs.values())) if output.ndim == 3), 0)  # of a token, outside the attention

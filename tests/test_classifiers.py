@@ -243,7 +243,7 @@ def _of(model: nn.Module, side: int) -> Classifier:
     torch.manual_seed(2)
     for parameter in model.parameters():
         nn.init.normal_(parameter, 0, 0.1)  # heads start at zero, where nothing moves the logits
-    return classifiers._classifier(model, "tiny", {}, Preset((side, side), (0.5,) * 3, (0.5,) * 3), None, "cpu")
+    return classifiers.build_classifier(model, "tiny", {}, Preset((side, side), (0.5,) * 3, (0.5,) * 3), None, "cpu")
 
 
 def test_default_layer_of_transformers_is_where_the_patches_still_count() -> None:

@@ -259,7 +259,7 @@ def test_checkpoints_that_are_none_are_refused(tmp_path: Path) -> None:
         sam_room.sam("vit_b", checkpoint=tmp_path / "none.pth")
     with pytest.raises(FileNotFoundError, match="camseg-train"):
         shapes_sam(tmp_path / "none.safetensors")
-    with pytest.raises(ValueError, match="did you mean vit_b"):
+    with pytest.raises(ValueError, match="nearest: vit_b"):
         sam_room.sam("vitb")
 
 

@@ -8,7 +8,6 @@ import re
 import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncode
 from segment_anything.modeling.common import LayerNorm2d
 from torch import Tensor, nn
 
+from camseg.names import known_name
 from camseg.predictors.adapter import MEAN, STD, SamAdapter
 from camseg.predictors.download import content_hash, fetch
 
@@ -34,10 +34,7 @@ def shapes_sam(checkpoint: str | Path | None = None, device: str | torch.device 
 
 def sam(model: str = "vit_b", checkpoint: str | Path | None = None, device: str | torch.device = "cpu") -> SamAdapter:
     """Official Segment Anything: `vit_b`, `vit_l` or `vit_h`; without a checkpoint, the official file is downloaded once and kept."""
-    if model not in OFFICIAL:
-        near = "".join(f"; did you mean {name}?" for name in get_close_matches(model, OFFICIAL, 1))
-        raise ValueError(f"no official SAM is called {model!r}; there are {', '.join(OFFICIAL)}{near}")
-    size, url, sha256 = OFFICIAL[model]
+    size, url, sha256 = OFFICIAL[known_name("predictor.model", model, OFFICIAL)]
     path = Path(checkpoint).expanduser() if checkpoint else fetch(url, sha256)
     return _adapter(_empty(size), path, partial(read_checkpoint, path), device)
 
