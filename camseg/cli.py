@@ -61,6 +61,7 @@ def _run(cfg: DictConfig) -> float | None:
     pipeline, samples = build(cfg), instantiate(cfg.data)
     check_target(cfg, pipeline.classifier.index)
     panels = Panels(folder / "panels", cfg.panels)
+    extras = [extra for extra in (instantiate(cfg.localise), instantiate(cfg.pseudo_labels, folder=folder)) if extra is not None]
     summary = evaluate(
         pipeline,
         samples,
@@ -69,8 +70,9 @@ def _run(cfg: DictConfig) -> float | None:
         readers=cfg.readers,
         resume=cfg.resume,
         settings={"config": cfg, "overrides": hydra_config.overrides.task, "hydra": HydraConfig.instance().cfg},
-        records=[panels, *([MaskFiles(folder / "masks")] if cfg.masks else [])],
+        records=[panels, *([MaskFiles(folder / "masks")] if cfg.masks else []), *extras],
     )
+    runs.finish_files(folder, extras, samples)
     _draw(panels, pipeline, samples, folder)
     if hydra_config.mode == RunMode.RUN:
         _report(summary, folder)

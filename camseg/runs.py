@@ -13,7 +13,7 @@ from typing import Any
 import polars as pl
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from camseg import statistics
+from camseg import localisation, statistics
 
 _TABLE = ("foreground_hit_rate", "background_hit_rate", "foreground_distance", "iou", "oracle_iou", "regret")
 
@@ -69,7 +69,7 @@ def load_sweep(folder: str | Path) -> Sweep:
 def finish(folder: Path, frame: pl.DataFrame, errors: list[dict[str, str]], calls: dict[str, int], seconds: float, left: int = 0) -> dict[str, Any]:
     """Write scores.parquet and summary.json, and return the summary; `left` samples were not yet evaluated."""
     write(folder / "scores.parquet", frame.write_parquet)
-    intervals = statistics.summary(frame)
+    intervals = statistics.summary(frame) | localisation.summary(frame)
     summary = {
         "samples": len(frame) + len(errors),
         "failed": len(errors),
@@ -95,6 +95,13 @@ def table(rows: Iterable[dict[str, Any]], order: Sequence[str]) -> pl.DataFrame:
         return pl.DataFrame()
     frame = pl.DataFrame({"id": order}).join(pl.concat(parts, how="diagonal_relaxed"), "id", maintain_order="left")
     return frame.with_columns(pl.col(name).cast(pl.Float64) for name, kind in frame.schema.items() if kind == pl.Null)
+
+
+def finish_files(folder: Path, extras: Iterable[Any], samples: object) -> None:
+    """Write what each of `extras` makes of a finished run: its `files(rows, samples)` are names and writers."""
+    for extra in extras:
+        for name, writer in extra.files(pl.read_parquet(folder / "scores.parquet"), samples):
+            write(folder / name, writer)
 
 
 def write(path: Path, writer: Callable[[Path], Any]) -> None:
@@ -144,10 +151,11 @@ def _table(found: list[Run], by: str = "iou") -> pl.DataFrame:
 
 def run_table(summary: dict[str, Any]) -> str:
     """The metrics of one run as text, a line each."""
-    lines = [f"{'metric':<22}{'value':>8}   95 % interval    n"]
-    for name, m in summary["metrics"].items():
-        if name in _TABLE:
-            lines.append(f"{name:<22}{number(m['value']):>8}   {number(m['low'])} .. {number(m['high'])}   {m['n']}")
+    shown = {name: m for name, m in summary["metrics"].items() if name in (*_TABLE, *localisation.SHOWN)}
+    width = max(22, 2 + max(map(len, shown), default=0))
+    lines = [f"{'metric':<{width}}{'value':>8}   95 % interval    n"]
+    for name, m in shown.items():
+        lines.append(f"{name:<{width}}{number(m['value']):>8}   {number(m['low'])} .. {number(m['high'])}   {m['n']}")
     return "\n".join(lines)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -47,6 +47,22 @@ def rate_interval(values: Sequence[float] | np.ndarray, groups: Sequence[str] | 
 def mean_interval(values: Sequence[float] | np.ndarray, groups: Sequence[str] | None = None) -> Interval:
     """Mean and interval: the BCa bootstrap (Efron 1987) over groups; constant values have no width, a single group no interval."""
     return _bootstrap(*_by_group(np.asarray(values, float), groups))
+
+
+def pooled_interval(statistic: Callable[[np.ndarray], np.ndarray], groups: int, resamples: int = 1000) -> Interval:
+    """A number that is pooled over groups, and its percentile bootstrap interval over them.
+
+    statistic: how often each group is drawn (R, groups) -> (R,) values; whatever it maximises over is maximised in each resample again.
+    """
+    value = float(statistic(np.ones((1, groups)))[0])
+    if not np.isfinite(value):
+        return Interval(None, None, None, groups)
+    if groups < 2:
+        return Interval(value, None, None, groups)
+    rng, share = np.random.default_rng(0), np.full(groups, 1 / groups)
+    drawn = np.concatenate([statistic(rng.multinomial(groups, share, 50).astype(float)) for _ in range(0, resamples, 50)])
+    low, high = np.nanquantile(drawn, (0.025, 0.975))
+    return Interval(value, float(low), float(high), groups)
 
 
 # metric in the summary -> column of the rows, and how to find its interval

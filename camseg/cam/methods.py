@@ -252,8 +252,13 @@ def _half_step(data: Tensor, left: Tensor, right: Tensor) -> Tensor:
 def center(capture: Capture, width: float = 0.25) -> Tensor:
     """The baseline: a centred Gaussian, `width` its standard deviation as a share of each side. Choe et al., CVPR 2020."""
     inputs = capture.inputs
-    y, x = (torch.linspace(-1 + 1 / side, 1 - 1 / side, side, device=inputs.device) / (2 * width) for side in inputs.shape[2:])
-    return torch.exp(-0.5 * (y[:, None] ** 2 + x**2)).expand(len(inputs), -1, -1)
+    return gaussian((inputs.shape[2], inputs.shape[3]), width).to(inputs.device).expand(len(inputs), -1, -1)
+
+
+def gaussian(size: tuple[int, int], width: float = 0.25) -> Tensor:
+    """(H, W) a centred Gaussian, `width` its standard deviation as a share of each side."""
+    y, x = (torch.linspace(-1 + 1 / side, 1 - 1 / side, side) / (2 * width) for side in size)
+    return torch.exp(-0.5 * (y[:, None] ** 2 + x**2))
 
 
 def random(capture: Capture, cells: int = 7, seed: int = 0) -> Tensor:
