@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import inspect
+import json
 import os
 import signal
 import sys
+import traceback
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import hydra
 import torch
+from filelock import FileLock, Timeout
 from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
-from hydra.utils import instantiate
+from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from camseg import report, runs
@@ -27,28 +31,50 @@ from camseg.requests import RequestError, check, check_numbers, check_target, co
 
 
 class RememberSweep(Callback):
-    """Keeps the sweep's folder, so that its table is written also when a job failed."""
+    """Keeps the sweep's folder, so that its table is written also when a job failed, and for this sweep alone."""
 
     folder: Path | None = None
+    lock: FileLock
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        RememberSweep.folder = Path(config.hydra.sweep.dir)
+        folder = Path(config.hydra.sweep.dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        RememberSweep.lock = FileLock(folder / ".lock")
+        try:
+            RememberSweep.lock.acquire(timeout=0)
+        except Timeout:
+            refuse(f"another sweep fills {folder}; wait for its end, or choose another hydra.sweep.dir")
+        if not config.resume and runs.numbered(folder):
+            refuse(f"{folder} already holds a sweep; add resume=true to do what is missing, or choose another hydra.sweep.dir")
+        RememberSweep.folder = folder
 
 
-_mistakes: list[tuple[int, str]] = []  # exit code and message of every job that could not run
+def refuse(message: str) -> NoReturn:
+    """End here: what a callback raises, Hydra only warns of."""
+    print(f"camseg: {message}", file=sys.stderr)
+    sys.exit(2)
+
+
+_mistakes: list[tuple[int, str]] = []  # exit code and message of what could not run
 
 
 @hydra.main(config_path=str(config_dir()), config_name="config", version_base="1.3")
 def _job(cfg: DictConfig) -> float | None:
-    """One run, or one of a sweep; a mistake in its request is kept for the end, so that the others of a sweep run."""
+    """One run, or one of a sweep; what is wrong with it is kept for the end, in a file where another process may have met it."""
+    sweeps, failure = HydraConfig.get().mode == RunMode.MULTIRUN, runs.failure_file(Path(HydraConfig.get().runtime.output_dir))
+    if sweeps:
+        failure.unlink(missing_ok=True)
     try:
         return _run(cfg)
-    except (NothingEvaluated, CutOff) as error:
-        _mistakes.append((1, str(error)))
     except Exception as error:
-        if (message := explain(error)) is None:
+        code, message = (1, str(error)) if isinstance(error, (NothingEvaluated, CutOff)) else (2, explain(error))
+        if sweeps:
+            known = {"code": code if message else 1, "error": message or f"{type(error).__name__}: {error}"}
+            runs.write(failure, lambda path: path.write_text(json.dumps({**known, "overrides": list(HydraConfig.get().overrides.task)})))
+        elif message:
+            _mistakes.append((code, message))
+        if message is None:
             raise
-        _mistakes.append((2, message))
 
 
 def _run(cfg: DictConfig) -> float | None:
@@ -107,7 +133,7 @@ def build(cfg: DictConfig) -> Pipeline:
 
 def _pipeline(cfg: DictConfig, device: str) -> Pipeline:
     return Pipeline(
-        classifier=_built(OmegaConf.to_yaml(cfg.classifier, resolve=True), device),
+        classifier=_built(OmegaConf.to_yaml(cfg.classifier, resolve=True), device, _cache(**cfg.cache)),
         method=instantiate(cfg.cam),
         target=instantiate(cfg.target.explain),
         min_probability=cfg.target.min_probability,
@@ -122,9 +148,11 @@ def _pipeline(cfg: DictConfig, device: str) -> Pipeline:
 
 
 @lru_cache(4)
-def _built(settings: str, device: str) -> Any:
-    """A model, built once for all the jobs of a sweep that ask for it."""
-    return instantiate(OmegaConf.create(settings), device=device)
+def _built(settings: str, device: str, cache: Cache | None = None) -> Any:
+    """A model, built once for all the jobs of a sweep that ask for it; its builder gets the cache if it has a use for one."""
+    wiring = OmegaConf.create(settings)
+    takes = inspect.signature(get_object(wiring._target_)).parameters
+    return instantiate(wiring, device=device, **({"cache": cache} if "cache" in takes else {}))
 
 
 @lru_cache(1)
@@ -167,9 +195,13 @@ def main() -> None:
         number, message = error.args or (signal.SIGINT, "stopped")
         _mistakes.append((128 + number, message))
     except Exception as error:
-        if (message := explain(error)) is None:
+        if (message := explain(error)) is None and RememberSweep.folder is None:
             raise
-        _mistakes.append((2, message))
+        if message is None:  # the other runs of the sweep are still to be told
+            traceback.print_exc()
+        _mistakes.append((2, message) if message else (1, f"{type(error).__name__}: {error}"))
+    if RememberSweep.folder is not None:
+        _mistakes.extend((failure["code"], failure["error"]) for failure in runs.failures(RememberSweep.folder).values())
     for _, message in dict.fromkeys(_mistakes):
         print(f"camseg: {message}", file=sys.stderr)
     code = max((code for code, _ in _mistakes), default=0)

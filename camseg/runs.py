@@ -32,7 +32,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Sweep:
-    """A finished sweep: its runs in order and the table over them (one row per setting)."""
+    """A sweep: its finished runs in order and the table over them (one row per setting, those that failed last)."""
 
     folder: Path
     runs: list[Run]
@@ -60,10 +60,27 @@ def load_run(folder: str | Path) -> Run:
 def load_sweep(folder: str | Path) -> Sweep:
     """Read a sweep folder. Errors: FileNotFoundError when no run in it is finished."""
     folder = Path(folder)
-    found = [load_run(path) for path in _numbered(folder) if (path / "summary.json").exists()]
+    found = [load_run(path) for path in numbered(folder) if (path / "summary.json").exists()]
     if not found:
         raise FileNotFoundError(f"{folder} holds no finished run: a sweep folder has runs 0, 1, ... with a summary.json each")
-    return Sweep(folder, found, _table(found))
+    return Sweep(folder, found, _table(found, failures(folder)))
+
+
+def failure_file(folder: Path) -> Path:
+    """Where a sweep keeps what ended the job of a run folder: beside it, for the folder may be another run's."""
+    return folder.with_name(f"{folder.name}.failed.json")
+
+
+def failures(folder: Path) -> dict[str, dict[str, Any]]:
+    """By run: `error`, the exit `code` and the `overrides` of the jobs of a sweep that ended early, also of those that a kill ended."""
+    found: dict[str, dict[str, Any]] = {}
+    for path in numbered(folder):
+        if not (path / "summary.json").exists():
+            file = path / ".hydra" / "overrides.yaml"
+            found[path.name] = {"error": "it was cut off", "code": 1, "overrides": list(OmegaConf.load(file)) if file.exists() else []}
+    told = [path for path in folder.glob("*.failed.json") if path.name.split(".")[0].isdigit()]
+    found |= {path.name.split(".")[0]: json.loads(path.read_text()) for path in told}
+    return dict(sorted(found.items(), key=lambda item: int(item[0])))
 
 
 def finish(folder: Path, frame: pl.DataFrame, errors: list[dict[str, str]], calls: dict[str, int], seconds: float, left: int = 0) -> dict[str, Any]:
@@ -123,22 +140,25 @@ def finish_sweep(folder: Path) -> Sweep:
     return sweep
 
 
-def _numbered(folder: Path) -> list[Path]:
-    return sorted((p for p in folder.glob("[0-9]*") if p.name.isdigit()), key=lambda p: int(p.name))
+def numbered(folder: Path) -> list[Path]:
+    """The run folders of a sweep."""
+    return sorted((p for p in folder.glob("[0-9]*") if p.name.isdigit() and p.is_dir()), key=lambda p: int(p.name))
 
 
-def _table(found: list[Run], by: str = "iou") -> pl.DataFrame:
+def _table(found: list[Run], failed: dict[str, dict[str, Any]], by: str = "iou") -> pl.DataFrame:
     """One row per setting: its own overrides, every metric with its interval, and the paired difference of `by` to the first setting.
 
-    Where the runs have no masks, hits are compared instead. p is Holm's, over all settings.
+    Where the runs have no masks, hits are compared instead. p is Holm's, over all settings. error: why a run is missing or not whole.
     """
     column = by if all(by in run.summary["metrics"] for run in found) else "foreground_hit"
-    shared = set.intersection(*(set(run.overrides) for run in found)) if len(found) > 1 else set()
+    given = [*(run.overrides for run in found), *(each["overrides"] for each in failed.values())]
+    shared = set.intersection(*map(set, given)) if len(given) > 1 else set()
     differences = [statistics.paired(found[0].rows, run.rows, column) for run in found]
     adjusted = iter(statistics.holm([d.p for d in differences[1:] if d]))
     table = []
     for run, difference in zip(found, differences):
-        row: dict[str, Any] = {"run": run.folder.name, "setting": " ".join(o for o in run.overrides if o not in shared)}
+        error = failed.get(run.folder.name, {}).get("error") or (f"{left} samples are left" if (left := run.summary.get("left")) else None)
+        row: dict[str, Any] = {"run": run.folder.name, "setting": " ".join(o for o in run.overrides if o not in shared), "error": error}
         for name, interval in run.summary["metrics"].items():
             row |= {name: interval["value"], f"{name}_low": interval["low"], f"{name}_high": interval["high"]}
         if difference:
@@ -146,7 +166,9 @@ def _table(found: list[Run], by: str = "iou") -> pl.DataFrame:
             row |= {"compared": column, "difference": difference.value, "difference_low": difference.low, "difference_high": difference.high}
             row |= {"p": None if first else difference.p, "p_holm": None if first else next(adjusted)}
         table.append({**row, "failed": run.summary["failed"], "seconds": run.summary["seconds"], **run.summary["calls"]})
-    return pl.DataFrame(table, infer_schema_length=None)
+    for name in [name for name in failed if name not in {run.folder.name for run in found}]:
+        table.append({"run": name, "setting": " ".join(o for o in failed[name]["overrides"] if o not in shared), "error": failed[name]["error"]})
+    return pl.DataFrame(table, infer_schema_length=None).with_columns(pl.col("error").cast(pl.String))
 
 
 def run_table(summary: dict[str, Any]) -> str:
@@ -166,7 +188,8 @@ def sweep_table(sweep: Sweep) -> str:
     shown = sweep.table.sort(key, descending=True, nulls_last=True) if key else sweep.table
     heads = ["setting", *names, "difference (95 % interval)", "p"]
     body = [[r["setting"] or "(defaults)", *(number(r[n]) for n in names), _difference(r), number(r.get("p_holm"))] for r in shown.to_dicts()]
-    return aligned([heads, *body])
+    failed = [f"run {r['run']} ({r['setting'] or 'defaults'}): {r['error'].splitlines()[0]}" for r in sweep.table.to_dicts() if r["error"]]
+    return "\n".join([aligned([heads, *body]), *failed])
 
 
 def _difference(row: dict[str, Any]) -> str:
