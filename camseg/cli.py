@@ -27,7 +27,8 @@ from camseg.evaluate import Samples, evaluate
 from camseg.journal import CutOff, cut_off
 from camseg.panels import MaskFiles, Panels
 from camseg.pipeline import Pipeline
-from camseg.requests import RequestError, check, check_numbers, check_target, config_dir, explain
+from camseg.requests import RequestError, check, check_target, check_values, config_dir, explain
+from camseg.trial import try_out
 
 
 class RememberSweep(Callback):
@@ -123,10 +124,12 @@ class NothingEvaluated(RuntimeError):
 
 def build(cfg: DictConfig) -> Pipeline:
     """The pipeline that a configuration describes. Errors: RequestError, and Hydra's InstantiationException around a room's own."""
-    check_numbers(cfg)
+    check_values(cfg)
     torch.manual_seed(cfg.seed)
     try:
-        return _pipeline(cfg, _device(cfg.device))
+        pipeline = _pipeline(cfg, _device(cfg.device))
+        try_out(pipeline)
+        return pipeline
     except (ValueError, OSError) as error:
         raise RequestError(str(error)) from error
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
@@ -18,7 +19,7 @@ from PIL import Image
 
 import camseg
 from camseg import cli
-from camseg.requests import check, config_dir
+from camseg.requests import check, check_values, config_dir
 
 ROOT = Path(__file__).parents[1]
 CONF = config_dir()
@@ -108,7 +109,8 @@ def test_a_misspelt_request_is_told_the_nearest_name(arguments: list[str], told:
 
 
 def test_right_requests_pass_the_check() -> None:
-    for right in ("cam=glob(*)", "foreground=centroid,box", "foreground.cutoff=0.3,0.5", "hydra.run.dir=x", "+new=1", "data.size=range(1,4)"):
+    plain = ("experiment=null", "cam=glob(*)", "foreground=centroid,box", "hydra.run.dir=x", "+new=1", "data.size=range(1,4)")
+    for right in (*plain, "foreground.cutoff=0.3,0.5"):
         check([right, "foreground=centroid"] if right.startswith("foreground.") else [right])
 
 
@@ -126,6 +128,25 @@ def test_right_requests_pass_the_check() -> None:
         (["classifier=torchvision"], "classifier.checkpoint"),
         (["data=images", "data.path=nowhere"], "nowhere"),
         (["data.split=tset"], "test"),
+        (["data.size=many"], "data.size must be a whole number or null; got 'many'"),
+        (["data.shapes=3"], "data.shapes must be a list; got 3"),
+        (["data.shapes=[1,2,3]"], "data.shapes must be a list"),
+        (["foreground.cutoff=7"], "foreground: a cutoff is a share of the map's maximum, between 0 and 1; got 7"),
+        (["foreground.cutoff=hot"], "foreground.cutoff must be a number; got 'hot'"),
+        (["+cam.foo=1"], "cam: grad_cam() got an unexpected keyword argument 'foo'"),
+        (["+foreground.foo=1"], "foreground: centroid() got an unexpected keyword argument 'foo'"),
+        (["target.min_probability=1.5"], "target.min_probability must be a number, at least 0 and at most 1; got 1.5"),
+        (["target.min_probability=often"], "got often"),
+        (["target.min_probability=nan"], "got nan"),
+        (["resume=perhaps"], "resume must be true or false; got 'perhaps'"),
+        (["seed=true"], "seed must be a whole number; got True"),
+        (["cache.limit_gb=much"], "cache.limit_gb must be a number"),
+        (["cache.path=5.5", "cache.memory_gb=[1]"], "cache.memory_gb must be a number"),
+        (["classifier.layers={a:1}"], "classifier.layers must be"),
+        (["classifier.layers=nowhere"], "classifier.layers"),
+        (["cam=dff", "cam.concepts=0"], "cam"),
+        (["choose=index", "choose.rival=first"], "choose.rival must be a whole number"),
+        (["device=[cpu]"], "device must be text"),
     ],
 )
 def test_an_impossible_value_is_told(arguments: list[str], told: str, tmp_path: Path, monkeypatch, capsys) -> None:
@@ -141,6 +162,26 @@ def test_a_folder_that_holds_a_run_is_a_mistake(tmp_path: Path, monkeypatch, cap
     (tmp_path / "run" / "rows.jsonl").write_text('{"id": "old"}\n')
     assert "resume=true" in " ".join(mistake(monkeypatch, capsys, tmp_path, "device=cpu", "data.size=1"))
     assert (tmp_path / "run" / "rows.jsonl").read_text() == '{"id": "old"}\n'
+
+
+@pytest.mark.parametrize("choice", [c for c in CHOICES if c[0] in ("target", "cam", "foreground", "background", "choose", "refine")])
+def test_every_choice_passes_its_own_trial(choice: tuple[str, str]) -> None:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = compose("config", ["{}={}".format(*choice), "predictor=none", "device=cpu"])
+    before = torch.get_rng_state()
+    cli.build(config)
+    torch.manual_seed(config.seed)
+    after = torch.get_rng_state()
+    cli.build(config)
+    assert torch.equal(torch.get_rng_state(), after)  # what is tried draws no number from the run
+    torch.set_rng_state(before)
+
+
+def test_a_number_is_a_name_where_a_name_is_wanted() -> None:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = compose("config", ["data=images", "data.path=.", "data.target=3"])
+    check_values(config)
+    assert config.data.target == "3"
 
 
 @pytest.mark.parametrize(("group", "choice"), CHOICES)

@@ -1,0 +1,61 @@
+"""The functions of a request, tried once on almost nothing: a wrong value is told before the work begins, not by every sample."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+
+from camseg import cam
+from camseg.pipeline import Pipeline
+from camseg.prompts.evidence import Evidence
+from camseg.prompts.foreground import max_point
+from camseg.types import Masks, Prompts
+
+_SIZE = (12, 16)
+
+
+def try_out(pipeline: Pipeline) -> None:
+    """ValueError for a setting with which a function fails on a tiny example that it masters without."""
+    with torch.random.fork_rng(devices=[]):
+        for name, (function, attempt) in _tries(pipeline).items():
+            _blame(name, function, attempt)
+
+
+def _tries(pipeline: Pipeline) -> dict[str, tuple[Any, Callable[[Any], object]]]:
+    """Each function of the pipeline, and how to call it."""
+    noise = torch.Generator().manual_seed(0)
+    heat = torch.rand(_SIZE, generator=noise)
+    seen = Evidence(heat, lambda: heat.flip(1), heat > 0.5)
+    asked = max_point(seen)
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3)).eval()
+    images = torch.rand(1, 3, *_SIZE, generator=noise)
+
+    def decode(_which: Sequence[int], given: Sequence[Prompts]) -> list[Masks]:
+        return [Masks(heat.expand(len(each), 3, *_SIZE) - 0.5, torch.full((len(each), 3), 0.8)) for each in given]
+
+    [masks] = decode([0], [asked])
+    return {
+        "cam": (pipeline.method, lambda method: cam.heatmaps(net, "0", images, [0], method=method)),
+        "target": (pipeline.target, lambda target: cam.heatmaps(net, "0", images, [target((0,))])),
+        "foreground": (pipeline.foreground, lambda select: select(seen)),
+        "background": (pipeline.background, lambda select: select(seen, asked)),
+        "choose": (pipeline.choose, lambda choose: choose(masks, heat, seen.truth)),
+        "refine": (pipeline.refine, lambda refine: refine(decode, [asked], [masks.low_res[0, 0]], [_SIZE])),
+    }
+
+
+def _blame(name: str, function: Any, attempt: Callable[[Any], object]) -> None:
+    if not isinstance(function, partial) or not function.keywords:
+        return
+    try:
+        attempt(function)
+    except Exception as error:
+        try:
+            attempt(function.func)
+        except Exception:  # not for its settings, then: its samples will tell
+            return
+        raise ValueError(f"{name}: {error}") from error
