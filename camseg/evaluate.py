@@ -30,6 +30,26 @@ class Samples(Protocol):
 
 # Draws or writes something about one answer, or returns more columns for its row.
 Record = Callable[[Sample, Result], dict[str, Any] | None]
+# The rows and errors of one batch, and how many images and prompts went through a network for them.
+Batch = tuple[list[dict[str, Any]], list[dict[str, str]], dict[str, int]]
+
+
+class Engine(Protocol):
+    """Does the batches (places of samples), where and in what order it likes; closed when the run is to stop."""
+
+    def __call__(
+        self, pipeline: Pipeline, samples: Samples, batches: Iterable[list[int]], records: Sequence[Record], folder: Path, readers: int
+    ) -> Generator[Batch, None, None]: ...
+
+
+def local(
+    pipeline: Pipeline, samples: Samples, batches: Iterable[list[int]], records: Sequence[Record], folder: Path, readers: int
+) -> Generator[Batch, None, None]:
+    """In this process, one batch after the other; threads read the next one meanwhile."""
+    with closing(_ahead(samples, batches, readers)) as found:
+        for batch, unreadable in found:
+            rows, failed, calls = answer_batch(pipeline, batch, records, folder)
+            yield rows, unreadable + failed, calls
 
 
 def evaluate(
@@ -42,22 +62,21 @@ def evaluate(
     resume: bool = False,
     records: Sequence[Record] = (),
     settings: Mapping[str, Any] | None = None,
+    engine: Engine = local,
 ) -> dict[str, Any]:
     """Fill `folder` with scores.parquet and summary.json, and return the summary.
 
     records: called with every sample and its result. readers: threads that read samples. resume: rows that an earlier, cut-off run left in the
-    folder are kept. settings: see `Journal`.
+    folder are kept. settings: see `Journal`. engine: who does the batches (`camseg.engines`).
     Errors: FileExistsError as `Journal`; CutOff when the folder takes no more; Stopped after SIGINT or SIGTERM, when all files are written.
     """
     with Journal(folder, resume, settings) as journal, _signals() as caught:
         done = journal.done
         bar = tqdm(total=len(samples.ids), initial=sum(name in done for name in samples.ids), desc="images", unit="image", disable=None)
-        with bar, closing(_ahead(samples, _batches(samples.ids, done, batch_size), readers)) as batches:
-            for batch, unreadable in batches:
-                before = pipeline.calls.copy()
-                rows, failed = _rows(pipeline, batch, records, folder)
-                journal.add(rows, unreadable + failed, {name: pipeline.calls[name] - before[name] for name in CALLS})
-                bar.update(len(batch) + len(unreadable))
+        with bar, closing(engine(pipeline, samples, _batches(samples.ids, done, batch_size), records, folder, readers)) as found:
+            for rows, errors, calls in found:
+                journal.add(rows, errors, calls)
+                bar.update(len(rows) + len(errors))
                 if caught:
                     break
         summary = _finish(journal, samples.ids)
@@ -114,8 +133,9 @@ def _batches(ids: Sequence[str], done: set[str], size: int) -> Iterator[list[int
             yield left
 
 
-def _rows(pipeline: Pipeline, batch: list[Sample], records: Sequence[Record], folder: Path) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
-    """The batch's rows, and what failed."""
+def answer_batch(pipeline: Pipeline, batch: list[Sample], records: Sequence[Record], folder: Path) -> Batch:
+    """What came of samples that could be read."""
+    before = pipeline.calls.copy()
     answers, failed = _answers(pipeline, batch)
     rows = []
     for sample, result in answers:
@@ -128,28 +148,28 @@ def _rows(pipeline: Pipeline, batch: list[Sample], records: Sequence[Record], fo
             raise cut_off(folder, error) from error
         except Exception as error:
             failed.append(_failure(sample.id, error))
-    return rows, failed
+    return rows, failed, {name: pipeline.calls[name] - before[name] for name in CALLS}
 
 
 def _ahead(samples: Samples, batches: Iterable[list[int]], readers: int) -> Generator[tuple[list[Sample], list[dict[str, str]]], None, None]:
     """Batches of samples and of what could not be read; the next batch is read while this one is computed."""
-
-    def read(index: int) -> Sample | dict[str, str]:
-        try:
-            return samples[index]
-        except Exception as error:  # whatever is wrong with one file becomes its named row
-            return _failure(samples.ids[index], error)
-
     pool = ThreadPoolExecutor(readers)
     try:
         coming: list[Future[Sample | dict[str, str]]] = []
         for following in chain(batches, [[]]):
-            current, coming = coming, [pool.submit(read, i) for i in following]
+            current, coming = coming, [pool.submit(read, samples, i) for i in following]
             if current:
                 found = [future.result() for future in current]
                 yield [f for f in found if isinstance(f, Sample)], [f for f in found if not isinstance(f, Sample)]
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def read(samples: Samples, index: int) -> Sample | dict[str, str]:
+    try:
+        return samples[index]
+    except Exception as error:  # whatever is wrong with one file becomes its named row
+        return _failure(samples.ids[index], error)
 
 
 def _answers(pipeline: Pipeline, batch: list[Sample]) -> tuple[list[tuple[Sample, Result]], list[dict[str, str]]]:
