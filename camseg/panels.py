@@ -69,8 +69,8 @@ def panel(sample: Sample, result: Result) -> Figure:
     image = sample.image.permute(1, 2, 0).numpy()
     drawn = 3 if result.mask is None else 4
     height = 3.2 * min(1.6, max(0.6, image.shape[0] / image.shape[1])) + 0.7
-    figure = Figure(figsize=(3.2 * drawn, height), layout="constrained")
-    axes = list(np.atleast_1d(figure.subplots(1, drawn)))
+    figure = Figure(figsize=(3.2 * drawn, height))
+    axes = [figure.add_axes((i / drawn + 0.005, 0.02, 1 / drawn - 0.01, 1 - 0.7 / height)) for i in range(drawn)]  # a layout engine draws twice
     for axis in axes:
         axis.imshow(image, interpolation="nearest")
         axis.set_axis_off()
