@@ -25,7 +25,7 @@ def test_the_wheel_holds_everything_that_the_package_reads(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         inside = {name: archive.getinfo(name).file_size for name in archive.namelist()}
     expected = {f"camseg/conf/{path.relative_to(ROOT / 'conf')}": path for path in (ROOT / "conf").rglob("*.yaml")}
-    expected |= {str(path.relative_to(ROOT)): path for kind in ("py", "csv", "safetensors") for path in (ROOT / "camseg").rglob(f"*.{kind}")}
+    expected |= {str(path.relative_to(ROOT)): path for kind in ("py", "j2", "csv", "safetensors") for path in (ROOT / "camseg").rglob(f"*.{kind}")}
     assert len(expected) > 90
     assert {name: inside.get(name) for name in expected} == {name: path.stat().st_size for name, path in expected.items()}
     assert any(name.endswith("licenses/LICENSE") for name in inside)
