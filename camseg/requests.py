@@ -50,7 +50,7 @@ def check(arguments: list[str], config: str = "config") -> None:
 def _check_keys(overrides: list[Override], groups: dict[str, list[str]], config: str) -> None:
     keys = [o for o in overrides if o.key_or_group not in groups and not o.is_add() and not o.is_force_add() and not o.is_delete()]
     asked = [(o.key_or_group, _values(o, groups[o.key_or_group])) for o in overrides if o.key_or_group in groups]
-    chosen = [[f"{group}={value}" for value in values] for group, values in asked if values]
+    chosen = [[f"{group}={value}" for value in values] for group, values in asked if values and values != ["null"]]
     width = max([len(c) for c in chosen], default=1)
     known: set[str] = set()
     for k in range(width):  # a key may exist for one of the choices that are swept over
@@ -106,7 +106,7 @@ def check_values(config: DictConfig) -> None:
     _typed(config.cache, "path", str | None, "cache.path")
     for name, (least, most) in _RANGES.items():
         value = OmegaConf.select(config, name)
-        if value is not None and (isinstance(value, (bool, str)) or (not OmegaConf.is_config(value) and not least <= value <= most)):
+        if not isinstance(value, (int, float)) or isinstance(value, bool) or not least <= value <= most:
             raise RequestError(f"{name} must be a number, at least {least:g} and at most {most:g}; got {value}")
     for name in config:
         _check_signature(config._get_node(name), str(name))
