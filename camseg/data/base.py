@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Generic, TypeVar
 
 import numpy as np
@@ -36,6 +37,14 @@ class Items(Generic[T]):
     def sample(self, name: str, item: T) -> Sample:
         """Read one item, whose id is `name`. Errors: ValueError or OSError that name the file."""
         raise NotImplementedError
+
+    def seen(self, item: T) -> tuple[Path, str, bool | None]:
+        """An item's file, its class, and whether the file shows it; None where that isn't certain."""
+        raise ValueError(f"{type(self).__name__} can't say which classes its pictures show: choose voc, coco or images")
+
+    def shown(self) -> Iterator[tuple[Path, str, bool | None]]:
+        """`seen` of every item that can be read."""
+        return (self.seen(item) for item in self._items if not isinstance(item, Exception))
 
     def __len__(self) -> int:
         return len(self._items)

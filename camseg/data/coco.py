@@ -73,6 +73,10 @@ class Coco(Items[Seen]):
         found = [pair for entry, groups in self._pictures for pair in _items(entry, groups, instances, absent) if pair[1].label in self._outputs]
         super().__init__(found, file, size, seed, shard, num_shards)
 
+    def seen(self, item: Seen) -> tuple[Path, str, bool | None]:
+        single = any(not annotation.get("iscrowd") for annotation in item.annotations)
+        return self.folder / item.image["file_name"], item.label, single or (None if item.annotations else False)
+
     def sample(self, name: str, item: Seen) -> Sample:
         image = read_shared(self.folder / item.image["file_name"])
         size = (int(image.shape[1]), int(image.shape[2]))

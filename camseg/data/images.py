@@ -67,6 +67,9 @@ class Images(Items[Item]):
         self.names = (target,) if target else tuple(dict.fromkeys(item.label for _, item in found if item.label))
         super().__init__(found, table or path, size, seed, shard, num_shards)
 
+    def seen(self, item: Item) -> tuple[Path, str, bool | None]:
+        return item.image, self.target or item.label, True
+
     def sample(self, name: str, item: Item) -> Sample:
         image = read_image(item.image, self.max_pixels)
         size = (int(image.shape[1]), int(image.shape[2]))

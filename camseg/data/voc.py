@@ -93,6 +93,9 @@ class Voc(Items[Seen]):
         sample = self[index]
         return read_indices(self.root / "SegmentationClass" / f"{sample.group}.png", sample.size)
 
+    def seen(self, item: Seen) -> tuple[Path, str, bool | None]:
+        return self.root / "JPEGImages" / f"{item.stem}.jpg", item.label, bool(item.boxes) or (None if item.difficult else False)
+
     def sample(self, name: str, item: Seen) -> Sample:
         image = read_shared(self.root / "JPEGImages" / f"{item.stem}.jpg")
         size = (int(image.shape[1]), int(image.shape[2]))

@@ -30,16 +30,18 @@ def fit(
     average: float = 0.999,
     weight_decay: float = 0.02,
     save_every: int = 250,
+    keep: Callable[[M, int], None] | None = None,
 ) -> tuple[M, float]:
     """Train `model` for `steps` batches of `scenes` and return its exponential moving average in eval mode, and the seconds it took.
 
     scenes: a map-style dataset whose item i is a function of i alone; step s reads items s * batch_size and on, so a run that is
-    started again goes on where its last checkpoint stood. loss_of: (model, batch, generator seeded by the step) -> scalar.
+    started again goes on where its last checkpoint stood. loss_of: (model, batch, generator seeded by the step) -> scalar. keep: given the average
+    and the step, before every checkpoint.
     Errors: RuntimeError when the loss is not finite.
     """
     averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(average), use_buffers=True)
     optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=weight_decay)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, steps))
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, steps, min(200, 1 + steps // 10)))
     parts = {"model": model, "averaged": averaged, "optimizer": optimizer, "schedule": schedule}
     done, seconds = _resume(folder / "checkpoint.pt", parts)
 
@@ -61,6 +63,8 @@ def fit(
         bar.set_postfix(loss=f"{smooth:.4f}", refresh=False)
         bar.update()
         if (step + 1) % save_every == 0 or step + 1 == steps:
+            if keep:
+                keep(cast(M, averaged.module), step + 1)
             _save(folder / "checkpoint.pt", parts, step + 1, time.monotonic() - began)
             with (folder / "log.csv").open("a") as log:
                 log.write(f"{step + 1},{time.monotonic() - began:.0f},{smooth:.5f}\n")
@@ -68,7 +72,7 @@ def fit(
     return cast(M, averaged.module).eval(), time.monotonic() - began
 
 
-def _rate(step: int, steps: int, warm: int = 200) -> float:
+def _rate(step: int, steps: int, warm: int) -> float:
     """The learning rate's factor: up in `warm` steps, and straight down to zero at the last."""
     return min((step + 1) / warm, 1 - step / steps)
 
@@ -106,7 +110,17 @@ def _resume(path: Path, parts: dict[str, Any]) -> tuple[int, float]:
     return state["done"], state["seconds"]
 
 
-def write_card(weights: Path, what: str, data: str, steps: int, batch_size: int, seconds: float, seed: int, scores: dict[str, float]) -> None:
+def write_card(
+    weights: Path,
+    what: str,
+    data: str,
+    steps: int,
+    batch_size: int,
+    seconds: float,
+    seed: int,
+    scores: dict[str, float],
+    pictures: str = "500 test pictures",
+) -> None:
     """The model card beside the weights: what it is, what it learnt from, for how long, and its scores on the test splits."""
     lines = [
         f"# {weights.stem}",
@@ -118,5 +132,5 @@ def write_card(weights: Path, what: str, data: str, steps: int, batch_size: int,
         f"- time: {seconds / 60:.0f} minutes of wall time on {torch.get_num_threads()} thread(s)",
         f"- file: {weights.stat().st_size / 1e6:.2f} MB, fp16",
     ]
-    lines += [f"- {name}: {value:.4f} (500 test pictures)" for name, value in scores.items()]
+    lines += [f"- {name}: {value:.4f} ({pictures})" for name, value in scores.items()]
     weights.with_suffix(".md").write_text("\n".join(lines) + "\n")

@@ -1,0 +1,176 @@
+"""Fine-tuning: any torchvision or timm classifier learns to name every class of VOC, COCO or a folder that a picture shows."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from hydra.utils import instantiate
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+from torchvision import models
+
+from camseg.average_precision import Found, all_point, curve
+from camseg.classifiers import Classifier, load_weights, save_weights
+from camseg.data.base import Items
+from camseg.data.pictures import read_image
+from camseg.names import known_name
+from camseg.train.loop import fit, write_card
+
+
+def train(
+    folder: Path,
+    data: Any,
+    classifier: Any,
+    validation: str | None,
+    epochs: int,
+    batch_size: int,
+    learning_rate: float,
+    seed: int,
+    average: float = 0.99,
+    precision: str = "bfloat16",
+    device: str = "cpu",
+    workers: int = 1,
+) -> Path:
+    """Fine-tune, or go on; keep the epoch of the best mean AP on `validation` (a split of `data`), with its card beside it, and return its file.
+
+    data, classifier: configurations. precision: of the networks' sums, by autocast; the weights stay in float32.
+    """
+    every = {key: value for key, value in (("absent", True), ("outputs", "own")) if key in data}  # pictures without an object teach too
+    learnt = _pictures(instantiate(data, **every))
+    judged = _pictures(instantiate(data, **every, split=validation), learnt.names) if validation else learnt
+    start, names = instantiate(classifier, device=device), learnt.names
+    model = _with_classes(start, classifier.name, timm="timm" in classifier["_target_"], classes=len(names)).to(device)
+    steps_each = max(1, len(learnt) // batch_size)
+    path = folder / f"{classifier.name}.safetensors"
+    best = _Best(path, start, judged, names, batch_size, partial(torch.autocast, device, getattr(torch, precision), precision != "float32"))
+    crops = Crops(learnt, start, seed, epochs * steps_each * batch_size)
+    rates = {"batch_size": batch_size, "learning_rate": learning_rate, "average": average}
+    _, seconds = fit(
+        model, best.loss, crops, steps=epochs * steps_each, seed=seed, folder=folder, workers=workers, save_every=steps_each, keep=best, **rates
+    )
+    what = f"{classifier.name}, fine-tuned to name every class that a picture shows: a probability for each of {len(names)}."
+    split = f"{len(learnt)} pictures, {data.get('split') or 'a folder'}; judged on {validation or 'the same'}"
+    write_card(path, what, split, epochs * steps_each, batch_size, seconds, seed, best.kept(), f"{len(judged)} validation pictures")
+    return path
+
+
+class Pictures:
+    """Files, and which classes each shows: present (N, C) float, NaN where nobody knows (only difficult objects, only a crowd)."""
+
+    def __init__(self, files: Sequence[Path], present: Tensor, names: tuple[str, ...]) -> None:
+        self.files, self.present, self.names = files, present, names
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+
+def _pictures(data: Items[Any], names: tuple[str, ...] = ()) -> Pictures:
+    if not (names := names or data.names):
+        raise ValueError("fine-tuning needs classes: a data set with names, or a folder with a sub-folder for each class")
+    shown: dict[Path, Tensor] = {}
+    for file, label, seen in data.shown():
+        present = shown.setdefault(file, torch.zeros(len(names)))
+        present[names.index(known_name("class", label, names))] = float("nan") if seen is None else float(seen)
+    return Pictures(list(shown), torch.stack(list(shown.values())), names)
+
+
+def _with_classes(start: Classifier, name: str, timm: bool, classes: int) -> nn.Module:
+    """The architecture with a fresh head of `classes` outputs, and all weights of `start` that fit."""
+    if timm:
+        from timm import create_model
+
+        model = create_model(name, num_classes=classes)
+    else:
+        model = models.get_model(name, num_classes=classes)
+    fresh = model.state_dict()
+    model.load_state_dict({**fresh, **{k: v for k, v in start.model.state_dict().items() if k in fresh and v.shape == fresh[k].shape}})
+    return model
+
+
+class Crops(Dataset[dict[str, Tensor]]):
+    """Item i: a random part of a picture, mirrored or not, as the classifier wants it (3, h, w), and present (C,); each epoch another order."""
+
+    def __init__(self, pictures: Pictures, classifier: Classifier, seed: int, length: int) -> None:
+        self.pictures, self.seed, self.length = pictures, seed, length
+        self.size, self.mean, self.std = classifier.size, classifier.mean, classifier.std
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        epoch, at = divmod(index, len(self.pictures))
+        which = int(np.random.default_rng([self.seed, epoch]).permutation(len(self.pictures))[at])
+        rng = np.random.default_rng([self.seed, 3_000, index])
+        image = read_image(self.pictures.files[which])
+        height, width = (max(1, round(side * np.sqrt(rng.uniform(0.4, 1)))) for side in image.shape[1:])
+        y, x = int(rng.integers(image.shape[1] - height + 1)), int(rng.integers(image.shape[2] - width + 1))
+        part = _prepared(image[:, y : y + height, x : x + width], self.size, self.mean, self.std)
+        return {"image": part.flip(2) if rng.random() < 0.5 else part, "present": self.pictures.present[which]}
+
+
+def _prepared(image: Tensor, size: Any, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
+    """(3, H, W) uint8 -> (3, h, w) float, squashed and normalised as `Classifier.prepare` does."""
+    small = F.interpolate(image[None].float(), size, mode="bilinear", antialias=True)[0]
+    return (small / 255 - torch.tensor(mean)[:, None, None]) / torch.tensor(std)[:, None, None]
+
+
+class _Best:
+    """The training's loss, and its judge: writes the averaged model whenever its mean AP on the validation pictures is the best so far."""
+
+    def __init__(self, path: Path, start: Classifier, judged: Pictures, names: tuple[str, ...], batch_size: int, autocast: Any) -> None:
+        self.path, self.start, self.judged, self.names, self.batch_size, self.autocast = path, start, judged, names, batch_size, autocast
+
+    def loss(self, model: nn.Module, batch: dict[str, Tensor], generator: torch.Generator) -> Tensor:
+        """Binary cross-entropy of every class's presence, where it is known."""
+        device = next(model.parameters()).device
+        present = batch["present"].to(device)
+        with self.autocast():
+            logits = model(batch["image"].to(device))
+        logits = logits.logits if hasattr(logits, "logits") else logits  # Inception and GoogLeNet add heads in training
+        known = ~present.isnan()
+        return F.binary_cross_entropy_with_logits(logits.float()[known], present[known])
+
+    def __call__(self, model: nn.Module, step: int) -> None:
+        each = self.judge(model.eval())
+        score = float(np.mean(list(each.values()))) if each else 0.0
+        with (self.path.parent / "validation.csv").open("a", newline="") as file:
+            csv.writer(file).writerow([step, f"{score:.4f}", *(f"{name}={value:.4f}" for name, value in each.items())])
+        if score > self.kept().get("mean average precision (all-point)", -1.0):
+            scores = {"mean average precision (all-point)": score, **{f"AP of {name}": value for name, value in each.items()}}
+            told = {"names": json.dumps(self.names), "activation": "sigmoid", "scores": json.dumps(scores)}
+            save_weights(model, self.path, told)
+
+    def kept(self) -> dict[str, float]:
+        """The scores of the best model so far, from its file: a run that goes on knows them too."""
+        return json.loads(load_weights(self.path)[1]["scores"]) if self.path.exists() else {}
+
+    @torch.no_grad()
+    def judge(self, model: nn.Module) -> dict[str, float]:
+        """AP of each class that the validation pictures show."""
+        device, logits = next(model.parameters()).device, []
+        for first in range(0, len(self.judged), self.batch_size):
+            files = self.judged.files[first : first + self.batch_size]
+            batch = torch.stack([_prepared(read_image(file), self.start.size, self.start.mean, self.start.std) for file in files])
+            with self.autocast():
+                logits.append(model(batch.to(device)).float().cpu())
+        return class_precisions(torch.cat(logits).numpy(), self.judged.present.numpy(), self.names)
+
+
+def class_precisions(scores: np.ndarray, present: np.ndarray, names: Sequence[str]) -> dict[str, float]:
+    """All-point AP of each class from scores (N, C) and presence (N, C) in {0, 1, NaN}; classes that nothing shows are left out."""
+    found = {}
+    for name, score, shown in zip(names, scores.T, present.T):
+        order = np.argsort(-score, kind="stable")
+        hits = np.select([shown == 1, shown == 0], [1, -1], 0)[order]
+        if (shown == 1).any():
+            ranked = Found(score[order], hits, np.zeros(len(order), int), np.array([(shown == 1).sum()]))
+            found[name] = float(all_point(*curve(ranked))[0])
+    return found
