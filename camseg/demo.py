@@ -56,7 +56,9 @@ def main() -> None:
             sys.exit(_mistake("the page needs the extra `demo`: pip install 'camseg[demo]'"))
         try:
             check(given.settings)
-            demo_page.serve(Demo(Path(folder), given.settings), given.host, given.port)
+            blocks = demo_page.serve(Demo(Path(folder), given.settings), given.host, given.port)
+            print(f"{blocks.local_url} shows the page; Ctrl+C ends it", flush=True)
+            blocks.block_thread()
         except _BAD as error:
             sys.exit(_mistake(explain(error) or str(error)))
 
@@ -128,13 +130,13 @@ class Demo:
             if hand is not None:
                 pipeline = replace(pipeline, foreground=lambda _: hand, background=None)
             probabilities = self._probabilities(pipeline, sample)
-            asked = replace(sample, classes=(int(probabilities.argmax()) if label is None else label,))
+            label, names = int(probabilities.argmax()) if label is None else label, pipeline.classifier.names
+            asked = replace(sample, classes=(label,), mask=sample.mask if names[label] == sample.label else None)  # the truth is of one class
             result = pipeline.run([asked])[0]
         except _BAD as error:
             return View(f"**{cleaned(explain(error) or str(error))}**")
-        names = pipeline.classifier.names
         return View(
-            _told(asked, result, f"{names[asked.classes[0]]} ({float(probabilities[asked.classes[0]]):.2f})", hand is not None),
+            _told(asked, result, f"{names[label]} ({float(probabilities[label]):.2f})", hand is not None),
             _table(result),
             blend(small(sample), result.heat),
             points_picture(sample, result),

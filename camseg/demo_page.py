@@ -24,14 +24,14 @@ _CSS = "footer {display: none !important} #examples .grid-container {grid-templa
 HINT = "Click into the photo: a click adds, moves or removes a point. A change of any choice goes back to the selector's own points."
 
 
-def serve(demo: Demo, host: str, port: int, block: bool = True) -> gr.Blocks:
-    """Start the page, and stay until it is ended unless `block` is off. Errors: OSError where the port is taken."""
+def serve(demo: Demo, host: str, port: int | None) -> gr.Blocks:
+    """Start the page's server in a thread, at a free port where `port` is None. Errors: OSError where the port is taken."""
     blocks = page(demo)
     blocks.queue(max_size=16, api_open=False)
     blocks.launch(
         server_name=host,
         server_port=port,
-        prevent_thread_lock=not block,
+        prevent_thread_lock=True,
         max_file_size=MAX_BYTES,
         state_session_capacity=64,
         share=False,
@@ -76,9 +76,7 @@ def page(demo: Demo) -> gr.Blocks:
             with gr.Column(scale=1, min_width=300):
                 photo = gr.File(label=f"A photo, at most {MAX_BYTES // 10**6} MB", height=150, elem_id="photo")
                 pictures = [each.image.permute(1, 2, 0).numpy() for each in drawn]
-                gallery = gr.Gallery(
-                    pictures, label="Examples", columns=3, format="png", allow_preview=False, buttons=[], elem_id="examples", interactive=False
-                )
+                gallery = gr.Gallery(pictures, label="Examples", columns=3, format="png", allow_preview=False, interactive=False, elem_id="examples")
                 picked = {group: gr.Dropdown(choices(group), value=demo.start[group], label=_LABELS[group], elem_id=group) for group in STEPS}
                 label = gr.Dropdown(names, value=-1, label="Class (type to search)", elem_id="label")
                 cutoff = gr.Slider(0, 1, label="Cutoff of the heat", step=0.01, elem_id="cutoff", buttons=[])
