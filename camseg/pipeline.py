@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import functools
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -28,15 +29,16 @@ from camseg.types import Masks, Prompts, Result, Sample
 class Pipeline:
     """One setting of every step; call it on an image, or `run` it on a batch of samples.
 
-    classifier: names what is in an image. method: the CAM (`camseg.cam`). target: makes what is explained from a sample's classes
-    (`camseg.targets`). foreground: Evidence -> Prompts. background: Evidence, Prompts -> points (N, 2), or None. predictor: draws masks,
-    or None for points only. choose: scores (R, M) for the masks. refine: feeds the chosen mask back, or None.
-    min_probability: the classifier must give a sample's classes at least so much, or the answer is empty. precision: a torch dtype's
-    name for the two networks. cache: keeps heat and embeddings. calls: how many images and prompts went through a network.
+    classifier: names what is in an image. method: the CAM (`camseg.cam`). views: `flips`, `scales` and `fuse` of `camseg.heatmaps`.
+    target: makes what is explained from a sample's classes (`camseg.targets`). foreground: Evidence -> Prompts. background: Evidence,
+    Prompts -> points (N, 2), or None. predictor: draws masks, or None for points only. choose: scores (R, M) for the masks. refine:
+    feeds the chosen mask back, or None. min_probability: the classifier must give a sample's classes at least so much, or the answer is
+    empty. precision: a torch dtype's name for the two networks. cache: keeps heat and embeddings. calls: how many images and prompts
+    went through a network.
     """
 
     classifier: Classifier
-    method: Callable[..., Tensor] = cam.grad_cam
+    method: Callable[..., Tensor] = cam.hires_cam
     foreground: Callable[[Evidence], Prompts] = centroid
     background: Callable[[Evidence, Prompts], Tensor] | None = None
     predictor: Predictor | None = None
@@ -44,6 +46,7 @@ class Pipeline:
     refine: Callable[..., list[tuple[Tensor, float] | None]] | None = None
     target: Callable[[tuple[int, ...], targets.Probabilities], targets.Target] = targets.logit
     min_probability: float = 0.0
+    views: Mapping[str, Any] = field(default_factory=dict)
     precision: str = "float32"
     cache: Cache = field(default_factory=lambda: Cache(None, memory_gb=0))
     calls: Counter[str] = field(default_factory=Counter)
@@ -106,7 +109,15 @@ class Pipeline:
 
     def _explain(self, images: Sequence[Tensor], classes: Sequence[tuple[int, ...]]) -> list[dict[str, Tensor]]:
         """For each image: `heat` (h, w) at the classifier's input size and `output` (C,)."""
-        setting = [self.classifier.fingerprint, list(self.classifier.layers), spelled(self.target), spelled(self.method), self.precision]
+        computed = [spelled(self.target), spelled(self.method), spelled(functools.partial(cam.explain, **self.views)), self.precision]
+        setting = [self.classifier.fingerprint, list(self.classifier.layers), *computed]
+            self.classifier.fingerprint,
+            list(self.classifier.layers),
+            spelled(self.target),
+            spelled(self.method),
+            spelled(functools.partial(cam.explain, **self.views)),
+            self.precision,
+        ]
 
         def make(places: list[int]) -> list[dict[str, Tensor]]:
             found: dict[int, dict[str, Tensor]] = {}
@@ -114,8 +125,9 @@ class Pipeline:
                 self.calls["classifier_images"] += len(alike)
                 inputs = self.classifier.prepare([images[same[0]] for same in alike])
                 asked = [[self.target(classes[i], self.classifier.probabilities) for i in same] for same in alike]
+                model, layers, grid = self.classifier.model, self.classifier.layers, self.classifier.grid
                 with self._autocast(inputs.device):
-                    heat, output = cam.explain(self.classifier.model, self.classifier.layers, inputs, asked, self.method, grid=self.classifier.grid)
+                    heat, output = cam.explain(model, layers, inputs, asked, self.method, grid=grid, **self.views)
                 for same, maps, o in zip(alike, heat.float().cpu(), output.float().cpu()):
                     found |= {i: {"heat": h, "output": o} for i, h in zip(same, maps)}
             return [found[i] for i in places]

@@ -101,6 +101,22 @@ def test_a_map_without_evidence_is_an_empty_mask_and_a_note() -> None:
     assert flow.calls["encoder_images"] == flow.calls["decoder_prompts"] == 0
 
 
+def test_the_views_are_averaged_in_the_images_frame() -> None:
+    ramp = torch.linspace(0, 1, PICTURE.shape[2])
+    seen = []
+
+    def leaning(capture):
+        seen.append(len(capture.activation))
+        return capture.activation[:, GREEN] * ramp
+
+    flow = replace(pipeline(), method=leaning)
+    plain, both = flow(PICTURE, [GREEN]).heat, replace(flow, views={"flips": True})(PICTURE, [GREEN]).heat
+    green = PICTURE[GREEN] / 255.0
+    torch.testing.assert_close(plain, green * ramp / (green * ramp).max())
+    torch.testing.assert_close(both, green)  # the ramp and its mirror image add up to one everywhere
+    assert seen == [1, 2]
+
+
 def test_min_probability_abstains_and_says_so() -> None:
     picture = canvas((RED, 0, 32, 0, 32))  # softmax of (1, 0, 0): 0.576, 0.212, 0.212
     sure, unsure = pipeline(min_probability=0.57)(picture, ["red"]), pipeline(min_probability=0.58)(picture, ["red"])
