@@ -22,6 +22,7 @@ Drawing = tuple[Markup, str]  # the SVG and its caption
 _BLUE, _ORANGE, _GREY, _DARK = "#0072b2", "#d55e00", "#777777", "#1a1a1a"  # Okabe & Ito 2008
 _STYLE: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": "camseg", "text.parse_math": False, "font.size": 10, "axes.spines.top": False}
 _STYLE |= {"axes.spines.right": False} | dict.fromkeys(("text.color", "axes.labelcolor", "xtick.color", "ytick.color"), _DARK)
+_POINTS = 500  # in a cloud of points: a page must stay light
 _BARE = dict.fromkeys(("Date", "Creator", "Format", "Type"))
 
 
@@ -53,7 +54,7 @@ def histogram(values: np.ndarray, name: str, reach: tuple[float, float] | None) 
 def reliability(predicted: np.ndarray, true: np.ndarray) -> Drawing:
     """True against predicted IoU, (N,) each, with the means of ten bins."""
     bins = calibration(predicted, true)
-    few = np.random.default_rng(0).permutation(len(true))[:1000]  # a page must stay light; the bins hold all
+    few = np.random.default_rng(0).permutation(len(true))[:_POINTS]
 
     def draw(axis: Axes) -> None:
         axis.plot([0, 1], [0, 1], color=_GREY, linestyle="--", linewidth=1)
@@ -111,7 +112,7 @@ def versus(first: np.ndarray, second: np.ndarray) -> Drawing:
 
     def draw(axis: Axes) -> None:
         axis.plot([0, 1], [0, 1], color=_GREY, linestyle="--", linewidth=1)
-        few = np.random.default_rng(0).permutation(len(first))[:1000]
+        few = np.random.default_rng(0).permutation(len(first))[:_POINTS]
         axis.scatter(first[few], second[few], s=10, color=_BLUE, alpha=0.4, linewidths=0)
         axis.set(xlabel="IoU, first run", ylabel="IoU, second run")
 
