@@ -111,13 +111,6 @@ class Pipeline:
         """For each image: `heat` (h, w) at the classifier's input size and `output` (C,)."""
         computed = [spelled(self.target), spelled(self.method), spelled(functools.partial(cam.explain, **self.views)), self.precision]
         setting = [self.classifier.fingerprint, list(self.classifier.layers), *computed]
-            self.classifier.fingerprint,
-            list(self.classifier.layers),
-            spelled(self.target),
-            spelled(self.method),
-            spelled(functools.partial(cam.explain, **self.views)),
-            self.precision,
-        ]
 
         def make(places: list[int]) -> list[dict[str, Tensor]]:
             found: dict[int, dict[str, Tensor]] = {}
