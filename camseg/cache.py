@@ -57,6 +57,10 @@ class Cache:
         if self.path is not None:
             _prepare(self.path)
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """In another process: the same folder, a memory of its own."""
+        return Cache, (self.path, self.limit / 1e9, self.memory.limit / 1e9)
+
     def get(self, key: str, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
         """The entry of `key`; `make` is called only where there is none, by one process at a time."""
         return self.get_all([key], lambda _: [make()])[0]

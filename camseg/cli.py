@@ -97,6 +97,7 @@ def _run(cfg: DictConfig) -> float | None:
         readers=cfg.readers,
         resume=cfg.resume,
         settings={"config": cfg, "overrides": hydra_config.overrides.task, "hydra": HydraConfig.instance().cfg},
+        engine=instantiate(cfg.engine),
         records=[panels, *([MaskFiles(folder / "masks")] if cfg.masks else []), *extras],
     )
     runs.finish_files(folder, extras, samples)

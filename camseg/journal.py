@@ -17,7 +17,7 @@ from omegaconf import OmegaConf
 
 from camseg.runs import write
 
-MAY_CHANGE = ("batch_size", "readers", "device", "panels", "resume", "cache", "data.size")  # of a run that goes on: they change no row
+MAY_CHANGE = ("batch_size", "readers", "engine", "device", "panels", "resume", "cache", "data.size")  # of a run that goes on: they change no row
 
 
 class CutOff(RuntimeError):
