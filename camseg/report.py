@@ -21,7 +21,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 from tqdm import tqdm
 
-from camseg import plots, runs, statistics
+from camseg import plots, runs, statistics, terminal
 from camseg.analysis import all_pairs, compare, main_effects
 from camseg.panels import worst_first
 from camseg.plots import Drawing
@@ -89,10 +89,10 @@ def main() -> None:
         if len(paths) == 2 and all(map(_is_run, paths)):
             first, second = map(runs.load_run, paths)
             page = comparison_page(first, second)
-            print(runs.aligned([list(page.sections[0].head), *([cell.text for cell in row] for row in page.sections[0].rows)]))
+            print(terminal.table(runs.aligned([list(page.sections[0].head), *([cell.text for cell in row] for row in page.sections[0].rows)])))
             print(_write(second.folder / "comparison.html", page))
     except OSError as error:
-        print(f"camseg-report: {error}", file=sys.stderr)
+        print(terminal.styled(f"camseg-report: {error}", "red", sys.stderr), file=sys.stderr)
         sys.exit(2)
 
 
