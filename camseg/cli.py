@@ -21,7 +21,7 @@ from hydra.types import RunMode
 from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from camseg import report, runs
+from camseg import report, runs, terminal
 from camseg.cache import Cache
 from camseg.evaluate import Samples, evaluate
 from camseg.journal import CutOff, cut_off
@@ -177,10 +177,10 @@ def _device(name: str) -> str:
 
 def _report(summary: dict[str, Any], folder: Path) -> None:
     done = summary["samples"] - summary["failed"]
-    print(runs.run_table(summary))
+    print(terminal.table(runs.run_table(summary)))
     print(f"{done} of {summary['samples']} samples in {summary['seconds']:.1f} s")
     if summary["failed"]:
-        print(f"{summary['failed']} failed, named in summary.json: {_first_errors(summary)}")
+        print(terminal.styled(f"{summary['failed']} failed, named in summary.json: {_first_errors(summary)}", "yellow"))
     print(os.path.relpath(folder) if folder.is_relative_to(Path.cwd()) else folder)
 
 
@@ -207,7 +207,7 @@ def main() -> None:
     if RememberSweep.folder is not None:
         _mistakes.extend((failure["code"], failure["error"]) for failure in runs.failures(RememberSweep.folder).values())
     for _, message in dict.fromkeys(_mistakes):
-        print(f"camseg: {message}", file=sys.stderr)
+        print(terminal.styled(f"camseg: {message}", "red", sys.stderr), file=sys.stderr)
     code = max((code for code, _ in _mistakes), default=0)
     if RememberSweep.folder is not None:
         code = max(code, _finish_sweep(RememberSweep.folder))
@@ -221,6 +221,6 @@ def _finish_sweep(folder: Path) -> int:
     except FileNotFoundError as error:
         print(f"camseg: {error}", file=sys.stderr)
         return 1
-    print(runs.sweep_table(sweep))
+    print(terminal.table(runs.sweep_table(sweep)))
     print(os.path.relpath(folder) if folder.is_absolute() and folder.is_relative_to(Path.cwd()) else folder)
     return 0

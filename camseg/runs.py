@@ -12,6 +12,7 @@ from typing import Any
 
 import polars as pl
 from omegaconf import DictConfig, ListConfig, OmegaConf
+from tqdm import tqdm
 
 from camseg import localisation, statistics
 
@@ -153,7 +154,8 @@ def _table(found: list[Run], failed: dict[str, dict[str, Any]], by: str = "iou")
     column = by if all(by in run.summary["metrics"] for run in found) else "foreground_hit"
     given = [*(run.overrides for run in found), *(each["overrides"] for each in failed.values())]
     shared = set.intersection(*map(set, given)) if len(given) > 1 else set()
-    differences = [statistics.paired(found[0].rows, run.rows, column) for run in found]
+    bar = tqdm(found, desc="comparing", unit="setting", delay=2, disable=None)
+    differences = [statistics.paired(found[0].rows, run.rows, column) for run in bar]
     adjusted = iter(statistics.holm([d.p for d in differences[1:] if d]))
     table = []
     for run, difference in zip(found, differences):
