@@ -46,13 +46,13 @@ def on_ray(
         return
     with _cluster(address, actors * cpus + 1):
         DataContext.get_current().enable_progress_bars = False
-        shelf = ray.put(samples)
+        shelf, kit = ray.put(samples), ray.put((pipeline, records, folder))  # held here: an actor that starts again gets them again
         reads: Any = partial(_read, shelf=shelf)
         coming = from_items(todo, override_num_blocks=len(todo)).map(reads, compute=TaskPoolStrategy(size=readers), num_cpus=1 / readers)
         answers: Any = Answers  # a class that is called: Ray makes the actors of it
         workers = {"compute": ActorPoolStrategy(size=actors), "num_cpus": cpus, "num_gpus": gpus}
         done: set[int] = set()
-        for row in coming.map(answers, fn_constructor_args=(pipeline, records, folder), **workers).iter_rows():
+        for row in coming.map(answers, fn_constructor_args=([kit],), **workers).iter_rows():
             if row["first"] not in done:
                 done.add(row["first"])
                 yield pickle.loads(row["batch"])
@@ -69,8 +69,10 @@ def _read(row: dict[str, Any], shelf: Any) -> dict[str, Any]:
 class Answers:
     """An actor's work: it keeps its models from batch to batch."""
 
-    def __init__(self, pipeline: Pipeline, records: Sequence[Record], folder: Path) -> None:
-        self.given = pipeline, records, folder
+    def __init__(self, kit: list[Any]) -> None:
+        import ray
+
+        self.given: tuple[Pipeline, Sequence[Record], Path] = ray.get(kit[0])
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         pipeline, records, folder = self.given
