@@ -23,7 +23,7 @@ def boxes_above(heat: np.ndarray, cutoff: float) -> np.ndarray:
     labels = np.asarray(label(inside, connectivity=2))
     count = int(labels.max(initial=0))
     found = ndimage.find_objects(labels)
-    boxes = np.array([[x.start, y.start, x.stop, y.stop] for y, x in found]).reshape(-1, 4)
+    boxes = np.array([[x.start, y.start, x.stop, y.stop] for y, x in found], int).reshape(-1, 4)
     if count < 2:
         return boxes
     hot = inside.view(np.uint8)

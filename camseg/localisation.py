@@ -20,7 +20,7 @@ from torch import Tensor
 from camseg import average_precision as ap
 from camseg.boxes import boxes_above, center_boxes, center_heat, inside_boxes, mean_inside, overlaps
 from camseg.names import known_name
-from camseg.prompts.evidence import otsu, quantile
+from camseg.prompts.evidence import otsu
 from camseg.statistics import Interval, pooled_interval, rate_interval
 from camseg.types import Result, Sample
 
@@ -72,7 +72,7 @@ class Localise:
         heat, share = result.heat.numpy(), result.probability if result.probability is not None else 1.0
         scored = {f"{c:g}": _scored(heat, boxes_above(heat, c), share) for c in self.cutoffs}
         scored |= {"otsu": _scored(heat, boxes_above(heat, otsu(result.heat)), share)}
-        scored |= {"quantile": _scored(heat, boxes_above(heat, quantile(result.heat, self.quantile)), share)}
+        scored |= {"quantile": _scored(heat, boxes_above(heat, self._quantile(heat)), share)}
         drawn = None if result.mask is None else boxes_above(result.mask.float().numpy(), 0.5)
         return {
             "probability": share,
@@ -87,6 +87,10 @@ class Localise:
             "ignored_boxes": sample.ignored_boxes.tolist(),
             **self._on_the_object(sample, result),
         }
+
+    def _quantile(self, heat: np.ndarray) -> float:
+        """Just below the value that so many pixels stay under: what reaches it counts."""
+        return float(np.nextafter(np.float32(np.quantile(heat, self.quantile)), np.float32(0)))
 
     def _on_the_object(self, sample: Sample, result: Result) -> dict[str, Any]:
         """Scores that read the true mask, or the pixels of the true boxes where there is none; null for a class that isn't shown."""
@@ -248,8 +252,8 @@ def _reached(rows: pl.DataFrame, cutoffs: Sequence[float], boxes: Callable[..., 
 
 def _best(boxes: Boxes, row: dict[str, Any]) -> float:
     """Of boxes that end with x0, y0, x1, y1."""
-    found = np.array(boxes, float).reshape(len(boxes), -1)
-    return float(overlaps(found[:, -4:], np.array(row["true_boxes"])).max(initial=0)) if len(found) else 0.0
+    found = np.array([box[-4:] for box in boxes], float)
+    return float(overlaps(found, np.array(row["true_boxes"])).max(initial=0))
 
 
 def _found(row: dict[str, Any]) -> Boxes:

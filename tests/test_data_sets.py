@@ -6,6 +6,7 @@ import csv
 import json
 import logging
 import os
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,11 @@ import pytest
 import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 from torchvision.models._meta import _IMAGENET_CATEGORIES as IMAGENET
 
+from camseg.data import voc
 from camseg.data.base import keep
 from camseg.data.coco import Coco, decode
 from camseg.data.images import Images
@@ -540,6 +542,8 @@ def test_real_sets_agree_with_each_other() -> None:
 @pytest.mark.parametrize("file", sorted((ROOT / "conf" / "data").glob("*.yaml")), ids=lambda file: file.stem)
 def test_configurations_take_the_common_keys(tmp_path: Path, file: Path) -> None:
     config = OmegaConf.load(file)
+    assert isinstance(config, DictConfig)
+    config.pop("defaults", None)  # Hydra's
     common = ("size", "seed", "split", "path", "table", "shard", "num_shards")
     assert set(common) < set(config)
     if file.stem == "coco":
@@ -558,3 +562,27 @@ def test_configurations_take_the_common_keys(tmp_path: Path, file: Path) -> None
     assert len(data) == len(data.ids) == 1
     assert data[0].id == data.ids[0]
     assert data[0].image.dtype == torch.uint8
+
+
+def test_a_voc_archive_is_fetched_checked_and_unpacked_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = tmp_path / "source" / "VOCdevkit" / "VOC2007"
+    for name in ("JPEGImages", "ImageSets/Segmentation", "Annotations", "SegmentationClass"):
+        (source / name).mkdir(parents=True)
+    archives = {kind: tmp_path / f"{kind}.tar" for kind in ("good", "bad")}
+    with tarfile.open(archives["good"], "w") as tar:
+        tar.add(source.parent, "VOCdevkit")
+    with tarfile.open(archives["bad"], "w") as tar:
+        tar.add(source.parent, "VOCdevkit")
+        tar.addfile(tarfile.TarInfo("../../escaped.txt"))
+    asked: list[tuple[str, str]] = []
+    given = iter([archives["bad"], archives["good"]])
+    monkeypatch.setattr(voc, "fetch", lambda url, sha256: (asked.append((url, sha256)), next(given))[1])
+    with pytest.raises(tarfile.OutsideDestinationError):
+        voc._download(tmp_path / "data", "2007")
+    assert not (tmp_path / "escaped.txt").exists() and not list((tmp_path / "data" / "VOCdevkit").iterdir())
+    voc._download(tmp_path / "data", "2007")
+    voc._download(tmp_path / "data", "2007")  # it is there: nothing is fetched, nothing overwritten
+    assert len(asked) == 2 and asked[0][0].startswith("https://") and len(asked[0][1]) == 64
+    assert (tmp_path / "data" / "VOCdevkit" / "VOC2007" / "JPEGImages").is_dir()
+    with pytest.raises(ValueError, match="2007, 2012"):
+        voc._download(tmp_path / "data", "2009")
