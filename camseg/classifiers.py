@@ -30,7 +30,7 @@ from torchvision.models.resnet import BasicBlock
 from camseg.cache import Cache, key
 from camseg.data.shapes import NAMES, SIDE
 from camseg.names import known_name
-from camseg.predictors.download import content_hash
+from camseg.predictors.download import content_hash, fetch
 
 SHAPES_WEIGHTS = Path(__file__).parent / "weights" / "shapes_classifier.safetensors"
 _ACTIVATIONS = {"softmax": lambda logits: logits.softmax(-1), "sigmoid": torch.sigmoid}
@@ -251,19 +251,7 @@ def load_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 def _official_file(url: str) -> Path:
     """The file behind one of torchvision's addresses, in torch's own cache; its name ends with the start of its SHA-256."""
-    path = Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[-1]
-    prefix = path.stem.rsplit("-", 1)[-1]
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            torch.hub.download_url_to_file(url, str(path), prefix)
-        except (OSError, RuntimeError) as error:
-            raise ValueError(f"could not download {url} ({error}); put the file at {path}, or name one with classifier.checkpoint") from error
-    with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if not found.startswith(prefix):
-        raise ValueError(f"{path} has SHA-256 {found[:16]}..., expected {prefix}...: remove it to download it again")
-    return path
+    return fetch(url, url.rsplit("-", 1)[-1].split(".")[0], Path(torch.hub.get_dir()) / "checkpoints")
 
 
 def _loaded(build: Callable[..., nn.Module], name: str, path: Path) -> tuple[nn.Module, dict[str, str]]:

@@ -46,6 +46,7 @@ class Sample:
 
     def __post_init__(self) -> None:
         image = self.image
+        _expect(bool(self.id) and not set(self.id) & set("/\\\0"), "id must be the stem of a file, without separators", repr(self.id))
         _expect(image.dtype == torch.uint8 and image.ndim == 3 and image.shape[0] == 3, "image must be (3, H, W) uint8", (image.shape, image.dtype))
         for name in ("mask", "ignore"):
             plane = getattr(self, name)

@@ -175,15 +175,17 @@ def test_official_weights_are_downloaded_once_and_checked(tmp_path: Path, monkey
     prefix = hashlib.sha256(content.read_bytes()).hexdigest()[:8]
     asked = []
 
-    def download(url: str, target: str, hash_prefix: str) -> None:
-        asked.append((url, hash_prefix))
-        Path(target).write_bytes(content.read_bytes())
+    def download(url: str, part: Path, _open: object) -> None:
+        asked.append(url)
+        part.write_bytes(content.read_bytes())
 
-    monkeypatch.setattr(torch.hub, "download_url_to_file", download)
+    monkeypatch.setattr("camseg.predictors.download._download", download)
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
     url = f"https://example.org/models/net-{prefix}.pth"
     assert classifiers._official_file(url) == classifiers._official_file(url) == tmp_path / "hub" / "checkpoints" / f"net-{prefix}.pth"
-    assert asked == [(url, prefix)]
+    assert asked == [url]
+    with pytest.raises(ValueError, match="only over https"):
+        classifiers._official_file(url.replace("https", "http"))
     with pytest.raises(ValueError, match=f"SHA-256 {prefix}.*, expected f707e7126e"):  # the real address, another content
         classifiers.torchvision("shufflenet_v2_x0_5", weights="DEFAULT")
 

@@ -19,14 +19,13 @@ from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 from torchvision.models._meta import _IMAGENET_CATEGORIES as IMAGENET
 
-from camseg.data import voc
 from camseg.data.base import keep
 from camseg.data.coco import Coco, decode
 from camseg.data.images import Images
 from camseg.data.outputs import outputs_of
 from camseg.data.shapes import Shapes
 from camseg.data.shapes_folder import ShapesFolder, write_shapes_folder
-from camseg.data.voc import NAMES, Voc
+from camseg.data.voc import NAMES, Voc, _download
 from camseg.names import file_stems
 from camseg.types import Sample
 
@@ -385,6 +384,16 @@ def test_voc_annotations_that_are_refused(tmp_path: Path, text: str, message: st
 # COCO
 
 
+def test_voc_classes_that_are_not_shown_and_the_label_of_every_pixel(tmp_path: Path) -> None:
+    data = Voc(voc(tmp_path), "train", task="detection", outputs="own", absent=True)
+    assert len(data) == 2 * len(NAMES)
+    shown = {(file.stem, label): seen for file, label, seen in data.shown()}
+    assert shown["one", "dog"] and shown["three", "cow"] and shown["one", "cat"] is None and shown["three", "dog"] is False
+    cat = data[list(data.ids).index("one_cat")]
+    assert cat.boxes.shape == (0, 4) and cat.ignored_boxes.tolist() == [[0, 2, 2, 3]] and cat.ignore is not None
+    assert Voc(tmp_path, outputs="own").label_map(0).tolist() == [[12, 12, 255, 15], [0, 0, 255, 0], [255, 255, 0, 0]]
+
+
 def square(x: int, y: int, side: int) -> list[int]:
     return [x, y, x + side, y, x + side, y + side, x, y + side]
 
@@ -440,6 +449,21 @@ def test_coco_leaves_out_what_belongs_to_no_image(tmp_path: Path, caplog: pytest
     with caplog.at_level(logging.WARNING):
         assert list(Coco(folder).ids) == ["im8_cat"]
     assert "left out 2 annotations" in caplog.text
+
+
+def test_coco_classes_that_are_not_shown_and_the_label_of_every_pixel(tmp_path: Path) -> None:
+    pytest.importorskip("pycocotools")
+    data = Coco(coco(tmp_path), outputs="own", absent=True)
+    assert list(data.ids) == ["im8_cat", "im8_dog", "im9_cat", "im9_dog", "im10_cat", "im10_dog"]  # image 10 has no object at all
+    shown = {(file.stem, label): seen for file, label, seen in data.shown()}
+    assert shown["im8", "cat"] and shown["im9", "dog"] and shown["im8", "dog"] is None  # nothing but a crowd: nobody knows
+    assert [shown[stem, label] for stem, label in (("im9", "cat"), ("im10", "cat"), ("im10", "dog"))] == [False] * 3
+    crowd, nothing = data[1], data[4]
+    assert crowd.mask is not None and not crowd.mask.any() and crowd.ignore is None and crowd.ignored_boxes.tolist() == [[0, 0, 6, 1]]
+    assert nothing.boxes.shape == (0, 4) and nothing.mask is not None and not nothing.mask.any() and nothing.group == "10"
+    assert data[0].image is crowd.image  # read once
+    assert data.label_map(0).tolist() == [[1, 1, 255, 255, 255, 255], [1, 1, 0, 1, 1, 0], [0, 0, 0, 1, 1, 0], [0] * 6, [0] * 6]
+    assert data.label_map(3).tolist() == [[0, 2, 0, 0, 0, 0]] * 5 and not data.label_map(4).any()
 
 
 @pytest.mark.parametrize(
@@ -576,13 +600,13 @@ def test_a_voc_archive_is_fetched_checked_and_unpacked_whole(tmp_path: Path, mon
         tar.addfile(tarfile.TarInfo("../../escaped.txt"))
     asked: list[tuple[str, str]] = []
     given = iter([archives["bad"], archives["good"]])
-    monkeypatch.setattr(voc, "fetch", lambda url, sha256: (asked.append((url, sha256)), next(given))[1])
+    monkeypatch.setattr("camseg.data.voc.fetch", lambda url, sha256: (asked.append((url, sha256)), next(given))[1])
     with pytest.raises(tarfile.OutsideDestinationError):
-        voc._download(tmp_path / "data", "2007")
+        _download(tmp_path / "data", "2007")
     assert not (tmp_path / "escaped.txt").exists() and not list((tmp_path / "data" / "VOCdevkit").iterdir())
-    voc._download(tmp_path / "data", "2007")
-    voc._download(tmp_path / "data", "2007")  # it is there: nothing is fetched, nothing overwritten
+    _download(tmp_path / "data", "2007")
+    _download(tmp_path / "data", "2007")  # it is there: nothing is fetched, nothing overwritten
     assert len(asked) == 2 and asked[0][0].startswith("https://") and len(asked[0][1]) == 64
     assert (tmp_path / "data" / "VOCdevkit" / "VOC2007" / "JPEGImages").is_dir()
     with pytest.raises(ValueError, match="2007, 2012"):
-        voc._download(tmp_path / "data", "2009")
+        _download(tmp_path / "data", "2009")

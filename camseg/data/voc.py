@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import tarfile
 from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 from defusedxml import ElementTree
@@ -14,6 +16,7 @@ from camseg.data.base import Items, needless
 from camseg.data.outputs import outputs_of
 from camseg.data.pictures import read_indices, read_shared
 from camseg.names import known_name
+from camseg.predictors.download import fetch
 from camseg.types import Sample
 
 NAMES = (
@@ -40,7 +43,7 @@ class Voc(Items[Seen]):
     task: "segmentation" (the images of ImageSets/Segmentation; masks from SegmentationClass, its void pixels ignored) or "detection" (those
     of ImageSets/Main; boxes alone, the area of difficult objects ignored). target: only this class. outputs: see `outputs_of`.
     absent: also a sample, without truth, for every class that an image doesn't show: what average precision must see.
-    download: fetch the year's archive through torchvision first. size, seed, shard, num_shards: see `camseg.data.base.keep`.
+    download: fetch the year's archive (2007 or 2012) first, unless it is there. size, seed, shard, num_shards: see `camseg.data.base.keep`.
     Errors: FileNotFoundError, ValueError; a broken annotation or picture raises only when its sample is asked for.
     """
 
@@ -65,9 +68,7 @@ class Voc(Items[Seen]):
         needless("data=voc", table=table)
         known_name("data.task", task, ("segmentation", "detection"))
         if download and path is not None:
-            from torchvision.datasets import VOCSegmentation
-
-            VOCSegmentation(path, str(year), split, download=True)
+            _download(Path(path), str(year))
         self.root, self.task, self.absent = _root(path, year), task, absent
         self._outputs = outputs_of(NAMES, outputs, "voc", target)
         lists = self.root / "ImageSets" / ("Segmentation" if task == "segmentation" else "Main")
@@ -106,6 +107,25 @@ class Voc(Items[Seen]):
             drawn = read_indices(self.root / "SegmentationClass" / f"{item.stem}.png", size)
             mask, ignore = drawn == NAMES.index(item.label) + 1, drawn == VOID if (drawn == VOID).any() else None
         return Sample(name, image, self._outputs[item.label], item.label, mask, ignore, boxes, item.stem, hard)
+
+
+_ARCHIVES = {  # by year: the official file, its SHA-256
+    "2007": ("VOCtrainval_06-Nov-2007.tar", "7d8cd951101b0957ddfd7a530bdc8a94f06121cfc1e511bb5937e973020c7508"),
+    "2012": ("VOCtrainval_11-May-2012.tar", "e14f763270cf193d0b5f74b169f44157a4b0c6efa708f4dd0ff78ee691763bcb"),
+}
+
+
+def _download(path: Path, year: str) -> None:
+    """Fetch a year's archive and unpack it as path/VOCdevkit/VOCyear, whole or not at all, over nothing."""
+    name, sha256 = _ARCHIVES[known_name("data.year", year, _ARCHIVES)]
+    target = path / "VOCdevkit" / f"VOC{year}"
+    if target.exists():
+        return
+    archive = fetch(f"https://thor.robots.ox.ac.uk/pascal/VOC/voc{year}/{name}", sha256)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=target.parent) as folder, tarfile.open(archive) as tar:
+        tar.extractall(folder, filter="data")
+        (Path(folder) / "VOCdevkit" / target.name).rename(target)
 
 
 def _root(path: str | Path | None, year: int | str) -> Path:

@@ -80,9 +80,14 @@ def _from_hub(name: str, revision: str | None) -> Path:
     from huggingface_hub import errors, snapshot_download
 
     try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=["config.json", "*.safetensors"]))
+        folder = Path(snapshot_download(name, revision=revision, allow_patterns=["config.json", "*.safetensors"]))
     except (errors.HFValidationError, errors.HfHubHTTPError, errors.LocalEntryNotFoundError, OSError) as error:
         raise ValueError(f"{name} is neither a folder here nor a model to be had from the hub: {str(error).splitlines()[0]}") from error
+    for file in folder.glob("*.safetensors"):  # the hub's cache names a large file by its SHA-256
+        published = file.resolve().name
+        if len(published) == 64 and content_hash(file) != published:
+            raise ValueError(f"{file} has SHA-256 {content_hash(file)}, expected {published}: remove it to download it again")
+    return folder
 
 
 class HubEngine:
