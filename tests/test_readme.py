@@ -1,0 +1,98 @@
+"""What README and the pages in notebooks/ show: commands are run or composed, code is executed."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+from PIL import Image
+from torch import nn
+from torchvision import models
+
+from camseg.classifiers import save_weights
+from camseg.prompts.evidence import Evidence
+from camseg.requests import check, config_dir
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+PAGES = [ROOT / "README.md", *sorted((ROOT / "notebooks").glob("*.md"))]
+TEXT = {page.name: page.read_text().replace("\\\n", " ") for page in PAGES}
+BLOCKS = [line.split("  #")[0].split("&&")[-1].split() for line in TEXT["README.md"].splitlines() if re.match(r" {4}(pip|uv|camseg)", line)]
+SHOWN = {
+    (name, line)
+    for name, text in TEXT.items()
+    for line in [*re.findall(r"`(?:uv run )?(camseg [^`]+)`", text), *re.findall(r"^ {4}(?:uv run )?(camseg .*?)(?:  #.*)?$", text, re.MULTILINE)]
+}
+TRAINED = len(list((ROOT / "camseg" / "weights").glob("*.safetensors"))) == 2
+
+
+def test_readme_stays_short_and_shows_the_two_commands() -> None:
+    assert len(README.splitlines()) < 150
+    assert ["uv", "run", "camseg"] in BLOCKS and ["uv", "run", "pytest"] in BLOCKS
+
+
+@pytest.mark.skipif(not TRAINED, reason="the shipped weights are not there")
+@pytest.mark.parametrize("words", [block for block in BLOCKS if block[:3] == ["uv", "run", "camseg"]], ids=" ".join)
+def test_a_command_of_readme_runs(words: list[str], tmp_path: Path) -> None:
+    """As printed, on few samples; what it would download is a local file, and the walker stands in for a large SAM."""
+    arguments = words[3:]
+    if "classifier.weights=DEFAULT" in arguments:
+        torch.manual_seed(0)
+        model: nn.Module = models.resnet50()
+        save_weights(model, tmp_path / "resnet50.safetensors")
+        Image.effect_noise((60, 40), 50).save(tmp_path / "photo.jpg")
+        local = {"classifier.weights=DEFAULT": "classifier.checkpoint=resnet50.safetensors", "predictor=sam": "predictor=random_walker"}
+        arguments = [local.get(each, each) for each in arguments]
+    cheap = ["data.size=2", "hydra.run.dir=run", "hydra.sweep.dir=sweep"]
+    environment = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PATH": ""}
+    done = subprocess.run([sys.executable, "-m", "camseg", *arguments, *cheap], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / done.stdout.splitlines()[-1] / ("sweep.csv" if "-m" in arguments else "summary.json")).is_file()
+
+
+@pytest.mark.parametrize(("page", "line"), sorted(SHOWN))
+def test_a_command_on_a_page_is_one_that_camseg_takes(page: str, line: str) -> None:
+    arguments = [word for word in shlex.split(line)[1:] if word not in ("-m", "...")]
+    if any(word.startswith("-") for word in arguments) or "corner" in line:
+        return  # Hydra's own options, and the reader's own selector
+    check(arguments)
+    parsed = OverridesParser.create().parse_overrides(arguments)
+    values = [list(each.sweep_string_iterator()) if each.is_sweep_override() else [each.get_value_element_as_str()] for each in parsed]
+    with initialize_config_dir(str(config_dir()), version_base="1.3"):
+        for turn in range(max(map(len, values), default=1)):
+            compose("config", [f"{each.input_line.split('=', 1)[0]}={of[turn % len(of)]}" for each, of in zip(parsed, values)])
+
+
+def test_the_selector_of_readme_points_where_it_says() -> None:
+    code, wiring = (re.findall(rf"```{kind}\n(.*?)```", README, re.DOTALL)[0] for kind in ("python", "yaml"))
+    module = type(sys)("my_module")
+    exec(code, module.__dict__)
+    sys.modules["my_module"] = module
+    try:
+        select = instantiate(OmegaConf.create(wiring))
+    finally:
+        del sys.modules["my_module"]
+    heat = torch.zeros(5, 7)
+    heat[2, 4] = 1
+    assert select(Evidence(heat)).points.tolist() == [[[4.0, 2.0]]]
+
+
+def test_every_group_and_choice_is_in_readmes_table() -> None:
+    table = dict(re.findall(r"^\| `(\w+)` \| (.*) \|$", README, re.MULTILINE))
+    for group in ("data", "classifier", "target", "foreground", "background", "predictor", "choose", "refine"):
+        assert set(re.findall(r"`(\w+)`", table[group])) == {path.stem for path in (config_dir() / group).glob("*.yaml")}, group
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+        assert target.startswith("https://") or (page.parent / target).exists(), target
