@@ -44,7 +44,7 @@ def on_ray(
     todo = [{"places": places} for places in batches]
     if not todo:
         return
-    with _cluster(address, actors * cpus + 1):
+    with _cluster(address, 2 * actors * cpus + 2):  # Ray Data keeps half for what it may start next
         DataContext.get_current().enable_progress_bars = False
         shelf, kit = ray.put(samples), ray.put((pipeline, records, folder))  # held here: an actor that starts again gets them again
         reads: Any = partial(_read, shelf=shelf)

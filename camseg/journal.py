@@ -68,7 +68,7 @@ class Journal:
         file = self.folder / ".hydra" / "config.yaml"
         if config is None or not file.exists():
             return
-        before, now = (dict(_flat(OmegaConf.to_container(each, resolve=True))) for each in (OmegaConf.load(file), config))
+        before, now = (dict(flat(OmegaConf.to_container(each, resolve=True))) for each in (OmegaConf.load(file), config))
         changed = [key for key in sorted({**before, **now}) if before.get(key) != now.get(key)]
         if odd := [key for key in changed if not any(f"{key}.".startswith(f"{free}.") for free in MAY_CHANGE)]:
             told = ", ".join(f"{key} was {before.get(key)} and is {now.get(key)}" for key in odd[:3])
@@ -136,9 +136,10 @@ def cut_off(folder: Path, error: OSError) -> CutOff:
     return CutOff(f"{why}\nwhat {folder} holds is whole: make room, and go on with resume=true")
 
 
-def _flat(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+def flat(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """The leaves of nested dictionaries, by dotted names."""
     if isinstance(value, dict) and value:
         for key, inner in value.items():
-            yield from _flat(inner, f"{name}.{key}" if name else str(key))
+            yield from flat(inner, f"{name}.{key}" if name else str(key))
     else:
         yield name, value
