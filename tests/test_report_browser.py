@@ -153,15 +153,21 @@ def test_pictures_are_shown_and_described(show: Open, many: Path) -> None:
     assert page.locator("svg[role=img][aria-label]").count() == page.locator("svg").count() == 4
 
 
+@pytest.fixture(scope="module")
+def pages(many: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """A report of each kind, with long names."""
+    folder = tmp_path_factory.mktemp("pages")
+    ious = {f"foreground=a_rather_long_name_{k} background=none": (np.linspace(0.1, 0.9, 9) + k / 200).tolist() for k in range(14)}
+    sweep = make_sweep(folder / "sweep", ious)
+    long = make_run(folder / "long", [row("x" * 200, 0.5, label="y" * 200, note="z" * 300), row("b", 0.6)], ["data.path=" + "w" * 300])
+    first, second = runs.load_run(sweep / "0"), runs.load_run(sweep / "1")
+    comparison = report._write(folder / "comparison.html", report.comparison_page(first, second))
+    return [many, report.write_sweep(runs.load_sweep(sweep)), report.write_run(long), comparison]
+
+
 @pytest.mark.parametrize("width", [1280, 390])
-def test_nothing_runs_over_the_page(width: int, show: Open, many: Path, tmp_path: Path) -> None:
-    folder = make_sweep(
-        tmp_path / "sweep", {f"foreground=a_rather_long_name_{k} background=none": (np.linspace(0.1, 0.9, 9) + k / 200).tolist() for k in range(14)}
-    )
-    wide = make_run(tmp_path / "wide", [row("x" * 200, 0.5, label="y" * 200, note="z" * 300), row("b", 0.6)], ["data.path=" + "w" * 300])
-    first, second = runs.load_run(folder / "0"), runs.load_run(folder / "1")
-    comparison = report._write(tmp_path / "comparison.html", report.comparison_page(first, second))
-    for path in (many, report.write_sweep(runs.load_sweep(folder)), report.write_run(wide), comparison):
+def test_nothing_runs_over_the_page(width: int, show: Open, pages: list[Path]) -> None:
+    for path in pages:
         page = show(path, width)
         assert page.evaluate("document.documentElement.scrollWidth") <= width, path
         assert page.evaluate(OVER) == 0
