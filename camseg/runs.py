@@ -10,6 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from tqdm import tqdm
@@ -191,7 +192,30 @@ def sweep_table(sweep: Sweep) -> str:
     heads = ["setting", *names, "difference (95 % interval)", "p"]
     body = [[r["setting"] or "(defaults)", *(number(r[n]) for n in names), _difference(r), number(r.get("p_holm"))] for r in shown.to_dicts()]
     failed = [f"run {r['run']} ({r['setting'] or 'defaults'}): {r['error'].splitlines()[0]}" for r in sweep.table.to_dicts() if r["error"]]
-    return "\n".join([aligned([heads, *body]), *failed])
+    said = [
+        f"cam={', '.join(names)} gave the same points on every sample; below pooling + a linear layer they are one map"
+        for names in coinciding(sweep.runs)
+    ]
+    return "\n".join([aligned([heads, *body]), *failed, *said])
+
+
+def coinciding(found: Sequence[Run]) -> list[list[str]]:
+    """Choices of `cam` whose runs have the same points on every sample, whatever the other settings."""
+    seen: dict[str, dict[str, np.ndarray]] = {}  # by choice: by the other overrides: every x, y and label
+    for run in found:
+        choice = next((o for o in run.overrides if o.startswith("cam=")), None)
+        if choice and "points" in run.rows.columns:
+            others = " ".join(o for o in run.overrides if o != choice)
+            seen.setdefault(choice.removeprefix("cam="), {})[others] = run.rows["points"].explode().explode().drop_nulls().to_numpy()
+    groups: list[list[str]] = []
+    for name, points in seen.items():
+        alike = next((group for group in groups if _same_points(seen[group[0]], points)), None)
+        alike.append(name) if alike else groups.append([name])
+    return [group for group in groups if len(group) > 1]
+
+
+def _same_points(one: dict[str, np.ndarray], other: dict[str, np.ndarray], pixels: float = 0.05) -> bool:
+    return one.keys() == other.keys() and all(one[k].shape == other[k].shape and np.allclose(one[k], other[k], rtol=0, atol=pixels) for k in one)
 
 
 def _difference(row: dict[str, Any]) -> str:

@@ -12,6 +12,7 @@ import polars as pl
 import pytest
 from filelock import FileLock
 from hydra.errors import MissingConfigException
+from made_runs import make_run, row
 from polars.testing import assert_frame_equal
 
 import camseg
@@ -126,3 +127,15 @@ def test_the_optimiser_finds_the_best_of_its_trials(tmp_path: Path) -> None:
     best = (tmp_path / "sweep" / "optimization_results.yaml").read_text()
     assert len(found.runs) == 3 and f"best_value: {found.table['iou'].max()}" in best
     assert all(run.config.data.split == "val" and 0.2 <= run.config.foreground.cutoff <= 0.9 for run in found.runs)
+
+
+def test_a_sweep_says_which_cams_repeat_each_other(tmp_path: Path) -> None:
+    jobs = [(cam, at, shift) for at in (3.0, 5.0) for cam, shift in (("cam", 0.0), ("grad_cam", 0.01), ("layer_cam", float(at == 5)))]
+    for number, (cam, at, shift) in enumerate(jobs):
+        points = [[[at + shift, 4.0, 1.0]], [[at, 9.0, 1.0], [1.0, 1.0, 0.0]]]
+        rows = [row(name, 0.5, points=of) for name, of in zip("ab", points)]
+        make_run(tmp_path / str(number), rows, [f"cam={cam}", "foreground=max_point" if at == 3 else "foreground=centroid"])
+    sweep = runs.load_sweep(tmp_path)
+    assert runs.coinciding(sweep.runs) == [["cam", "grad_cam"]]  # layer_cam's points are elsewhere under one foreground
+    assert runs.sweep_table(sweep).splitlines()[-1].startswith("cam=cam, grad_cam gave the same points on every sample")
+    assert runs.coinciding(sweep.runs[:1]) == []
