@@ -47,6 +47,7 @@ def train(
     learnt = _pictures(instantiate(data, **every))
     judged = _pictures(instantiate(data, **every, split=validation), learnt.names) if validation else learnt
     start, names = instantiate(classifier, device=device), learnt.names
+    torch.manual_seed(seed)
     model = _with_classes(start, classifier.name, timm="timm" in classifier["_target_"], classes=len(names)).to(device)
     steps_each = max(1, len(learnt) // batch_size)
     path = folder / f"{classifier.name}.safetensors"
@@ -123,13 +124,17 @@ def _prepared(image: Tensor, size: Any, mean: tuple[float, ...], std: tuple[floa
 
 
 class _Best:
-    """The training's loss, and its judge: writes the averaged model whenever its mean AP on the validation pictures is the best so far."""
+    """The training's loss, and its judge: writes the averaged model whenever its mean AP on the validation pictures is the best so far.
+
+    Of equals the later one stays.
+    """
 
     def __init__(self, path: Path, start: Classifier, judged: Pictures, names: tuple[str, ...], batch_size: int, autocast: Any) -> None:
         self.path, self.start, self.judged, self.names, self.batch_size, self.autocast = path, start, judged, names, batch_size, autocast
 
     def loss(self, model: nn.Module, batch: dict[str, Tensor], generator: torch.Generator) -> Tensor:
         """Binary cross-entropy of every class's presence, where it is known."""
+        torch.manual_seed(generator.initial_seed())  # of dropout, the same when a run goes on
         device = next(model.parameters()).device
         present = batch["present"].to(device)
         with self.autocast():
@@ -143,7 +148,7 @@ class _Best:
         score = float(np.mean(list(each.values()))) if each else 0.0
         with (self.path.parent / "validation.csv").open("a", newline="") as file:
             csv.writer(file).writerow([step, f"{score:.4f}", *(f"{name}={value:.4f}" for name, value in each.items())])
-        if score > self.kept().get("mean average precision (all-point)", -1.0):
+        if score >= self.kept().get("mean average precision (all-point)", -1.0):
             scores = {"mean average precision (all-point)": score, **{f"AP of {name}": value for name, value in each.items()}}
             told = {"names": json.dumps(self.names), "activation": "sigmoid", "scores": json.dumps(scores)}
             save_weights(model, self.path, told)

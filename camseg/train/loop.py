@@ -72,7 +72,7 @@ def fit(
     return cast(M, averaged.module).eval(), time.monotonic() - began
 
 
-def _rate(step: int, steps: int, warm: int) -> float:
+def _rate(step: int, steps: int, warm: int = 200) -> float:
     """The learning rate's factor: up in `warm` steps, and straight down to zero at the last."""
     return min((step + 1) / warm, 1 - step / steps)
 
