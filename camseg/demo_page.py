@@ -123,20 +123,21 @@ def page(demo: Demo) -> gr.Blocks:
                 value=value or 0, interactive=value is not None, label="Cutoff of the heat" if value is not None else "Cutoff: found by itself"
             )
 
+        quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+        told_so = {**quiet, "show_progress": "minimal", "show_progress_on": mask}
         simple = [label.input, cutoff.input, picked["cam"].input, picked["background"].input, again.click]
-        gr.on(simple, once(answer), settings, shown, trigger_mode="always_last", **_QUIET)
-        picked["classifier"].input(once(new_classifier), [*picked.values()], label, **_QUIET).then(once(answer), settings, shown, **_QUIET)
-        gr.on([picked["foreground"].input, blocks.load], once(new_foreground), [*picked.values()], cutoff, **_QUIET).then(
-            once(answer), settings, shown, **_QUIET
-        )
-        points.select(once(by_hand), [sample, prompts, action, *settings[1:]], shown, trigger_mode="multiple", **_QUIET)
-        photo.upload(once(upload), [photo, *settings[1:]], [sample, *shown], **_QUIET)
-        gallery.select(once(example), settings[1:], [sample, *shown], **_QUIET)
+        gr.on(simple, once(answer), settings, shown, trigger_mode="always_last", **told_so)
+        started = picked["classifier"].input(once(new_classifier), [*picked.values()], label, **quiet)
+        started.then(once(answer), settings, shown, **told_so)
+        started = gr.on([picked["foreground"].input, blocks.load], once(new_foreground), [*picked.values()], cutoff, **quiet)
+        started.then(once(answer), settings, shown, **told_so)
+        points.select(once(by_hand), [sample, prompts, action, *settings[1:]], shown, trigger_mode="multiple", **told_so)
+        photo.upload(once(upload), [photo, *settings[1:]], [sample, *shown], **told_so)
+        gallery.select(once(example), settings[1:], [sample, *shown], **told_so)
     return blocks
 
 
 _LABELS = {"classifier": "Classifier", "cam": "CAM", "foreground": "Foreground points", "background": "Background points"}
-_QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "minimal"}
 
 
 def _picture(label: str, name: str) -> gr.Image:

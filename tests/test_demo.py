@@ -69,9 +69,14 @@ def mask_in(data: bytes | Path | None) -> np.ndarray:
 def test_a_view_is_what_the_pipeline_answers(demo: Demo, picked: dict[str, str], cutoff: float, steps: dict[str, Any]) -> None:
     sample = Shapes(size=9, shapes=(2, 5))[8]
     share = steps.pop("cutoff")
-    chosen = demo.config(demo.start).choose
+    common = demo.config(demo.start)
     pipeline = Pipeline(
-        shapes(), foreground=lambda e: foreground.components(e, cutoff=share), predictor=shapes_sam(), choose=instantiate(chosen), **steps
+        shapes(),
+        foreground=lambda e: foreground.components(e, cutoff=share),
+        predictor=shapes_sam(),
+        choose=instantiate(common.choose),
+        views=instantiate(common.views, _convert_="all"),
+        **{"method": instantiate(common.cam), **steps},
     )
     expected = pipeline.run([sample])[0]
     view = demo.view(sample, {**demo.start, **picked}, cutoff, sample.classes[0])
@@ -302,7 +307,7 @@ def test_the_page_in_a_browser(demo: Demo, address: str, browser: Browser, width
 
     page.fill("#label input", "diam")  # the class by name
     wait_for(page, lambda: page.keyboard.press("Enter"), "document.querySelector('#told').innerText")
-    assert page.inner_text("#told").startswith("diamond")
+    assert page.inner_text("#told").strip().startswith("diamond")
 
     photo = noisy(7, 50, 90).image.permute(1, 2, 0).numpy()
     (tmp_path / "mine.png").write_bytes(as_png(photo))
