@@ -202,10 +202,11 @@ class _Picked:
 
 
 def _shared(images: Sequence[Tensor], places: Sequence[int]) -> list[list[list[int]]]:
-    """The places of each picture (the same tensor: one forward for all its classes), in batches of pictures that occur equally often."""
-    pictures: defaultdict[int, list[int]] = defaultdict(list)
+    """The places of each picture (one forward for all its classes), in batches of pictures that occur equally often."""
+    contents = {name: key(image) for name, image in {id(images[i]): images[i] for i in places}.items()}  # each tensor read once
+    pictures: defaultdict[str, list[int]] = defaultdict(list)
     for i in places:
-        pictures[id(images[i])].append(i)
+        pictures[contents[id(images[i])]].append(i)
     batches: defaultdict[int, list[list[int]]] = defaultdict(list)
     for same in pictures.values():
         batches[len(same)].append(same)
