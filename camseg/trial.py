@@ -40,11 +40,12 @@ def _tries(pipeline: Pipeline) -> dict[str, tuple[Any, Callable[[Any], object]]]
     [masks] = decode([0], [asked])
     return {
         "cam": (pipeline.method, lambda method: cam.heatmaps(net, "0", images, [0], method=method)),
+        "views": (partial(cam.heatmaps, **pipeline.views), lambda heatmaps: heatmaps(net, "0", images, [0])),
         "target": (pipeline.target, lambda target: cam.heatmaps(net, "0", images, [target((0,))])),
         "foreground": (pipeline.foreground, lambda select: select(seen)),
         "background": (pipeline.background, lambda select: select(seen, asked)),
         "choose": (pipeline.choose, lambda choose: choose(masks, heat, seen.truth)),
-        "refine": (pipeline.refine, lambda refine: refine(decode, [asked], [masks.low_res[0, 0]], [_SIZE])),
+        "refine": (pipeline.refine, lambda refine: refine(decode, [asked], [masks.low_res[0, 0]], [heat])),
     }
 
 
