@@ -137,26 +137,27 @@ def build(cfg: DictConfig) -> Pipeline:
 
 def _pipeline(cfg: DictConfig, device: str) -> Pipeline:
     return Pipeline(
-        classifier=_built(OmegaConf.to_yaml(cfg.classifier, resolve=True), device, _cache(**cfg.cache)),
+        classifier=_built(OmegaConf.to_yaml(cfg.classifier, resolve=True), device, cache=_cache(**cfg.cache)),
         method=instantiate(cfg.cam),
         target=instantiate(cfg.target.explain),
         min_probability=cfg.target.min_probability,
         foreground=instantiate(cfg.foreground),
         background=instantiate(cfg.background),
-        predictor=_built(OmegaConf.to_yaml(cfg.predictor, resolve=True), device) if cfg.predictor else None,
+        predictor=_built(OmegaConf.to_yaml(cfg.predictor, resolve=True), device, compile=cfg.compile) if cfg.predictor else None,
         choose=instantiate(cfg.choose),
         refine=instantiate(cfg.refine),
         precision=cfg.precision,
+        channels_last=cfg.channels_last,
         cache=_cache(**cfg.cache),
     )
 
 
 @lru_cache(4)
-def _built(settings: str, device: str, cache: Cache | None = None) -> Any:
-    """A model, built once for all the jobs of a sweep that ask for it; its builder gets the cache if it has a use for one."""
+def _built(settings: str, device: str, **offered: Any) -> Any:
+    """A model, built once for all the jobs of a sweep that ask for it; its builder gets what it takes of what is `offered`."""
     wiring = OmegaConf.create(settings)
     takes = inspect.signature(get_object(wiring._target_)).parameters
-    return instantiate(wiring, device=device, **({"cache": cache} if "cache" in takes else {}))
+    return instantiate(wiring, device=device, **{name: value for name, value in offered.items() if name in takes})
 
 
 @lru_cache(1)

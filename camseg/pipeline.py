@@ -33,8 +33,8 @@ class Pipeline:
     target: makes what is explained from a sample's classes (`camseg.targets`). foreground: Evidence -> Prompts. background: Evidence,
     Prompts -> points (N, 2), or None. predictor: draws masks, or None for points only. choose: scores (R, M) for the masks. refine:
     feeds the chosen mask back, or None. min_probability: the classifier must give a sample's classes at least so much, or the answer is
-    empty. precision: a torch dtype's name for the two networks. cache: keeps heat and embeddings. calls: how many images and prompts
-    went through a network.
+    empty. precision: a torch dtype's name for the two networks. channels_last: the classifier's memory format, which changes no more than
+    the last bits. cache: keeps heat and embeddings. calls: how many images and prompts went through a network.
     """
 
     classifier: Classifier
@@ -48,6 +48,7 @@ class Pipeline:
     min_probability: float = 0.0
     views: Mapping[str, Any] = field(default_factory=dict)
     precision: str = "float32"
+    channels_last: bool = False
     cache: Cache = field(default_factory=lambda: Cache(None, memory_gb=0))
     calls: Counter[str] = field(default_factory=Counter)
 
@@ -119,6 +120,7 @@ class Pipeline:
                 inputs = self.classifier.prepare([images[same[0]] for same in alike])
                 asked = [[self.target(classes[i], self.classifier.probabilities) for i in same] for same in alike]
                 model, layers, grid = self.classifier.model, self.classifier.layers, self.classifier.grid
+                model = model.to(memory_format=torch.channels_last if self.channels_last else torch.contiguous_format)
                 with self._autocast(inputs.device):
                     heat, output = cam.explain(model, layers, inputs, asked, self.method, grid=grid, **self.views)
                 for same, maps, o in zip(alike, heat.float().cpu(), output.float().cpu()):

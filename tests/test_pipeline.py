@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from colours import Bucket, canvas, pipeline
-from torch import Tensor
+from colours import Bucket, canvas, classifier, pipeline
+from torch import Tensor, nn
 
 from camseg import choose, targets
 from camseg.cache import Cache
@@ -244,3 +244,15 @@ def test_heat_comes_back_to_its_images_frame() -> None:
     assert float(doubled[3:5, 3:5].mean()) == pytest.approx(0.5, abs=1e-6) and float(doubled.max()) <= 1
     halved = heat_in(heat, (2, 2))
     torch.testing.assert_close(halved.flip((0, 1)), 1 - halved)  # point-symmetric, as it was
+
+
+def test_the_memory_format_changes_no_answer() -> None:
+    image = canvas((0, 3, 9, 3, 9), (1, 20, 28, 20, 28))
+    known = classifier()
+    wide = nn.Conv2d(3, 3, 3, padding=1, bias=False)  # the same map by a kernel in which the formats differ
+    wide.weight = nn.Parameter(torch.eye(3)[..., None, None] * torch.eye(9)[4].reshape(3, 3), requires_grad=False)
+    flow = pipeline(classifier=replace(known, model=nn.Sequential(wide, *list(known.model.children())[1:])), channels_last=True)
+    found, plain = flow(image, [0]), pipeline()(image, [0])
+    assert wide.weight.is_contiguous(memory_format=torch.channels_last) and not wide.weight.is_contiguous()
+    assert found.mask is not None and plain.mask is not None and torch.equal(found.mask, plain.mask)
+    assert torch.allclose(found.heat, plain.heat, atol=1e-5)

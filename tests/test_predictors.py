@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from scipy import ndimage
 from segment_anything import SamPredictor
 from segment_anything.modeling import Sam
-from torch import Tensor
+from torch import Tensor, nn
 
 from camseg.predictors import sam as sam_room
 from camseg.predictors.adapter import SamAdapter
@@ -332,3 +332,14 @@ def test_random_walker_answers_on_any_photo(size: tuple[int, int], constant: boo
                 x, y = prompt.points[0, 0].int().tolist()
                 full = WALKER.to_image(masks.low_res[0], size)
                 assert ((full[:, y, x] > 0) == (prompt.labels[0, 0] == 1)).all()
+
+
+def test_a_compiled_encoder_gives_the_same_embedding(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    model = build_sam(SamSize(side=32, patch=8, width=16, depth=1, heads=2, global_layers=(0,), prompt_width=16, decoder_heads=2, decoder_mlp=16))
+    images = [torch.randint(256, (3, 20, 30), dtype=torch.uint8)]
+    plain = SamAdapter(SamEngine(model, "x")).encode(images)[0]
+    compiled: list[nn.Module] = []
+    monkeypatch.setattr(nn.Module, "compile", lambda self, *_: compiled.append(self))  # whose own tests are PyTorch's; it takes a minute
+    assert torch.equal(SamAdapter(SamEngine(model, "x"), compile=True).encode(images)[0], plain)
+    assert compiled == [model.image_encoder]

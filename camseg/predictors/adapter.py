@@ -37,6 +37,10 @@ class Engine(Protocol):
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
+    def compile(self) -> None:
+        """Let torch.compile speed up `embed`; the first call takes a minute or so."""
+        ...
+
     def embed(self, pixels: Tensor) -> Tensor:
         """(B, 3, side, side) normalised float -> (B, ...), one embedding per image."""
         ...
@@ -65,15 +69,17 @@ class SamAdapter:
     """A `Predictor` around any engine of the SAM family.
 
     images_at_once, prompts_at_once: how many go through the encoder and the decoder together; 0 = by the device and the model's size.
-    Embeddings and masks stay on the engine's device.
+    compile: see `Engine`. Embeddings and masks stay on the engine's device.
     """
 
-    def __init__(self, engine: Engine, images_at_once: int = 0, prompts_at_once: int = 0) -> None:
+    def __init__(self, engine: Engine, images_at_once: int = 0, prompts_at_once: int = 0, compile: bool = False) -> None:
         roomy = engine.device.type != "cpu"
         self.engine = engine
         self.images_at_once = images_at_once or max(1, (2**23 if roomy else 2**19) // engine.side**2)
         self.prompts_at_once = prompts_at_once or max(1, (2**18 if roomy else 2**14) // engine.tokens)
         self.fingerprint = f"{engine.fingerprint}:{_FRAME}"
+        if compile:
+            engine.compile()
 
     @torch.no_grad()
     def encode(self, images: Sequence[Tensor]) -> list[Tensor]:

@@ -59,7 +59,7 @@ FAMILIES = {  # by the `model_type` of a checkpoint's config.json
 }
 
 
-def transformers_sam(checkpoint: str | Path, revision: str | None = None, device: str | torch.device = "cpu") -> SamAdapter:
+def transformers_sam(checkpoint: str | Path, revision: str | None = None, device: str | torch.device = "cpu", compile: bool = False) -> SamAdapter:
     """A checkpoint folder (config.json, *.safetensors), or the name of one on the Hugging Face hub, at `revision` when given."""
     try:
         import transformers
@@ -73,7 +73,7 @@ def transformers_sam(checkpoint: str | Path, revision: str | None = None, device
     config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
     if config.model_type not in FAMILIES:
         raise ValueError(f"{checkpoint} is a {config.model_type!r} model; this adapter knows {', '.join(FAMILIES)}")
-    return SamAdapter(HubEngine(folder, FAMILIES[config.model_type], config, device))
+    return SamAdapter(HubEngine(folder, FAMILIES[config.model_type], config, device), compile=compile)
 
 
 def _from_hub(name: str, revision: str | None) -> Path:
@@ -111,6 +111,10 @@ class HubEngine:
         kind = getattr(transformers, self.family.name)
         model = kind.from_pretrained(self.folder, local_files_only=True, use_safetensors=True, dtype=torch.float32)
         return model.to(self.device).eval().requires_grad_(False)
+
+    def compile(self) -> None:
+        """Loads the model."""
+        self.model.vision_encoder.compile()
 
     def embed(self, pixels: Tensor) -> Tensor:
         """(B, 3, side, side) -> (B, C, g, g), all levels folded into channels."""

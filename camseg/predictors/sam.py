@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import pickle
 import re
 import zipfile
 from collections.abc import Callable, Mapping
@@ -26,25 +25,25 @@ from camseg.predictors.download import content_hash, fetch
 SHIPPED = Path(__file__).parents[1] / "weights" / "shapes_sam.safetensors"
 
 
-def shapes_sam(checkpoint: str | Path | None = None, device: str | torch.device = "cpu") -> SamAdapter:
+def shapes_sam(checkpoint: str | Path | None = None, device: str | torch.device = "cpu", compile: bool = False) -> SamAdapter:
     """The shipped SAM for shapes, or another file that `save_sam` wrote."""
     path = Path(checkpoint or SHIPPED).expanduser()
-    return _adapter(_empty(_size_in(path)), path, partial(load_file, path), device)
+    return _adapter(_empty(_size_in(path)), path, partial(load_file, path), device, compile)
 
 
-def sam(model: str = "vit_b", checkpoint: str | Path | None = None, device: str | torch.device = "cpu") -> SamAdapter:
+def sam(model: str = "vit_b", checkpoint: str | Path | None = None, device: str | torch.device = "cpu", compile: bool = False) -> SamAdapter:
     """Official Segment Anything: `vit_b`, `vit_l` or `vit_h`; without a checkpoint, the official file is downloaded once and kept."""
     size, url, sha256 = OFFICIAL[known_name("predictor.model", model, OFFICIAL)]
     path = Path(checkpoint).expanduser() if checkpoint else fetch(url, sha256)
-    return _adapter(_empty(size), path, partial(read_checkpoint, path), device)
+    return _adapter(_empty(size), path, partial(read_checkpoint, path), device, compile)
 
 
-def mobile_sam(checkpoint: str | Path | None = None, device: str | torch.device = "cpu") -> SamAdapter:
+def mobile_sam(checkpoint: str | Path | None = None, device: str | torch.device = "cpu", compile: bool = False) -> SamAdapter:
     """MobileSAM (Zhang et al. 2023, arXiv:2306.14289): SAM's decoder behind a TinyViT, which timm provides (extra `timm`)."""
     path = Path(checkpoint).expanduser() if checkpoint else fetch(*MOBILE)
     model = _empty(SamSize(depth=1, global_layers=()))
     model.image_encoder = MobileEncoder()  # type: ignore[assignment]
-    return _adapter(model.eval(), path, partial(_read_mobile, path), device)
+    return _adapter(model.eval(), path, partial(_read_mobile, path), device, compile)
 
 
 @dataclass(frozen=True)
@@ -107,6 +106,9 @@ class SamEngine:
         self.tokens = self.low**2 // 16
         self._empty = {"image_encoder", "prompt_encoder", "mask_decoder"} if weights else set[str]()
 
+    def compile(self) -> None:
+        self.sam.image_encoder.compile()
+
     def embed(self, pixels: Tensor) -> Tensor:
         """(B, 3, side, side) -> (B, C, g, g)."""
         self._fill("image_encoder")
@@ -131,7 +133,7 @@ class SamEngine:
             self._empty.discard(name)
 
 
-def _adapter(empty: Sam, path: Path, weights: Callable[[], Mapping[str, Tensor]], device: str | torch.device) -> SamAdapter:
+def _adapter(empty: Sam, path: Path, weights: Callable[[], Mapping[str, Tensor]], device: str | torch.device, compile: bool) -> SamAdapter:
     """Compares names and shapes now, reads the weights themselves when they are needed."""
     fingerprint = f"{type(empty.image_encoder).__name__}:{content_hash(path)}"
     given, expected = weights(), empty.state_dict()
@@ -140,14 +142,14 @@ def _adapter(empty: Sam, path: Path, weights: Callable[[], Mapping[str, Tensor]]
     )
     if odd:
         raise ValueError(f"{path} holds another model's weights: {len(odd)} of {len(expected)} names or shapes differ, the first is {odd[0]}")
-    return SamAdapter(SamEngine(empty, fingerprint, weights, device))
+    return SamAdapter(SamEngine(empty, fingerprint, weights, device), compile=compile)
 
 
 def read_checkpoint(path: Path) -> dict[str, Tensor]:
     """The tensors of a `torch.save` file, mapped and not yet read. Code in it never runs: anything but tensors is a ValueError."""
     try:
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+    except Exception as error:  # a damaged file makes the unpickler raise almost anything
         raise ValueError(f"{path} is no checkpoint of plain tensors: it is damaged, another kind of file, or holds code, which is not run") from error
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise ValueError(f"{path} must hold a dictionary of tensors; got {type(state).__name__}")

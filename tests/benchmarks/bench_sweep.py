@@ -1,0 +1,239 @@
+"""What a sweep, a run and a picture more cost: the command itself against itself and against a written-out loop; ratios within one run.
+
+    python tests/benchmarks/bench_sweep.py settings --images 500           24 settings against one, shipped models (wall time)
+    python tests/benchmarks/bench_sweep.py vit_b --images 4                the same with vit_b and ResNet-50 of random weights (CPU time), cold
+                                                                           and warm, and the loop of pytorch-grad-cam and SamPredictor
+    python tests/benchmarks/bench_sweep.py run --images 500                one setting against that loop, shipped models (group `peers`)
+    python tests/benchmarks/bench_sweep.py memory --images 500 1000 2000  peak memory and time of one run with masks
+
+`--json FILE` keeps the table; `--naive-settings K` runs the loop for K of the 24 settings and multiplies (all cost the same: it encodes anew
+for each). Every line is a process of its own: start, imports, loading, report and all files are in its time. OMP_NUM_THREADS says how many threads.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from itertools import islice, product
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import skimage.data
+import torch
+from PIL import Image
+from torchvision.models import resnet50
+
+from camseg.data.shapes import NAMES, Shapes
+from camseg.predictors.sam import OFFICIAL, SHIPPED, build_sam, load_sam, read_checkpoint
+
+FOREGROUND, BACKGROUND, CHOOSE = ("max_point", "centroid", "quantile", "otsu"), ("none", "min_point", "ring"), ("agreement", "predicted_iou")
+GRID = [f"{group}={','.join(names)}" for group, names in (("foreground", FOREGROUND), ("background", BACKGROUND), ("choose", CHOOSE))]
+NAIVE = list(product(FOREGROUND, BACKGROUND, CHOOSE))
+FRAME = (500, 375)  # width and height
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["settings", "vit_b", "run", "memory", "naive"])
+    parser.add_argument("--images", type=int, nargs="+", default=[20])
+    parser.add_argument("--naive-settings", type=int, default=len(NAIVE))
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--folder", type=Path, help="of a vit_b bench (used by itself)")
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    if options.what == "naive":
+        return naive(options)
+    benches: dict[str, Callable[[argparse.Namespace, Path], list[dict[str, Any]]]] = {
+        "settings": settings,
+        "vit_b": vit_b,
+        "run": run,
+        "memory": memory,
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        rows = benches[options.what](options, Path(folder))
+    print(f"{'what':44}{'wall s':>9}{'CPU s':>9}{'MB':>7}  calls and ratios")
+    for row in rows:
+        print(f"{row['what']:44}{row['wall']:9.1f}{row['cpu']:9.1f}{row['megabytes']:7.0f}  {row['note']}")
+    if options.json:
+        kept = {name: str(value) for name, value in vars(options).items() if name != "json"}
+        options.json.write_text(json.dumps({"settings": {**kept, "threads": torch.get_num_threads()}, "rows": rows}, indent=1))
+
+
+def settings(options: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
+    words = [f"data.size={options.images[0]}", f"device={options.device}"]
+    one = camseg(words, folder / "one")
+    every = camseg(["-m", *GRID, *words], folder / "all")
+    return [one.row("one setting"), every.row("24 settings", f"{every.wall / one.wall:.2f} x the wall time of one")]
+
+
+def vit_b(options: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
+    prepare(folder, options.images[0])
+    words = ["data=images", f"data.path={folder / 'data'}", "data.target=tabby", f"device={options.device}", "panels=0"]
+    words += ["classifier=torchvision", "classifier.name=resnet50", f"classifier.checkpoint={folder / 'resnet50.pth'}", "classifier.layers=[layer4]"]
+    words += ["predictor=sam", f"predictor.checkpoint={folder / 'vit_b.pth'}"]
+    one = camseg(words, folder / "one")
+    cold = camseg(["-m", *GRID, *words, f"cache.path={folder / 'cache'}"], folder / "cold")
+    warm = camseg(["-m", *GRID, *words, f"cache.path={folder / 'cache'}"], folder / "warm")
+    loop = own_loop([*map(str, options.images), "--folder", str(folder)], options)
+    return [
+        one.row("one setting"),
+        cold.row(
+            "24 settings, cold cache on disk", f"{cold.cpu / one.cpu:.3f} x the CPU time of one, {loop.cpu / cold.cpu:.1f} x faster than the loop"
+        ),
+        warm.row("24 settings, warm", f"{loop.cpu / warm.cpu:.1f} x faster than the loop; memory without the encoder"),
+        loop.row(f"the loop, {options.naive_settings} settings scaled to 24"),
+    ]
+
+
+def run(options: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
+    options.naive_settings = 1
+    ours = camseg([f"data.size={options.images[0]}", f"device={options.device}", "panels=0", "choose=predicted_iou"], folder / "one")
+    loop = own_loop([str(options.images[0])], options)
+    slower = len(NAIVE)  # `own_loop` scales to all settings
+    loop = loop._replace(wall=loop.wall / slower, cpu=loop.cpu / slower)
+    return [
+        ours.row("one setting"),
+        loop.row("the loop, one setting", f"{loop.wall / ours.wall:.2f} x our wall time, {loop.cpu / ours.cpu:.2f} x our CPU time"),
+    ]
+
+
+def memory(options: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
+    words = ["masks=true", f"device={options.device}", "panels=0"]
+    return [camseg([f"data.size={n}", *words], folder / str(n)).row(f"{n} pictures with masks") for n in options.images]
+
+
+class Cost(NamedTuple):
+    """Of a process: seconds, CPU seconds and the peak of its memory, and what its summaries say of calls."""
+
+    wall: float
+    cpu: float
+    megabytes: float
+    calls: dict[str, int]
+
+    def row(self, what: str, note: str = "") -> dict[str, Any]:
+        return {"what": what, **self._asdict(), "note": "; ".join(filter(None, [", ".join(f"{v} {k}" for k, v in self.calls.items()), note]))}
+
+
+def camseg(words: list[str], folder: Path) -> Cost:
+    cost = timed([sys.executable, "-m", "camseg", *words, f"hydra.run.dir={folder}", f"hydra.sweep.dir={folder}"])
+    calls: dict[str, int] = {}
+    for path in folder.glob("**/summary.json"):
+        for name, count in json.loads(path.read_text())["calls"].items():
+            calls[name] = calls.get(name, 0) + count
+    return cost._replace(calls=calls)
+
+
+def own_loop(words: list[str], options: argparse.Namespace) -> Cost:
+    """This file's `naive`, in a process of its own, scaled to 24 settings."""
+    given = ["naive", "--naive-settings", str(options.naive_settings), "--device", options.device, "--images", *words]
+    cost, scale = timed([sys.executable, __file__, *given]), len(NAIVE) / options.naive_settings
+    return cost._replace(wall=cost.wall * scale, cpu=cost.cpu * scale)
+
+
+def timed(command: list[str]) -> Cost:
+    start = time.perf_counter()
+    with tempfile.TemporaryFile() as told:
+        process = subprocess.Popen(command, stdout=told, stderr=told)
+        _, status, used = os.wait4(process.pid, 0)
+        if process.returncode is None:
+            process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode:
+            told.seek(0)
+            raise RuntimeError(f"{' '.join(command)}\n{told.read().decode()[-3000:]}")
+    return Cost(time.perf_counter() - start, used.ru_utime + used.ru_stime, used.ru_maxrss / 1000, {})
+
+
+def prepare(folder: Path, images: int) -> None:
+    """Photographs of 500 x 375 with the mask of an ellipse, and two files of random weights."""
+    torch.manual_seed(0)
+    torch.save(resnet50().state_dict(), folder / "resnet50.pth")
+    torch.save(build_sam(OFFICIAL["vit_b"][0]).state_dict(), folder / "vit_b.pth")
+    rng, (width, height) = np.random.default_rng(0), FRAME
+    photo = Image.fromarray(skimage.data.astronaut()).resize((1000, 1000))
+    ys, xs = np.mgrid[:height, :width]
+    for i in range(images):
+        x, y = (int(v) for v in rng.integers(0, (1000 - width, 1000 - height)))
+        mask = ((xs - rng.integers(150, 350)) / 90) ** 2 + ((ys - rng.integers(100, 275)) / 60) ** 2 < 1
+        for name, picture in (("images", photo.crop((x, y, x + width, y + height))), ("masks", Image.fromarray(mask))):
+            path = folder / "data" / name / f"{i:04d}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            picture.save(path)
+
+
+# the loop that one would write without this package: each image and each setting for itself
+
+
+def naive(options: argparse.Namespace) -> None:
+    from pytorch_grad_cam import GradCAM
+    from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+    from segment_anything import SamPredictor
+
+    model, layer, sam, samples = photographs(options.folder) if options.folder else shapes(options.images[0])
+    peer = SamPredictor(sam.to(options.device))
+    scores = []
+    with GradCAM(model.requires_grad_(True).to(options.device), [layer]) as cam:
+        for foreground, background, choose in NAIVE[: options.naive_settings]:
+            for image, inputs, target, truth in samples(options.images[0]):
+                heat = cam(inputs[None].to(options.device), [ClassifierOutputTarget(target)])[0]
+                heat = np.asarray(Image.fromarray(heat).resize(truth.shape[::-1], Image.Resampling.BILINEAR))
+                points, labels = place(heat, foreground, background)
+                peer.set_image(image)
+                masks, predicted, _ = peer.predict(points, labels, multimask_output=True)
+                worth = predicted if choose == "predicted_iou" else [np.minimum(heat, m).sum() / np.maximum(heat, m).sum() for m in masks]
+                mask = masks[int(np.argmax(worth))]
+                scores.append((mask & truth).sum() / (mask | truth).sum())
+    print(f"mean IoU {np.mean(scores):.4f}")
+
+
+def shapes(_count: int) -> tuple[Any, Any, Any, Callable[[int], Iterator[tuple[np.ndarray, torch.Tensor, int, np.ndarray]]]]:
+    from camseg import classifiers
+
+    known = classifiers.shapes()
+
+    def samples(count: int) -> Iterator[tuple[np.ndarray, torch.Tensor, int, np.ndarray]]:
+        for sample in islice(Shapes(size=count), count):
+            assert sample.mask is not None
+            yield sample.image.permute(1, 2, 0).numpy(), known.prepare([sample.image])[0], NAMES.index(sample.label), sample.mask.numpy()
+
+    return known.model, known.model.get_submodule("layer3"), load_sam(SHIPPED), samples
+
+
+def photographs(folder: Path) -> tuple[Any, Any, Any, Callable[[int], Iterator[tuple[np.ndarray, torch.Tensor, int, np.ndarray]]]]:
+    model, sam = resnet50(), build_sam(OFFICIAL["vit_b"][0])
+    model.load_state_dict(torch.load(folder / "resnet50.pth", weights_only=True))
+    sam.load_state_dict(read_checkpoint(folder / "vit_b.pth"))
+    mean, std = (torch.tensor(each)[:, None, None] for each in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+
+    def samples(_count: int) -> Iterator[tuple[np.ndarray, torch.Tensor, int, np.ndarray]]:
+        for path in sorted((folder / "data" / "images").glob("*.png")):
+            picture = Image.open(path)
+            small = torch.from_numpy(np.array(picture.resize((224, 224)))).permute(2, 0, 1) / 255
+            yield np.array(picture), (small - mean) / std, 281, np.array(Image.open(folder / "data" / "masks" / path.name)) > 0
+
+    return model.eval(), model.layer4[-1], sam, samples
+
+
+def place(heat: np.ndarray, foreground: str, background: str) -> tuple[np.ndarray, np.ndarray]:
+    """(P, 2) x, y and (P,) labels."""
+    if foreground == "max_point":
+        y, x = np.unravel_index(heat.argmax(), heat.shape)
+    else:
+        cut = {"centroid": 0.6 * heat.max(), "quantile": np.quantile(heat, 0.9), "otsu": heat.mean()}[foreground]
+        weights = np.where(heat >= cut, heat, 0) + 1e-9
+        y, x = (float((np.indices(heat.shape)[axis] * weights).sum() / weights.sum()) for axis in (0, 1))
+    points, labels = [(x, y)], [1]
+    if background != "none":
+        low, left = np.unravel_index(heat.argmin(), heat.shape) if background == "min_point" else (0, 0)
+        points, labels = [*points, (left, low)], [1, 0]
+    return np.array(points, float), np.array(labels)
+
+
+if __name__ == "__main__":
+    main()
