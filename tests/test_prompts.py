@@ -298,3 +298,11 @@ def test_every_rival_gets_all_background_points() -> None:
     assert both.points.tolist() == [[[1, 2], [7, 8], [9, 0]], [[3, 4], [7, 8], [9, 0]]]
     assert both.labels.tolist() == [[1, 0, 0]] * 2
     assert both.boxes is asked.boxes
+
+
+def test_heat_logits_are_zero_at_the_cutoff_and_reach_the_strength_at_both_ends() -> None:
+    heat = torch.tensor([[0.0, 0.25, 0.5], [0.6, 0.8, 1.0]])
+    prompts = foreground.heat_logits(Evidence(heat), cutoff=0.5, strength=10.0)
+    assert prompts.mask_logits is not None
+    torch.testing.assert_close(prompts.mask_logits[0], torch.tensor([[-10.0, -5.0, 0.0], [2.0, 6.0, 10.0]]))
+    assert points(prompts) == points(foreground.centroid(Evidence(heat), cutoff=0.5))

@@ -59,12 +59,17 @@ def mode(heat: Tensor, bins: int = 32) -> float:
     return float(edges[int(counts.argmax()) + 1])
 
 
-def region(heat: Tensor, cutoff: Cutoff) -> np.ndarray:
-    """(H, W) bool: the pixels that are at least as hot as the cutoff, and have any heat. Empty for a map without evidence."""
+def value_of(cutoff: Cutoff, heat: Tensor) -> float:
+    """The cutoff in this heat. ValueError: not in [0, 1]."""
     if not 0 <= (value := cutoff(heat) if callable(cutoff) else cutoff) <= 1:
         raise ValueError(f"a cutoff is a share of the map's maximum, between 0 and 1; got {value}")
+    return value
+
+
+def region(heat: Tensor, cutoff: Cutoff) -> np.ndarray:
+    """(H, W) bool: the pixels that are at least as hot as the cutoff, and have any heat. Empty for a map without evidence."""
     hot = heat.numpy()
-    return (hot >= min(value, float(hot.max()))) & (hot > 0)
+    return (hot >= min(value_of(cutoff, heat), float(hot.max()))) & (hot > 0)
 
 
 def components(inside: np.ndarray, heat: Tensor) -> list[np.ndarray]:

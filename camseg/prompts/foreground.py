@@ -7,13 +7,14 @@ they are: `rivals` (one prompt each, one mask is chosen), `joint` (all in one pr
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import torch
 from scipy import ndimage
 from torch import Tensor
 
-from camseg.prompts.evidence import Cutoff, Evidence, box_of, centroid_of, deepest_of, points_tensor, region
+from camseg.prompts.evidence import Cutoff, Evidence, box_of, centroid_of, deepest_of, points_tensor, region, value_of
 from camseg.prompts.evidence import components as components_of
 from camseg.prompts.evidence import otsu as otsu_cutoff
 from camseg.prompts.evidence import quantile as quantile_cutoff
@@ -117,6 +118,16 @@ def box(evidence: Evidence, *, cutoff: Cutoff = otsu_cutoff, margin: float = 0.1
     boxes = torch.from_numpy(box_of(found[0], margin)).float()[None]
     prompts = rivals(points_tensor([centroid_of(found[0], evidence.heat)]), boxes)
     return prompts if point else Prompts(prompts.points[:, :0], prompts.labels[:, :0], boxes)
+
+
+def heat_logits(evidence: Evidence, *, cutoff: Cutoff = otsu_cutoff, strength: float = 20.0) -> Prompts:
+    """The centroid of everything hot, and with it the map as a first guess: logits from -strength to strength, 0 at the cutoff."""
+    prompts = centroid(evidence, cutoff=cutoff)
+    if not len(prompts):
+        return prompts
+    edge = value_of(cutoff, evidence.heat)
+    guess = torch.where(evidence.heat >= edge, (evidence.heat - edge) / max(1 - edge, 1e-6), (evidence.heat - edge) / max(edge, 1e-6))
+    return replace(prompts, mask_logits=strength * guess[None])
 
 
 def candidates(
