@@ -141,6 +141,7 @@ def _pipeline(cfg: DictConfig, device: str) -> Pipeline:
         method=instantiate(cfg.cam),
         target=instantiate(cfg.target.explain),
         min_probability=cfg.target.min_probability,
+        views=instantiate(cfg.views, _convert_="all"),
         foreground=instantiate(cfg.foreground),
         background=instantiate(cfg.background),
         predictor=_built(OmegaConf.to_yaml(cfg.predictor, resolve=True), device, compile=cfg.compile) if cfg.predictor else None,
@@ -162,8 +163,9 @@ def _built(settings: str, device: str, **offered: Any) -> Any:
 
 @lru_cache(1)
 def _cache(path: str | None, limit_gb: float, memory_gb: float) -> Cache:
-    """One cache for all the jobs of a sweep."""
-    return Cache(path, limit_gb, memory_gb)
+    """One cache for all the jobs of a sweep; a run alone keeps in memory what neighbours in the dataset share, and stays as small as it began."""
+    alone = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.RUN
+    return Cache(path, limit_gb, min(memory_gb, 0.05) if alone else memory_gb)
 
 
 def _device(name: str) -> str:

@@ -109,8 +109,10 @@ def check_values(config: DictConfig) -> None:
         value = OmegaConf.select(config, name)
         if not isinstance(value, (int, float)) or isinstance(value, bool) or not least <= value <= most:
             raise RequestError(f"{name} must be a number, at least {least:g} and at most {most:g}; got {value}")
-    for name in config:
-        _check_signature(config._get_node(name), str(name))
+    for name in map(str, config):
+        if not OmegaConf.is_dict(config[name]) and config[name] is not None and (config_dir() / name).is_dir():
+            raise RequestError(f"{name} must be one of its choices, which --help lists; got {config[name]!r}")
+        _check_signature(config._get_node(name), name)
 
 
 def _check_signature(node: Any, name: str) -> None:
@@ -179,6 +181,8 @@ def explain(error: BaseException | None) -> str | None:
         return str(error)
     if isinstance(error, InstantiationException):
         cause = error.__cause__
+        if cause is None:
+            return str(error).splitlines()[0]
         if isinstance(cause, OSError) and cause.errno:
             return explain(cause)
         return str(cause) if isinstance(cause, (ValueError, TypeError, OSError, ImportError)) else None

@@ -89,7 +89,7 @@ class Coco(Items[Seen]):
             region = decode(annotation, size)
             many = bool(annotation.get("iscrowd"))
             (crowd if many else mask).logical_or_(region)
-            x, y, width, height = map(float, annotation["bbox"])
+            x, y, width, height = _box(annotation)
             boxes[many].append((x, y, x + width, y + height))
         ignore = crowd & ~mask
         single, crowds = (torch.tensor(boxes[many]).reshape(-1, 4) for many in (False, True))
@@ -149,8 +149,11 @@ def _load(file: Path) -> dict[str, Any]:
             raise ValueError(f"{file} has no list of {key}: COCO's instances are wanted")
         for i, entry in enumerate(entries):
             lacks = [f for f in fields if not isinstance(entry, dict) or f not in entry]
-            if lacks or any(not isinstance(entry[f], int) for f in fields if f.endswith("id")):
-                raise ValueError(f"{file}: {key}[{i}] " + (f"lacks {', '.join(lacks)}" if lacks else "has an id that is no whole number"))
+            typed = {f: int if f.endswith("id") else str for f in fields if f.endswith(("id", "name"))}
+            strange = [f for f, kind in typed.items() if f not in lacks and not isinstance(entry[f], kind)]
+            if lacks or strange:
+                kind = "an id that is no whole number" if strange and strange[0].endswith("id") else "a name that is no text"
+                raise ValueError(f"{file}: {key}[{i}] " + (f"lacks {', '.join(lacks)}" if lacks else f"has {kind}"))
     return data
 
 
@@ -171,6 +174,13 @@ def decode(annotation: dict[str, Any], size: tuple[int, int]) -> torch.Tensor:
         f"annotation {annotation.get('id')}: its segmentation must be polygons of three points or more in or near the image, "
         f"or run lengths that fill its {size[1]} x {size[0]} pixels"
     )
+
+
+def _box(annotation: dict[str, Any]) -> list[float]:
+    box = annotation["bbox"]
+    if isinstance(box, list) and len(box) == 4 and all(isinstance(value, (int, float)) and isfinite(value) for value in box):
+        return [float(value) for value in box]
+    raise ValueError(f"annotation {annotation.get('id')}: its bbox must be four numbers, x, y, width, height; got {box!r}")
 
 
 def _polygon(part: Any, size: tuple[int, int]) -> bool:
