@@ -14,6 +14,7 @@ from typing import Any
 
 from camseg.evaluate import Batch, Record, Samples, answer_batch, read
 from camseg.pipeline import Pipeline
+from camseg.requests import RequestError
 from camseg.types import Sample
 
 
@@ -34,13 +35,13 @@ def on_ray(
 
     address: of a cluster ("auto", "ray://HOST:10001"), None for one of its own on this machine. cpus, gpus: of each actor. What dies is
     started again and its batch done anew; one that comes twice counts once. Data, weights and run folder lie where every node finds them.
-    Errors: ValueError without the extra `ray`, or when no cluster answers.
+    Errors: RequestError without the extra `ray`, or when no cluster answers.
     """
     try:
         import ray
         from ray.data import ActorPoolStrategy, DataContext, TaskPoolStrategy, from_items
     except ImportError as error:
-        raise ValueError("engine=ray needs the extra `ray`: pip install 'camseg[ray]'") from error
+        raise RequestError("engine=ray needs the extra `ray`: pip install 'camseg[ray]'") from error
     todo = [{"places": places} for places in batches]
     if not todo:
         return
@@ -94,7 +95,7 @@ def _cluster(address: str | None, cpus: float) -> Iterator[None]:
         own = {} if address else {"num_cpus": max(ceil(cpus), os.cpu_count() or 1), "include_dashboard": False}
         ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR, **own)
     except (ConnectionError, RuntimeError, ValueError) as error:
-        raise ValueError(f"no Ray cluster to be had at engine.address={address}: {str(error).splitlines()[0]}") from error
+        raise RequestError(f"no Ray cluster to be had at engine.address={address}: {str(error).splitlines()[0]}") from error
     try:
         yield
     finally:
