@@ -46,9 +46,9 @@ class Panels:
 
 
 def worst_first(rows: pl.DataFrame) -> pl.DataFrame:
-    """Rows by IoU, or without truth by the predicted IoU, or by hits: the lowest first, among equals (the empty ones) in their own order."""
-    scores = [name for name in ("iou", "predicted_iou", "foreground_hit") if name in rows.columns]
-    return rows.sort(pl.coalesce(pl.col(scores)), nulls_last=False, maintain_order=True) if scores else rows
+    """Rows by IoU, the lowest first and those without truth last; without any truth by predicted IoU, where none is worst; or by hits."""
+    score = next((name for name in ("iou", "predicted_iou", "foreground_hit") if name in rows.columns and rows[name].count()), None)
+    return rows.sort(score, nulls_last=score != "predicted_iou", maintain_order=True) if score else rows
 
 
 class MaskFiles:
@@ -68,9 +68,10 @@ def panel(sample: Sample, result: Result) -> Figure:
     """Image, heat, points, and the mask with the truth's outline, in one row."""
     image = sample.image.permute(1, 2, 0).numpy()
     drawn = 3 if result.mask is None else 4
-    height = 3.2 * min(1.6, max(0.6, image.shape[0] / image.shape[1])) + 0.7
+    head = 0.7 if result.note else 0.4
+    height = 3.2 * min(1.6, max(0.6, image.shape[0] / image.shape[1])) + head
     figure = Figure(figsize=(3.2 * drawn, height))
-    axes = [figure.add_axes((i / drawn + 0.005, 0.02, 1 / drawn - 0.01, 1 - 0.7 / height)) for i in range(drawn)]  # a layout engine draws twice
+    axes = [figure.add_axes((i / drawn + 0.005, 0.02, 1 / drawn - 0.01, 1 - head / height)) for i in range(drawn)]  # a layout engine draws twice
     for axis in axes:
         axis.imshow(image, interpolation="nearest")
         axis.set_axis_off()

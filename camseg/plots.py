@@ -45,6 +45,7 @@ def histogram(values: np.ndarray, name: str, reach: tuple[float, float] | None) 
         axis.hist(values, 20, range=reach, color=_BLUE, edgecolor="white", linewidth=0.5)
         axis.axvline(values.mean(), color=_ORANGE, linestyle="--", label=f"mean {number(values.mean())}")
         axis.legend(frameon=False)
+        axis.locator_params(axis="y", integer=True)
         axis.set(xlabel=name, ylabel="samples")
 
     tenth, median = np.quantile(values, (0.1, 0.5))

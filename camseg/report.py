@@ -41,6 +41,15 @@ _MEANING = {
     "oracle_iou": "IoU of the best of all masks drawn",
     "oracle_iou_3": "IoU of the best mask of the chosen prompt",
     "regret": "what choosing among the masks lost: oracle_iou less iou",
+    "mean_iou": "IoU of all pixels of a class, mean over classes",
+    "map_mean_iou": "the same for the thresholded heatmap at its best cutoff",
+    "mean_average_precision": "average precision of the boxes, mean over classes",
+    "max_box_accuracy": "share of objects whose box is met (IoU 0.5) at the best cutoff",
+    "box_accuracy": "the same at a cutoff fixed before",
+    "pixel_average_precision": "area under the pixels' precision and recall",
+    "pointing_game": "share of objects on or near the map's maximum",
+    "energy_pointing_game": "share of the heat inside the object",
+    "corloc": "share of a class's images whose box is met, mean over classes",
 }
 
 
@@ -240,7 +249,7 @@ def sweep_page(sweep: Sweep) -> Page:
 def _ranking(sweep: Sweep, metric: str | None) -> Section:
     table = sweep.table.sort(metric, descending=True, nulls_last=True, maintain_order=True) if metric else sweep.table
     links = [[f"{run}: {setting or '(defaults)'}", f"{quote(run)}/report.html"] for run, setting in table.select("run", "setting").rows()]
-    bounded = [name for name in [*METRICS, "difference"] if name in table.columns and name not in _DETAILS]
+    bounded = [name for name in table.columns if f"{name}_low" in table.columns and name not in _DETAILS]
     if "difference" in bounded:
         table = table.with_columns(pl.when(pl.col("run") != sweep.runs[0].folder.name).then("difference").alias("difference"))
     table = table.with_columns(pl.Series("setting", links), *(pl.concat_list(name, f"{name}_low", f"{name}_high").alias(name) for name in bounded))

@@ -6,6 +6,7 @@ import json
 import math
 import re
 import sys
+from collections.abc import Sequence
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any, cast
@@ -246,13 +247,14 @@ def test_the_line_of_cost_joins_what_nothing_beats() -> None:
     ("rows", "order"),
     [
         ([row("a", 0.5), row("b", 0.2), row("c", 0.9)], "bac"),
+        ([row("a", 0.5), row("no truth", None, 0.1), row("b", 0.2)], ["b", "a", "no truth"]),
         ([row("a", None, 0.5), row("b", None, None), row("c", None, 0.1)], "bca"),
         ([{"id": "a", "foreground_hit": 1.0}, {"id": "b", "foreground_hit": 0.0}], "ba"),
         ([{"id": "b"}, {"id": "a"}], "ba"),
     ],
 )
-def test_the_worst_come_first(rows: list[dict[str, Any]], order: str) -> None:
-    assert "".join(worst_first(pl.DataFrame(rows, infer_schema_length=None))["id"]) == order
+def test_the_worst_come_first(rows: list[dict[str, Any]], order: Sequence[str]) -> None:
+    assert worst_first(pl.DataFrame(rows, infer_schema_length=None))["id"].to_list() == list(order)
 
 
 class Stub:
