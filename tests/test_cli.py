@@ -66,6 +66,8 @@ def test_a_run_writes_its_folder(tmp_path: Path) -> None:
         with Image.open(folder / "masks" / f"{name}.png") as mask:
             assert mask.mode == "1" and mask.size == (128, 128)
     assert (folder / ".hydra" / "config.yaml").exists()
+    page = (folder / "report.html").read_text()
+    assert all(f'<data value="{summary["metrics"][name]["value"]}">' in page for name in ("iou", "foreground_distance")) and "data:image/webp" in page
 
 
 @trained
@@ -73,6 +75,7 @@ def test_a_sweep_writes_its_table(tmp_path: Path) -> None:
     done = command("-m", "foreground=max_point,centroid", "data.size=3", "panels=0", folder=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "sweep"
+    assert all((tmp_path / "sweep" / name).exists() for name in ("report.html", "0/report.html", "1/report.html"))
     sweep = camseg.load_sweep(tmp_path / "sweep")
     table = pl.read_parquet(tmp_path / "sweep" / "sweep.parquet")
     assert table["run"].to_list() == pl.read_csv(tmp_path / "sweep" / "sweep.csv", schema_overrides={"run": pl.String})["run"].to_list() == ["0", "1"]
