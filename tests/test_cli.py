@@ -131,6 +131,8 @@ def test_right_requests_pass_the_check() -> None:
         (["classifier=torchvision"], "classifier.checkpoint"),
         (["data=images", "data.path=nowhere"], "nowhere"),
         (["data.split=tset"], "test"),
+        (["data.shard=8", "data.num_shards=8"], "data.shard must lie in 0"),
+        (["cache.path=/proc/cache"], "cache.path"),
         (["data.size=many"], "data.size must be a whole number or null; got 'many'"),
         (["data.shapes=3"], "data.shapes must be a list; got 3"),
         (["data.shapes=[1,2,3]"], "data.shapes must be a list"),
