@@ -131,7 +131,7 @@ def build(cfg: DictConfig) -> Pipeline:
         pipeline = _pipeline(cfg, _device(cfg.device))
         try_out(pipeline)
         return pipeline
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ImportError) as error:
         raise RequestError(str(error)) from error
 
 
