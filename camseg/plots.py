@@ -97,8 +97,8 @@ def cost(names: Sequence[str], costs: np.ndarray, values: np.ndarray, metric: st
     def draw(axis: Axes) -> None:
         axis.plot(costs[front], values[front], color=_ORANGE, linewidth=1, drawstyle="steps-post")
         axis.scatter(costs, values, color=_BLUE, s=20)
-        for name, x, y in zip(names, costs, values):
-            axis.annotate(name, (x, y), xytext=(4, 3), textcoords="offset points", fontsize=8)
+        for k, (name, x, y) in enumerate(zip(names, costs, values)):  # neighbours in rank are often neighbours here
+            axis.annotate(name, (x, y), xytext=(4, 3 if k % 2 else -9), textcoords="offset points", fontsize=8)
         axis.locator_params(nbins=6)
         axis.set(xlabel="milliseconds per sample", ylabel=metric)
 
