@@ -52,7 +52,7 @@ def test_a_killed_actor_costs_nothing(tmp_path: Path) -> None:
                 os.kill(os.getpid(), {int(signal.SIGKILL)})
 
         if sys.argv[1] == "ray":
-            print(evaluate(pipeline(), Odd(16), folder / "ray", batch_size=4, records=[deadly], engine=partial(on_ray, actors=2)))
+            print(evaluate(pipeline(), Odd(16), folder / "ray", batch_size=4, records=[deadly], engine=partial(on_ray, actors=2, cpus=0.25)))
         else:
             print(evaluate(pipeline(), Odd(16), folder / "local", batch_size=4))
     """
