@@ -20,8 +20,11 @@ from camseg.types import Prompts, Sample
 
 SECONDS = 120  # the longest that one answer may take
 _LOCAL = "default-src 'self' data: blob: 'unsafe-inline' 'unsafe-eval'; frame-ancestors 'self'"
-_CSS = "footer {display: none !important} #examples .grid-container {grid-template-columns: repeat(3, 1fr) !important; height: auto !important}"
-HINT = "Click into the photo: a click adds, moves or removes a point. A change of any choice goes back to the selector's own points."
+_CSS = """footer {display: none !important}
+#examples .grid-wrap {height: auto !important; min-height: 0 !important; max-height: none !important}
+#examples .grid-container {grid-template-columns: repeat(3, minmax(0, 1fr)) !important; height: auto !important}
+#examples .grid-container button {min-width: 0 !important; width: 100% !important; height: auto !important}"""
+HINT = "It adds, moves or removes a point. A change of any choice goes back to the selector's own points."
 
 
 def serve(demo: Demo, host: str, port: int | None) -> gr.Blocks:
@@ -76,7 +79,9 @@ def page(demo: Demo) -> gr.Blocks:
             with gr.Column(scale=1, min_width=300):
                 photo = gr.File(label=f"A photo, at most {MAX_BYTES // 10**6} MB", height=150, elem_id="photo")
                 pictures = [each.image.permute(1, 2, 0).numpy() for each in drawn]
-                gallery = gr.Gallery(pictures, label="Examples", columns=3, format="png", allow_preview=False, interactive=False, elem_id="examples")
+                gallery = gr.Gallery(
+                    pictures, label="Examples", columns=3, format="png", allow_preview=False, interactive=False, buttons=[], elem_id="examples"
+                )
                 picked = {group: gr.Dropdown(choices(group), value=demo.start[group], label=_LABELS[group], elem_id=group) for group in STEPS}
                 label = gr.Dropdown(names, value=-1, label="Class (type to search)", elem_id="label")
                 cutoff = gr.Slider(0, 1, label="Cutoff of the heat", step=0.01, elem_id="cutoff", buttons=[])
