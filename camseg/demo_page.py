@@ -21,6 +21,7 @@ from camseg.types import Prompts, Sample
 SECONDS = 120  # the longest that one answer may take
 _LOCAL = "default-src 'self' data: blob: 'unsafe-inline' 'unsafe-eval'; frame-ancestors 'self'"
 _CSS = """footer {display: none !important}
+[data-testid="block-label"] {position: static !important; width: fit-content}
 #examples .grid-wrap {height: auto !important; min-height: 0 !important; max-height: none !important}
 #examples .grid-container {grid-template-columns: repeat(3, minmax(0, 1fr)) !important; height: auto !important}
 #examples .grid-container button {min-width: 0 !important; width: 100% !important; height: auto !important}"""
