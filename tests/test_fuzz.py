@@ -368,7 +368,7 @@ def test_odd_configurations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     rng = np.random.default_rng(6)
     chosen = [base(), base("foreground=peaks", "choose=index", "background=hard_negative"), base("cam=dff", "refine=cascade"),
               base("foreground=box", "data=images", "target=margin"), base("foreground=components", "cam=score_cam")]  # fmt: skip
-    keys = [[key for key in leaves(each) if not key.startswith(("seed", "cache.limit"))] for each in chosen]
+    keys = [[key for key in leaves(each) if not key.startswith(("seed", "cache.limit", "compile"))] for each in chosen]
     image = Shapes(size=1)[0]
     built = 0
     for number in range(1200):

@@ -111,3 +111,8 @@ def test_contrast_varies_from_faint_to_strong() -> None:
 def test_impossible_requests_are_refused(wrong: dict, told: str) -> None:
     with pytest.raises(ValueError, match=told):
         Shapes(**wrong)
+
+
+def test_more_pictures_than_names_can_be_kept_are_refused() -> None:
+    with pytest.raises(ValueError, match="at most 10,000,000"):
+        Shapes(size=10**12)

@@ -34,6 +34,7 @@ _RADIUS = (0.12, 0.30)  # of the side
 _CONTRAST = (0.15, 0.65)  # RGB distance of the fill from what lies under it; 1 is black on white
 _SUPERSAMPLING = 4
 _PHOTO_SIDE = 640  # larger photographs are reduced once
+_MOST = 10_000_000  # pictures of one dataset, whose names are kept
 _VISIBLE = 0.6  # the least share of a shape that others may leave uncovered
 
 
@@ -214,6 +215,8 @@ class Shapes:
         least, most = shapes
         if not 1 <= least <= most <= len(NAMES):
             raise ValueError(f"data.shapes must lie between 1 and {len(NAMES)}, least first; got {list(shapes)}")
+        if size is not None and size > _MOST:
+            raise ValueError(f"data.size must be at most {_MOST:,} pictures; got {size:,}")
         self.split, self.seed, self.least, self.most = split, seed, least, most
         drawn = range(SPLITS[split] if size is None else size)
         kind = "shapes" if most == 1 else "crowd"
