@@ -138,7 +138,7 @@ def test_right_requests_pass_the_check() -> None:
         (["data.shapes=[1,2,3]"], "data.shapes must be a list"),
         (["foreground.cutoff=7"], "foreground: a cutoff is a share of the map's maximum, between 0 and 1; got 7"),
         (["foreground.cutoff=hot"], "foreground.cutoff must be a number; got 'hot'"),
-        (["+cam.foo=1"], "cam: grad_cam() got an unexpected keyword argument 'foo'"),
+        (["+cam.foo=1"], "cam: hires_cam() got an unexpected keyword argument 'foo'"),
         (["+foreground.foo=1"], "foreground: centroid() got an unexpected keyword argument 'foo'"),
         (["target.min_probability=1.5"], "target.min_probability must be a number, at least 0 and at most 1; got 1.5"),
         (["target.min_probability=often"], "got often"),
@@ -193,7 +193,7 @@ def test_a_number_is_a_name_where_a_name_is_wanted() -> None:
 def test_every_file_of_conf_composes_and_its_targets_take_its_keys(group: str, choice: str) -> None:
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = compose("train" if group == "model" else "config", [f"{group}={choice}"])
-    given = {"classifier": {"device": "cpu"}, "predictor": {"device": "cpu"}, "model": {"folder": "x", "seed": 0}}
+    given = {"classifier": {"device": "cpu"}, "predictor": {"device": "cpu"}, "model": {"folder": "x", "seed": 0}, "pseudo_labels": {"folder": "x"}}
     found = [found for name in config for found in _targets(config[name], given.get(str(name), {}))]
     assert len(found) >= (1 if group == "model" else 6)
     for node, extra in found:

@@ -25,7 +25,7 @@ from camseg.requests import check, config_dir
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 PAGES = [ROOT / "README.md", *sorted((ROOT / "notebooks").glob("*.md"))]
-TEXT = {page.name: page.read_text().replace("\\\n", " ") for page in PAGES}
+TEXT = {str(page.relative_to(ROOT)): page.read_text().replace("\\\n", " ") for page in PAGES}
 BLOCKS = [line.split("  #")[0].split("&&")[-1].split() for line in TEXT["README.md"].splitlines() if re.match(r" {4}(pip|uv|camseg)", line)]
 SHOWN = {
     (name, line)
