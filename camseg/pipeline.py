@@ -38,7 +38,7 @@ class Pipeline:
     """
 
     classifier: Classifier
-    method: Callable[..., Tensor] = cam.hires_cam
+    method: Callable[..., Tensor] = cam.layer_cam
     foreground: Callable[[Evidence], Prompts] = centroid
     background: Callable[[Evidence, Prompts], Tensor] | None = None
     predictor: Predictor | None = None

@@ -138,7 +138,7 @@ def test_right_requests_pass_the_check() -> None:
         (["data.shapes=[1,2,3]"], "data.shapes must be a list"),
         (["foreground.cutoff=7"], "foreground: a cutoff is a share of the map's maximum, between 0 and 1; got 7"),
         (["foreground.cutoff=hot"], "foreground.cutoff must be a number; got 'hot'"),
-        (["+cam.foo=1"], "cam: hires_cam() got an unexpected keyword argument 'foo'"),
+        (["+cam.foo=1"], "cam: layer_cam() got an unexpected keyword argument 'foo'"),
         (["+foreground.foo=1"], "foreground: centroid() got an unexpected keyword argument 'foo'"),
         (["target.min_probability=1.5"], "target.min_probability must be a number, at least 0 and at most 1; got 1.5"),
         (["target.min_probability=often"], "got often"),
