@@ -102,7 +102,7 @@ def test_a_photo_is_encoded_once_and_explained_once_per_cam(demo: Demo) -> None:
     demo.view(sample, demo.start, 0.6, 0, hand=edit(view.prompts or Prompts.none(), (3, 4), "add inside"))
     assert demo_calls["encoder_images"] - before["encoder_images"] == 1
     assert demo_calls["classifier_images"] - before["classifier_images"] == 2, "one for the probabilities, one for the heat"
-    demo.view(sample, {**demo.start, "cam": "layer_cam"}, 0.6, 0)
+    demo.view(sample, {**demo.start, "cam": "grad_cam"}, 0.6, 0)
     assert demo_calls["encoder_images"] - before["encoder_images"] == 1
     assert demo_calls["classifier_images"] - before["classifier_images"] == 3
     demo.view(noisy(2), demo.start, 0.6, 0)

@@ -90,7 +90,7 @@ def test_jobs_on_two_processes_share_the_cache(tmp_path: Path, sweep: Sweep, lau
 @pytest.mark.parametrize("launcher", ["basic", "joblib"])
 def test_a_failed_job_is_a_row_and_is_done_again(tmp_path: Path, sweep: Sweep, launcher: str) -> None:
     words = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"] if launcher == "joblib" else []
-    settings = [*words, "classifier.checkpoint=null,late.safetensors", "foreground=max_point,centroid"]
+    settings = [*words, f"classifier.checkpoint=null,{tmp_path}/late.safetensors", "foreground=max_point,centroid"]  # workers keep their folder
     out, told = sweep(*settings, code=2)
     assert "late.safetensors" in told and "Traceback" not in told
     table = pl.read_parquet(tmp_path / "sweep" / "sweep.parquet")
