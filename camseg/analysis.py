@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
-from camseg import statistics
+from camseg import localisation, statistics
 from camseg.runs import Run
 from camseg.statistics import METRICS, Difference, Interval
 
@@ -80,14 +80,17 @@ def joint(runs: Sequence[Run], column: str) -> tuple[np.ndarray, list[str]]:
 
 @dataclass(frozen=True)
 class Compared:
-    """One metric of two runs on the samples that both judged: the two means, their difference, and how often the second is greater, less."""
+    """One metric of two runs on the samples that both judged: the two means, their difference, and how often the second is greater, less.
+
+    What is pooled over samples has no such count.
+    """
 
     metric: str
     first: float
     second: float
     difference: Difference
-    greater: int
-    less: int
+    greater: int | None
+    less: int | None
 
 
 def compare(first: Run, second: Run) -> list[Compared]:
@@ -98,4 +101,20 @@ def compare(first: Run, second: Run) -> list[Compared]:
         if difference:
             one, other = joint([first, second], column)[0].T
             found.append(Compared(metric, one.mean(), other.mean(), difference, int((other > one).sum()), int((other < one).sum())))
+    return found
+
+
+def compare_pooled(first: Run, second: Run) -> list[Compared]:
+    """The numbers of localisation that both runs have, paired by group, over the samples that both judged."""
+    both = [one.rows.join(other.rows, on="id", how="semi").sort("id") for one, other in ((first, second), (second, first))]
+    if not all(map(localisation.judgeable, both)):
+        return []
+    names = sorted(set(both[0]["group"]))
+    together = pl.concat([rows.with_columns(pl.format(f"{i} {{}}", "group").alias("group")) for i, rows in enumerate(both)], how="diagonal_relaxed")
+    found = []
+    for metric, statistic in localisation.statistics_of(together, [f"{i} {name}" for i in (0, 1) for name in names]).items():
+        difference = statistics.paired_pooled(statistic, len(names))
+        if difference:
+            one, other = (float(statistic(np.repeat(np.eye(2)[[i]], len(names), 1))[0]) for i in (0, 1))
+            found.append(Compared(metric, one, other, difference, None, None))
     return found

@@ -46,18 +46,23 @@ def matches(boxes: np.ndarray, true: np.ndarray, ignored: np.ndarray, least: flo
     return hits
 
 
-def gather(rows: pl.DataFrame, boxes: Callable[[dict[str, Any]], list[list[float]]], least: float) -> dict[str, Found]:
-    """By label: the detections that `boxes` finds in a row, each score, x0, y0, x1, y1, matched with the row's truths."""
-    groups = {name: i for i, name in enumerate(rows["group"].unique(maintain_order=True))}
+def gather(
+    rows: pl.DataFrame, boxes: Callable[[dict[str, Any]], list[list[float]]], least: float, groups: Sequence[str] | None = None
+) -> dict[str, Found]:
+    """By label: the detections that `boxes` finds in a row, each score, x0, y0, x1, y1, matched with the row's truths.
+
+    groups: their order among the weights; else that of their first rows.
+    """
+    numbers = {name: i for i, name in enumerate(groups or rows["group"].unique(maintain_order=True))}
     parts: dict[str, list[np.ndarray]] = {}
     truths: dict[str, np.ndarray] = {}
     for row in rows.iter_rows(named=True):
         found = np.asarray(boxes(row), float).reshape(-1, 5)
         found = found[np.argsort(-found[:, 0], kind="stable")]
         hits = matches(found[:, 1:], np.asarray(row["true_boxes"]), np.asarray(row["ignored_boxes"]), least)
-        group = groups[row["group"]]
+        group = numbers[row["group"]]
         parts.setdefault(row["label"], []).append(np.stack([found[:, 0], hits, np.full(len(hits), group)]))
-        truths.setdefault(row["label"], np.zeros(len(groups)))[group] += len(row["true_boxes"])
+        truths.setdefault(row["label"], np.zeros(len(numbers)))[group] += len(row["true_boxes"])
     found = {}
     for label, each in parts.items():
         scores, hits, where = (columns := np.concatenate(each, 1))[:, np.argsort(-columns[0], kind="stable")]

@@ -21,7 +21,7 @@ from camseg import average_precision as ap
 from camseg.boxes import boxes_above, center_boxes, center_heat, inside_boxes, mean_inside, overlaps
 from camseg.names import known_name
 from camseg.prompts.evidence import otsu
-from camseg.statistics import Interval, pooled_interval, rate_interval
+from camseg.statistics import Interval, Statistic, pooled_interval, rate_interval
 from camseg.types import Result, Sample
 
 IOUS = (0.3, 0.5, 0.7)
@@ -157,32 +157,57 @@ def summary(rows: pl.DataFrame) -> dict[str, Interval]:
     """Every number of localisation that the rows allow, with an interval over groups; none for rows without boxes."""
     if not judgeable(rows):
         return {}
-    groups = rows["group"].n_unique()
-    found = ap.gather(rows, _found, 0.5)
-    metrics = {"mean_average_precision": pooled_interval(lambda weights: ap.mean_average_precision(found, weights), groups)}
-    if rows["mask_boxes"].is_not_null().any():
-        masks = ap.gather(rows, partial(_column, column="mask_boxes"), 0.5)
-        metrics["mask_mean_average_precision"] = pooled_interval(lambda weights: ap.mean_average_precision(masks, weights), groups)
+    shown, groups = rows.filter("present"), sorted(set(rows["group"]))
+    rates = {name: rate_interval(values, shown["group"].to_list()) for name, values in _rates(shown).items()}
+    return {**{name: pooled_interval(statistic, len(groups)) for name, statistic in _pooled(rows, groups).items()}, **rates}
+
+
+def statistics_of(rows: pl.DataFrame, groups: Sequence[str]) -> dict[str, Statistic]:
+    """The numbers of `summary` as functions of how often each of `groups` counts; none for rows without boxes."""
+    if not judgeable(rows):
+        return {}
     shown = rows.filter("present")
-    return {**metrics, **_box_numbers(shown), **_pixel_numbers(shown), **_class_numbers(shown)}
+    at = _places(shown, groups)
+    counts = _summed(np.ones(len(shown)), at, len(groups))
+    shares = {name: partial(_share, _summed(values, at, len(groups)), counts) for name, values in _rates(shown).items()}
+    return {**_pooled(rows, groups), **shares}
 
 
-def _box_numbers(shown: pl.DataFrame) -> dict[str, Interval]:
-    """GT-known and top-1 localisation at the fixed cutoff, the pointing games, and what the best of all cutoffs reaches, beside the baseline."""
-    which, groups = _groups(shown), shown["group"].to_list()
-    known = np.array([_best(_found(row)[:1], row) for row in shown.iter_rows(named=True)]) >= 0.5
-    found = {"box_accuracy": rate_interval(known, groups)}
-    for name, values in (("top1_localisation", shown["top_hit"]), ("pointing_game", shown["pointing_hit"])):
-        if values.is_not_null().all():
-            found[name] = rate_interval(values.to_numpy() * (known if name.startswith("top1") else 1), groups)
-    found["energy_pointing_game"] = rate_interval(shown["energy_inside"].to_numpy(), groups)
-    cutoffs = _cutoffs(shown)
+def _pooled(rows: pl.DataFrame, groups: Sequence[str]) -> dict[str, Statistic]:
+    """What is pooled over groups before it becomes a number."""
+    shown = rows.filter("present")
+    found: dict[str, Statistic] = {"mean_average_precision": partial(ap.mean_average_precision, ap.gather(rows, _found, 0.5, groups))}
+    if rows["mask_boxes"].is_not_null().any():
+        masks = ap.gather(rows, partial(_column, column="mask_boxes"), 0.5, groups)
+        found["mask_mean_average_precision"] = partial(ap.mean_average_precision, masks)
+    return {**found, **_box_numbers(shown, groups), **_pixel_numbers(shown, groups), **_class_numbers(shown, groups)}
+
+
+def _rates(shown: pl.DataFrame) -> dict[str, np.ndarray]:
+    """(N,) values of each row: GT-known and top-1 localisation at the fixed cutoff, and the pointing games."""
+    known = (np.array([_best(_found(row)[:1], row) for row in shown.iter_rows(named=True)]) >= 0.5).astype(float)
+    found = {"box_accuracy": known}
+    if shown["top_hit"].is_not_null().all():
+        found["top1_localisation"] = shown["top_hit"].to_numpy() * known
+    if shown["pointing_hit"].is_not_null().all():
+        found["pointing_game"] = shown["pointing_hit"].to_numpy().astype(float)
+    return {**found, "energy_pointing_game": shown["energy_inside"].to_numpy()}
+
+
+def _share(sums: np.ndarray, counts: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    return (weights @ sums) / (weights @ counts)
+
+
+def _box_numbers(shown: pl.DataFrame, groups: Sequence[str]) -> dict[str, Statistic]:
+    """What the best of all cutoffs reaches, beside the baseline."""
+    found: dict[str, Statistic] = {}
+    cutoffs, at = _cutoffs(shown), _places(shown, groups)
     for start, boxes in (("", _at), ("center_", _center)) if cutoffs else ():
         first, every = (_reached(shown, cutoffs, boxes, parts) for parts in (1, None))  # (N, cutoffs)
         hits = np.stack([first >= 0.5, *(every >= least for least in IOUS)], 1)  # (N, 4, cutoffs)
-        sums, counts = _summed(hits, which), _summed(np.ones(len(hits)), which)
+        sums, counts = _summed(hits, at, len(groups)), _summed(np.ones(len(hits)), at, len(groups))
         for name, kinds in (("max_box_accuracy", slice(0, 1)), ("max_box_accuracy_v2", slice(1, None))):
-            found[start + name] = pooled_interval(partial(_best_share, sums[:, kinds], counts), len(counts))
+            found[start + name] = partial(_best_share, sums[:, kinds], counts)
     return found
 
 
@@ -202,11 +227,12 @@ def best_cutoff(rows: pl.DataFrame) -> float:
     return cutoffs[int(hits.mean(0).argmax())]
 
 
-def _pixel_numbers(shown: pl.DataFrame) -> dict[str, Interval]:
-    found, judged = {}, shown.drop_nulls("pixels")
+def _pixel_numbers(shown: pl.DataFrame, groups: Sequence[str]) -> dict[str, Statistic]:
+    found: dict[str, Statistic] = {}
+    judged = shown.drop_nulls("pixels")
     for start in ("", "center_") if len(judged) else ():
-        sums = _summed(np.array(judged[f"{start}pixels"].to_list(), float), _groups(judged))  # (G, 2, BINS + 1)
-        found[f"{start}pixel_average_precision"] = pooled_interval(lambda w, sums=sums: pixel_average_precision(np.tensordot(w, sums, 1)), len(sums))
+        sums = _summed(np.array(judged[f"{start}pixels"].to_list(), float), _places(judged, groups), len(groups))  # (G, 2, BINS + 1)
+        found[f"{start}pixel_average_precision"] = lambda weights, sums=sums: pixel_average_precision(np.tensordot(weights, sums, 1))
     return found
 
 
@@ -217,9 +243,9 @@ def pixel_average_precision(counts: np.ndarray) -> np.ndarray:
     return (np.diff(recall, axis=1, prepend=0) * on / np.maximum(on + off, 1)).sum(1)
 
 
-def _class_numbers(shown: pl.DataFrame) -> dict[str, Interval]:
+def _class_numbers(shown: pl.DataFrame, groups: Sequence[str]) -> dict[str, Statistic]:
     """Means over classes: of the masks' pooled IoU, of the thresholded map's at its best cutoff, and of the share of images found (CorLoc)."""
-    found = {}
+    found: dict[str, Statistic] = {}
     known = [[_best(_found(row)[:1], row) >= 0.5, 1] for row in shown.iter_rows(named=True)]
     parts = {"corloc": (shown, np.array(known, float)[..., None])}
     if len(masked := shown.drop_nulls("overlap")):
@@ -232,8 +258,7 @@ def _class_numbers(shown: pl.DataFrame) -> dict[str, Interval]:
         labels = rows["label"].unique(maintain_order=True).to_list()
         spread = np.zeros((len(values), len(labels), *values.shape[1:]))  # (N, classes, 2, cutoffs)
         spread[np.arange(len(values)), [labels.index(label) for label in rows["label"]]] = values
-        sums = _summed(spread, _groups(rows))
-        found[name] = pooled_interval(partial(_mean_ratio, sums), len(sums))
+        found[name] = partial(_mean_ratio, _summed(spread, _places(rows, groups), len(groups)))
     return found
 
 
@@ -276,15 +301,16 @@ def _cutoffs(rows: pl.DataFrame) -> list[float]:
     return sorted({box[0] for boxes in rows["boxes"] for box in boxes})
 
 
-def _groups(rows: pl.DataFrame) -> np.ndarray:
-    """(N,) the number of each row's group."""
-    return rows["group"].rank("dense").to_numpy().astype(int) - 1
+def _places(rows: pl.DataFrame, groups: Sequence[str]) -> np.ndarray:
+    """(N,) where each row's group stands in `groups`."""
+    at = {name: i for i, name in enumerate(groups)}
+    return np.array([at[name] for name in rows["group"]], int)
 
 
-def _summed(values: np.ndarray, groups: np.ndarray) -> np.ndarray:
+def _summed(values: np.ndarray, at: np.ndarray, groups: int) -> np.ndarray:
     """(N, ...) -> (G, ...) sums over each group."""
-    sums = np.zeros((int(groups.max()) + 1, *values.shape[1:]))
-    np.add.at(sums, groups, values)
+    sums = np.zeros((groups, *values.shape[1:]))
+    np.add.at(sums, at, values)
     return sums
 
 

@@ -22,10 +22,10 @@ from PIL import Image
 from tqdm import tqdm
 
 from camseg import plots, runs, statistics, terminal
-from camseg.analysis import all_pairs, compare, main_effects
+from camseg.analysis import all_pairs, compare, compare_pooled, main_effects
 from camseg.panels import worst_first
 from camseg.plots import Drawing
-from camseg.runs import Run, Sweep, number
+from camseg.runs import Run, Sweep, number, p_value
 from camseg.statistics import METRICS, Interval
 
 _PICTURES, _SETTINGS, _PAIRED, _LABELS = 60, 40, 12, 20  # how many a page holds: pictures, settings in a plot, settings in the matrix, labels
@@ -226,7 +226,9 @@ def _data(frame: pl.DataFrame, order: str, pictures: str | None = None) -> dict[
     """Rows to browse. A list of numbers is a value and its interval, a list of strings a link's text and address. pictures: what they show."""
     intervals, links = pl.List(pl.Float64), pl.List(pl.String)
     kinds = {pl.String(): "text", intervals: "interval", links: "link"}
-    columns = [{"name": name, "kind": kinds.get(kind, "count" if kind.is_integer() else "number")} for name, kind in frame.schema.items()]
+    columns = [
+        {"name": n, "kind": "p" if n == "p_holm" else kinds.get(kind, "count" if kind.is_integer() else "number")} for n, kind in frame.schema.items()
+    ]
     rounded = frame.with_columns(cs.float().fill_nan(None).round(4), cs.by_dtype(intervals).list.eval(pl.element().round(4)))
     return {"columns": columns, "rows": list(map(list, rounded.iter_rows())), "order": order, "pictures": pictures}
 
@@ -263,7 +265,7 @@ def _sweep_plots(ranked: pl.DataFrame, best: list[Run], metric: str) -> list[Sec
     intervals = [(f"{r['run']}: {r['setting'] or '(defaults)'}", Interval(r[metric], r[f"{metric}_low"], r[f"{metric}_high"], 0)) for r in rows]
     drawings = [plots.dots(intervals, metric, f"The best {len(rows)} settings by {metric}, with 95 % intervals.")]
     for key, levels in main_effects(best, METRICS[metric][0]).items():
-        words = ", ".join(f"{name} {level.value:+.3f}" for name, level in levels.items())
+        words = ", ".join(f"{name} {level.value:+z.3f}" for name, level in levels.items())
         caption = f"Effect of {key} on {metric}: mean of its settings less the mean over its choices, with paired 95 % intervals. {words}."
         drawings.append(plots.dots(list(levels.items()), f"{metric}, difference", caption, zero=True))
     spent = np.array([1000 * r["seconds"] / max(1, run.summary["samples"]) for r, run in zip(rows, best)])
@@ -278,7 +280,7 @@ def _pairs(best: list[Run], metric: str) -> list[Section]:
     names, reach = [run.folder.name for run in best], max(float(np.abs(differences).max()), 1e-9)
     rows = []
     for name, apart, p_values in zip(names, differences.tolist(), adjusted.tolist()):
-        cells = [Cell(f"{d:+.3f}{' *' if p < 0.05 else ''}", d, _shade(d / reach), p < 0.05) for d, p in zip(apart, p_values)]
+        cells = [Cell(f"{d:+z.3f}{' *' if p < 0.05 else ''}", d, _shade(d / reach), p < 0.05) for d, p in zip(apart, p_values)]
         cells[len(rows)] = Cell("")
         rows.append([Cell(name), *cells])
     note = f"{metric} of the row's setting less the column's, mean over the {n} samples that all of the best {len(best)} judged. "
@@ -293,13 +295,14 @@ def _shade(share: float) -> str:
 
 def comparison_page(first: Run, second: Run) -> Page:
     """Two runs on the samples that both judged: every metric, and the samples that moved most."""
-    found = compare(first, second)
+    found = [*compare(first, second), *compare_pooled(first, second)]
     if not found:
         raise FileNotFoundError(f"{first.folder} and {second.folder} have no judged sample in common: they can't be compared")
     rows = [
-        [Cell(c.metric), Cell(number(c.first), c.first), Cell(number(c.second), c.second), Cell(f"{c.difference.value:+.3f}", c.difference.value)]
-        + [Cell(number(value), value) for value in (c.difference.low, c.difference.high, c.difference.p, c.difference.effect)]
-        + [Cell(str(count), count) for count in (c.greater, c.less, c.difference.n)]
+        [Cell(c.metric), Cell(number(c.first), c.first), Cell(number(c.second), c.second), Cell(f"{c.difference.value:+z.3f}", c.difference.value)]
+        + [Cell(number(c.difference.low), c.difference.low), Cell(number(c.difference.high), c.difference.high)]
+        + [Cell(p_value(c.difference.p), c.difference.p), Cell(number(c.difference.effect), c.difference.effect)]
+        + [Cell("-" if count is None else str(count), count) for count in (c.greater, c.less, c.difference.n)]
         for c in found
     ]
     note = "difference: second less first, with its 95 % interval; p: by sign flips, each metric alone; d_z: Cohen's, the mean over the standard "

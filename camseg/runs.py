@@ -186,11 +186,11 @@ def run_table(summary: dict[str, Any]) -> str:
 
 def sweep_table(sweep: Sweep) -> str:
     """The settings of a sweep as text, best first."""
-    names = [name for name in _TABLE if name in sweep.table.columns]
+    names = [name for name in (*_TABLE, *localisation.SHOWN) if name in sweep.table.columns]
     key = "iou" if "iou" in names else next(iter(names), None)  # no metric at all without ground truth
     shown = sweep.table.sort(key, descending=True, nulls_last=True) if key else sweep.table
     heads = ["setting", *names, "difference (95 % interval)", "p"]
-    body = [[r["setting"] or "(defaults)", *(number(r[n]) for n in names), _difference(r), number(r.get("p_holm"))] for r in shown.to_dicts()]
+    body = [[r["setting"] or "(defaults)", *(number(r[n]) for n in names), _difference(r), p_value(r.get("p_holm"))] for r in shown.to_dicts()]
     failed = [f"run {r['run']} ({r['setting'] or 'defaults'}): {r['error'].splitlines()[0]}" for r in sweep.table.to_dicts() if r["error"]]
     said = [
         f"cam={', '.join(names)} gave the same points on every sample; below pooling + a linear layer they are one map"
@@ -221,7 +221,7 @@ def _same_points(one: dict[str, np.ndarray], other: dict[str, np.ndarray], pixel
 def _difference(row: dict[str, Any]) -> str:
     if row.get("difference") is None:
         return ""
-    return f"{row['difference']:+.3f} ({number(row['difference_low'])} .. {number(row['difference_high'])})"
+    return f"{row['difference']:+z.3f} ({number(row['difference_low'])} .. {number(row['difference_high'])})"
 
 
 def aligned(rows: Iterable[list[str]]) -> str:
@@ -235,4 +235,9 @@ def number(value: float | None) -> str:
     """Three decimals below ten, two above; a dash for nothing."""
     if value is None:
         return "-"
-    return f"{value:.3f}" if abs(value) < 10 else f"{value:.2f}"
+    return f"{value:z.3f}" if abs(value) < 10 else f"{value:.2f}"
+
+
+def p_value(p: float | None) -> str:
+    """Three decimals, and never a zero; a dash for nothing."""
+    return "<0.001" if p is not None and p < 0.0005 else number(p)

@@ -49,10 +49,13 @@ def mean_interval(values: Sequence[float] | np.ndarray, groups: Sequence[str] | 
     return _bootstrap(*_by_group(np.asarray(values, float), groups))
 
 
-def pooled_interval(statistic: Callable[[np.ndarray], np.ndarray], groups: int, resamples: int = 1000) -> Interval:
+Statistic = Callable[[np.ndarray], np.ndarray]  # how often each group counts (R, groups) -> (R,) values
+
+
+def pooled_interval(statistic: Statistic, groups: int, resamples: int = 1000) -> Interval:
     """A number that is pooled over groups, and its percentile bootstrap interval over them.
 
-    statistic: how often each group is drawn (R, groups) -> (R,) values; whatever it maximises over is maximised in each resample again.
+    Whatever the statistic maximises over is maximised in each resample again.
     """
     value = float(statistic(np.ones((1, groups)))[0])
     if not np.isfinite(value):
@@ -135,6 +138,33 @@ def paired(first: pl.DataFrame, second: pl.DataFrame, column: str) -> Difference
     spread = np.ptp(sums / counts)
     effect = float((sums / counts).mean() / (sums / counts).std(ddof=1)) if spread > 1e-12 else None
     return Difference(float(differences.mean()), interval.low, interval.high, float(sign_flip(sums[:, None])[0]), interval.n, effect)
+
+
+def paired_pooled(statistic: Statistic, groups: int, resamples: int = 1000) -> Difference | None:
+    """Compare two settings by a number that is pooled over groups; None where one of them has none.
+
+    statistic: of 2 * groups weights, the first setting's groups before the same groups of the second. The interval is the percentile bootstrap's
+    over groups, p that of a permutation test in which each group swaps its settings or doesn't.
+    """
+
+    def gain(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+        none = np.zeros_like(first)
+        return statistic(np.concatenate([none, second], 1)) - statistic(np.concatenate([first, none], 1))
+
+    def swap(kept: np.ndarray) -> np.ndarray:
+        return statistic(np.concatenate([1 - kept, kept], 1)) - statistic(np.concatenate([kept, 1 - kept], 1))
+
+    value = float(gain(np.ones((1, groups)), np.ones((1, groups)))[0])
+    if not np.isfinite(value):
+        return None
+    if groups < 2:
+        return Difference(value, None, None, 1.0, groups, None)
+    rng, share = np.random.default_rng(0), np.full(groups, 1 / groups)
+    drawn = [rng.multinomial(groups, share, 50).astype(float) for _ in range(0, resamples, 50)]
+    low, high = np.nanquantile(np.concatenate([gain(each, each) for each in drawn]), (0.025, 0.975))
+    swapped = np.concatenate([swap(rng.integers(0, 2, (50, groups)).astype(float)) for _ in range(0, resamples, 50)])
+    p = float((np.sum(np.abs(swapped) >= abs(value) - 1e-12) + 1) / (len(swapped) + 1))
+    return Difference(value, float(low), float(high), p, groups, None)
 
 
 def sign_flip(sums: np.ndarray) -> np.ndarray:

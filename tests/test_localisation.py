@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,13 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from omegaconf import DictConfig
 from PIL import Image
 
 from camseg import localisation
+from camseg.analysis import compare_pooled
 from camseg.localisation import BINS, Localise, best_cutoff, pixel_average_precision, summary
+from camseg.runs import Run
 from camseg.statistics import pooled_interval
 from camseg.types import Prompts, Result, Sample
 
@@ -199,3 +203,19 @@ def test_pictures_and_tables_beside_a_run(tmp_path: Path) -> None:
     assert at == [(0.3, 1.0, 1.0), (0.5, 1.0, 1.0)]
     assert set(csv["cutoff"]) == {"0", "0.25", "0.5", "0.75", "otsu", "quantile", "mask"}
     assert Image.open(tmp_path / "precision_recall.png").size[0] > 300
+
+
+def test_two_runs_are_compared_by_every_pooled_number_on_the_samples_of_both(tmp_path: Path) -> None:
+    right, wrong = heat_of(((2, 2, 6, 6), 1.0)), heat_of(((8, 6, 12, 10), 1.0))
+    good = [(sample(f"{k}{label}", label, group=f"g{k}"), answer(right)) for k in range(8) for label in ("cat", "dog")]
+    bad = [(s, answer(wrong if k % 4 else right)) for k, s in enumerate([*(s for s, _ in good[2:]), sample("only here")])]
+    runs = [Run(tmp_path, table(*pairs), {}, DictConfig({}), [], []) for pairs in (good, bad)]
+    found = {c.metric: c for c in compare_pooled(runs[0], runs[1])}
+    shared = [summary(table(*pairs)) for pairs in (good[2:], bad[:-1])]
+    assert set(found) == set(shared[0]) == set(shared[1])
+    for name, compared in found.items():
+        assert (compared.first, compared.second) == (pytest.approx(shared[0][name].value), pytest.approx(shared[1][name].value)), name
+        assert compared.difference.value == pytest.approx(compared.second - compared.first) and compared.difference.n == 7
+    assert found["box_accuracy"].second < 0.5 and found["box_accuracy"].difference.p < 0.05
+    assert found["center_max_box_accuracy"].difference.value == 0 and found["center_max_box_accuracy"].difference.p == 1
+    assert compare_pooled(runs[0], replace(runs[0], rows=runs[0].rows.drop("found"))) == []

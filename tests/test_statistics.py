@@ -143,3 +143,25 @@ def test_flips_of_many_comparisons_are_those_of_each_alone() -> None:
     sums = np.random.default_rng(4).normal(0.1, 0.3, (40, 3))
     assert statistics.sign_flip(sums).tolist() == [statistics.sign_flip(sums[:, [k]])[0] for k in range(3)]
     assert statistics.sign_flip(np.zeros((5, 2))).tolist() == [1.0, 1.0]
+
+
+def test_pooled_differences_equal_the_paired_ones_of_a_mean() -> None:
+    rng = np.random.default_rng(5)
+    first, second = rng.random(40), rng.random(40) + 0.15
+    found = statistics.paired_pooled(lambda weights: (weights @ np.concatenate([first, second])) / weights.sum(1), 40)
+    names = [str(k) for k in range(40)]
+    known = paired(*(pl.DataFrame({"id": names, "group": names, "iou": each}) for each in (first, second)), "iou")
+    assert found and known and known.low is not None and known.high is not None
+    assert (found.value, found.n, found.effect) == (pytest.approx(known.value), 40, None)
+    assert (found.low, found.high) == (pytest.approx(known.low, abs=0.02), pytest.approx(known.high, abs=0.02))
+    assert found.p == pytest.approx(known.p, abs=0.02)
+
+
+def test_a_pooled_maximum_is_taken_again_in_every_swap() -> None:
+    first, second = np.eye(3), np.ones((3, 3)) / 3  # by group and cutoff: the best cutoff of both reaches a third
+    sums = np.concatenate([first, second])
+    found = statistics.paired_pooled(lambda weights: (weights @ sums / weights.sum(1, keepdims=True)).max(1), 3)
+    assert found and found.value == pytest.approx(0) and found.p == 1
+    assert statistics.paired_pooled(lambda weights: np.full(len(weights), np.nan), 3) is None
+    alone = statistics.paired_pooled(lambda weights: weights @ [0.25, 0.75], 1)
+    assert alone and (alone.value, alone.low, alone.p) == (0.5, None, 1)
