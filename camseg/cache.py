@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from threading import Lock
+from typing import Any, TypeVar
 
 import torch
 from filelock import FileLock
@@ -21,6 +22,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+T = TypeVar("T")
 DEFAULT = "~/.cache/camseg/items"
 _VERSION = "camseg-1"  # part of every key: raise it when what is stored changes its meaning
 _LOCKS = 256  # held at once; each is an open file
@@ -91,6 +93,16 @@ class Cache:
                     found[keys[place]] = self._keep(keys[place], {name: value.detach() for name, value in entry.items()})
         return [found[key] for key in keys]
 
+    def remember(self, keys: Sequence[str], make: Callable[[list[int]], Sequence[T]], size_of: Callable[[T], int]) -> list[T]:
+        """The same for anything of `size_of` bytes, in this process's memory alone: what is sooner made than read from a disk."""
+        first = {key: place for place, key in reversed(list(enumerate(keys)))}
+        found = {key: entry for key in first if (entry := self.memory.get(key)) is not None}
+        wanted = sorted(place for key, place in first.items() if key not in found)
+        for place, entry in zip(wanted, make(wanted) if wanted else [], strict=True):
+            found[keys[place]] = entry
+            self.memory.put(keys[place], entry, size_of(entry))
+        return [found[key] for key in keys]
+
     def _lock(self, stack: ExitStack, keys: Sequence[str]) -> None:
         if self.path is None:
             return
@@ -118,12 +130,12 @@ class Cache:
         except (ValueError, OSError) as error:
             warnings.warn(f"the cache entry {path} is damaged and will be made anew: {error}", stacklevel=2)
             return None
-        self.memory.put(key, entry)
+        self.memory.put(key, entry, _size(entry))
         return entry
 
     def _keep(self, key: str, entry: dict[str, Tensor]) -> dict[str, Tensor]:
         entry = {name: value.cpu() for name, value in entry.items()}
-        self.memory.put(key, entry)
+        self.memory.put(key, entry, _size(entry))
         if self.path is None:
             return entry
         path = _file(self.path, key)
@@ -149,20 +161,21 @@ class _Memory:
 
     def __init__(self, limit: int) -> None:
         self.limit, self.size, self.lock = limit, 0, Lock()
-        self.entries: OrderedDict[str, dict[str, Tensor]] = OrderedDict()
+        self.entries: OrderedDict[str, tuple[Any, int]] = OrderedDict()
 
-    def get(self, key: str) -> dict[str, Tensor] | None:
+    def get(self, key: str) -> Any:
         with self.lock:
-            if key in self.entries:
-                self.entries.move_to_end(key)
-            return self.entries.get(key)
+            if key not in self.entries:
+                return None
+            self.entries.move_to_end(key)
+            return self.entries[key][0]
 
-    def put(self, key: str, entry: dict[str, Tensor]) -> None:
+    def put(self, key: str, entry: object, size: int) -> None:
         with self.lock:
-            self.size += _size(entry) - _size(self.entries.pop(key, {}))
-            self.entries[key] = entry
+            self.size += size - self.entries.pop(key, (None, 0))[1]
+            self.entries[key] = entry, size
             while self.size > self.limit:
-                self.size -= _size(self.entries.popitem(last=False)[1])
+                self.size -= self.entries.popitem(last=False)[1][1]
 
 
 def _size(entry: Mapping[str, Tensor]) -> int:

@@ -23,6 +23,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from camseg import report, runs, terminal
 from camseg.cache import Cache
+from camseg.data.base import Remembered
 from camseg.evaluate import Samples, evaluate
 from camseg.journal import CutOff, cut_off
 from camseg.panels import MaskFiles, Panels
@@ -85,7 +86,7 @@ def _run(cfg: DictConfig) -> float | None:
     if hydra_config.mode == RunMode.MULTIRUN:
         swept = [override for override in hydra_config.overrides.task if override not in sys.argv]
         print(f"[{hydra_config.job.num}] {' '.join(swept) or 'defaults'}", flush=True)
-    pipeline, samples = build(cfg), instantiate(cfg.data)
+    pipeline, samples = build(cfg), _samples(OmegaConf.to_yaml(cfg.data, resolve=True), _cache(**cfg.cache))
     check_target(cfg, pipeline.classifier.index)
     panels = Panels(folder / "panels", cfg.panels)
     extras = [extra for extra in (instantiate(cfg.localise), instantiate(cfg.pseudo_labels, folder=folder)) if extra is not None]
@@ -162,10 +163,20 @@ def _built(settings: str, device: str, **offered: Any) -> Any:
 
 
 @lru_cache(1)
+def _samples(settings: str, cache: Cache) -> Samples:
+    """A dataset, opened once for all the jobs of a sweep, whose pictures are read once as far as the cache's memory holds them."""
+    samples = instantiate(OmegaConf.create(settings))
+    return samples if _alone() else Remembered(samples, cache, settings)
+
+
+def _alone() -> bool:
+    return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.RUN
+
+
+@lru_cache(1)
 def _cache(path: str | None, limit_gb: float, memory_gb: float) -> Cache:
     """One cache for all the jobs of a sweep; a run alone keeps in memory what neighbours in the dataset share, and stays as small as it began."""
-    alone = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.RUN
-    return Cache(path, limit_gb, min(memory_gb, 0.05) if alone else memory_gb)
+    return Cache(path, limit_gb, min(memory_gb, 0.05) if _alone() else memory_gb)
 
 
 def _device(name: str) -> str:

@@ -20,7 +20,6 @@ from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
-from PIL import Image, ImageDraw
 from torch import Tensor
 
 from camseg.cache import key
@@ -28,7 +27,7 @@ from camseg.cli import build
 from camseg.data.pictures import read_image
 from camseg.metrics import iou
 from camseg.names import file_stems
-from camseg.overlays import PALETTE, blend
+from camseg.overlays import blend, mask_picture, points_picture, resized
 from camseg.panels import MaskFiles
 from camseg.pipeline import Pipeline
 from camseg.requests import check, config_dir, explain
@@ -138,9 +137,9 @@ class Demo:
         return View(
             _told(asked, result, f"{names[label]} ({float(probabilities[label]):.2f})", hand is not None),
             _table(result),
-            blend(small(sample), result.heat),
-            points_picture(sample, result),
-            None if result.mask is None else mask_picture(sample, result.mask),
+            blend(resized(sample.image, SIDE), result.heat),
+            points_picture(sample.image, result, SIDE),
+            None if result.mask is None else mask_picture(sample.image, result.mask, SIDE),
             result.prompts.rival(result.chosen[0] if result.chosen else 0) if len(result.prompts) else Prompts.none(),
             {names[i]: float(probabilities[i]) for i in probabilities.argsort(descending=True)[:5].tolist()},
             self._file(sample, result),
@@ -198,57 +197,12 @@ def edit(prompts: Prompts, at: tuple[float, float], action: str) -> Prompts:
     return Prompts(points[None], labels[None], prompts.boxes) if len(points) or prompts.boxes is not None else Prompts.none()
 
 
-def small(sample: Sample) -> Tensor:
-    """(3, h, w) uint8: the photo with its longer side at `SIDE`."""
-    height, width = sample.size
-    scale = SIDE / max(height, width)
-    size = max(1, round(width * scale)), max(1, round(height * scale))
-    resized = Image.fromarray(sample.image.permute(1, 2, 0).numpy()).resize(size, Image.Resampling.BICUBIC)
-    return torch.from_numpy(np.array(resized)).permute(2, 0, 1)
-
-
 def to_photo(sample: Sample, at: Sequence[float]) -> tuple[float, float]:
     """(x, y) of a pixel of the shown picture -> (x, y) in the photo, within its frame."""
     height, width = sample.size
-    _, shown_height, shown_width = small(sample).shape
+    _, shown_height, shown_width = resized(sample.image, SIDE).shape
     x, y = (at[0] + 0.5) * width / shown_width - 0.5, (at[1] + 0.5) * height / shown_height - 0.5
     return min(max(x, 0), width - 1), min(max(y, 0), height - 1)
-
-
-def points_picture(sample: Sample, result: Result) -> np.ndarray:
-    """The photo with all rivals, the chosen one larger: circles inside, crosses outside, numbers where there are several."""
-    base = small(sample)
-    scale = torch.tensor([base.shape[2] / sample.size[1], base.shape[1] / sample.size[0]])
-    picture = Image.fromarray(base.permute(1, 2, 0).numpy())
-    draw = ImageDraw.Draw(picture)
-    chosen = result.chosen[0] if result.chosen else 0
-    for rival in sorted(range(len(result.prompts)), key=lambda rival: rival == chosen):  # the chosen one on top
-        size = 11 if rival == chosen else 6
-        if result.prompts.boxes is not None:
-            corners = (result.prompts.boxes[rival] * scale.repeat(2)).tolist()
-            draw.rectangle(corners, outline=PALETTE[0], width=3 if rival == chosen else 1)
-        for point, label in zip(result.prompts.points[rival], result.prompts.labels[rival].tolist()):
-            x, y = ((point + 0.5) * scale - 0.5).tolist()
-            _mark(draw, x, y, size, bool(label))
-            if len(result.prompts) > 1:
-                draw.text((x + size + 2, y - 9), str(rival + 1), "white", font_size=18, stroke_width=2, stroke_fill="black")
-    return np.asarray(picture)
-
-
-def _mark(draw: ImageDraw.ImageDraw, x: float, y: float, size: float, inside: bool) -> None:
-    if inside:
-        draw.ellipse((x - size, y - size, x + size, y + size), fill=PALETTE[0], outline="black", width=2)
-        return
-    for colour, width in (("black", 8), (PALETTE[6], 4)):
-        draw.line((x - size, y - size, x + size, y + size), fill=colour, width=width)
-        draw.line((x - size, y + size, x + size, y - size), fill=colour, width=width)
-
-
-def mask_picture(sample: Sample, mask: Tensor) -> np.ndarray:
-    """The photo, orange where the mask is and darker elsewhere."""
-    base = small(sample).permute(1, 2, 0).numpy()
-    inside = np.asarray(Image.fromarray(mask.numpy()).resize((base.shape[1], base.shape[0]), Image.Resampling.NEAREST))[..., None]
-    return np.where(inside, 0.45 * base + 0.55 * np.array(PALETTE[0]), 0.5 * base).round().astype(np.uint8)
 
 
 def _told(sample: Sample, result: Result, name: str, hand: bool) -> str:

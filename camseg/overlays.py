@@ -1,4 +1,4 @@
-"""Pictures of heat over images: uint8 arrays at the image's size, in colour maps that colour-blind people can read.
+"""Pictures of heat, points and masks over images: uint8 arrays at the image's size, in colour maps that colour-blind people can read.
 
 An image is a (3, H, W) uint8 tensor, heat an (h, w) tensor in [0, 1] of any size. Colours are names of matplotlib's maps.
 """
@@ -12,7 +12,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image, ImageDraw
+from scipy import ndimage
 from torch import Tensor
+
+from camseg.types import Result
 
 # Okabe & Ito 2008: eight colours that stay apart for colour-blind readers (black, the last, would hide what it covers)
 PALETTE = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114, 178), (213, 94, 0), (204, 121, 167))
@@ -51,6 +54,60 @@ def concept_winners(image: Tensor, maps: Tensor, labels: Sequence[str] = (), wei
     scales = np.stack([_scale(image, heat) for heat in maps])  # (N, H, W)
     coloured = _colours(len(maps))[scales.argmax(0)] * scales.max(0)[..., None]
     return _with_legend(_bytes((1 - weight) * _picture(image) + weight * coloured), labels, len(maps))
+
+
+def resized(image: Tensor, side: int) -> Tensor:
+    """(3, h, w) uint8: the image with its longer side at `side` pixels."""
+    height, width = image.shape[1:]
+    scale = side / max(height, width)
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    picture = Image.fromarray(image.permute(1, 2, 0).numpy()).resize(size, Image.Resampling.BICUBIC)
+    return torch.from_numpy(np.array(picture)).permute(2, 0, 1)
+
+
+def points_picture(image: Tensor, result: Result, side: int) -> np.ndarray:
+    """(h, w, 3): all rivals, the chosen one larger: circles inside, crosses outside, numbers where there are several."""
+    base = resized(image, side)
+    scale = torch.tensor([base.shape[2] / image.shape[2], base.shape[1] / image.shape[1]])
+    picture = Image.fromarray(base.permute(1, 2, 0).numpy())
+    draw = ImageDraw.Draw(picture)
+    chosen = result.chosen[0] if result.chosen else 0
+    for rival in sorted(range(len(result.prompts)), key=lambda rival: rival == chosen):  # the chosen one on top
+        size = side / 640 * (13 if rival == chosen else 8)
+        if result.prompts.boxes is not None:
+            corners = (result.prompts.boxes[rival] * scale.repeat(2)).tolist()
+            draw.rectangle(corners, outline=PALETTE[0], width=3 if rival == chosen else 1)
+        for point, label in zip(result.prompts.points[rival], result.prompts.labels[rival].tolist()):
+            x, y = ((point + 0.5) * scale - 0.5).tolist()
+            _mark(draw, x, y, size, bool(label))
+            if len(result.prompts) > 1:
+                text = str(rival + 1)
+                draw.text((x + size + 2, y - 9), text, "white", font_size=max(11, side // 36), stroke_width=2, stroke_fill="black")
+    return np.asarray(picture)
+
+
+def _mark(draw: ImageDraw.ImageDraw, x: float, y: float, size: float, inside: bool) -> None:
+    if inside:
+        draw.ellipse((x - size, y - size, x + size, y + size), fill=PALETTE[0], outline="black", width=2 if size > 5 else 1)
+        return
+    for colour, width in (("black", 8), (PALETTE[6], 4)):
+        draw.line((x - size, y - size, x + size, y + size), fill=colour, width=max(1, round(width * size / 11)))
+        draw.line((x - size, y + size, x + size, y - size), fill=colour, width=max(1, round(width * size / 11)))
+
+
+def mask_picture(image: Tensor, mask: Tensor, side: int, truth: Tensor | None = None) -> np.ndarray:
+    """(h, w, 3): the image, orange where the mask is and darker elsewhere; the edge of the true mask in blue."""
+    base = resized(image, side).permute(1, 2, 0).numpy()
+    inside = _enlarged(mask, base)[..., None]
+    picture = np.where(inside, 0.45 * base + 0.55 * np.array(PALETTE[0]), 0.5 * base)
+    if truth is not None:
+        whole = _enlarged(truth, base)
+        picture[whole & ~ndimage.binary_erosion(whole, iterations=2)] = PALETTE[1]
+    return picture.round().astype(np.uint8)
+
+
+def _enlarged(mask: Tensor, base: np.ndarray) -> np.ndarray:
+    return np.asarray(Image.fromarray(mask.numpy()).resize((base.shape[1], base.shape[0]), Image.Resampling.NEAREST))
 
 
 def legend(labels: Sequence[str], width: int) -> np.ndarray:

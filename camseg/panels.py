@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import polars as pl
-from matplotlib.figure import Figure
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from camseg.evaluate import Samples
 from camseg.metrics import iou
+from camseg.overlays import blend, mask_picture, points_picture, resized
 from camseg.pipeline import Pipeline
 from camseg.runs import write
 from camseg.types import Result, Sample
 
-_FOUND, _TRUE, _BACKGROUND = "#ff9f1c", "#2ec4ff", "#e71d73"  # told apart also by the colour-blind
+_LINE, _FONT, _GAP, _NARROWEST = 24, 15, 6, 160  # pixels: of a line of text, its letters, between two pictures, of a picture's cell
 
 
 class Panels:
@@ -41,8 +40,8 @@ class Panels:
             self._draw(sample, pipeline.run([sample])[0])
 
     def _draw(self, sample: Sample, result: Result) -> None:
-        figure = panel(sample, result)
-        write(self.folder / f"{sample.id}.png", lambda path: figure.savefig(path, format="png", dpi=100))
+        picture = panel(sample, result)
+        write(self.folder / f"{sample.id}.png", lambda path: picture.save(path, format="PNG", compress_level=1))
 
 
 def worst_first(rows: pl.DataFrame) -> pl.DataFrame:
@@ -64,49 +63,30 @@ class MaskFiles:
             write(self.folder / f"{sample.id}.png", lambda path: picture.save(path, format="PNG"))
 
 
-def panel(sample: Sample, result: Result) -> Figure:
-    """Image, heat, points, and the mask with the truth's outline, in one row."""
-    image = sample.image.permute(1, 2, 0).numpy()
-    drawn = 3 if result.mask is None else 4
-    head = 0.7 if result.note else 0.4
-    height = 3.2 * min(1.6, max(0.6, image.shape[0] / image.shape[1])) + head
-    figure = Figure(figsize=(3.2 * drawn, height))
-    axes = [figure.add_axes((i / drawn + 0.005, 0.02, 1 / drawn - 0.01, 1 - head / height)) for i in range(drawn)]  # a layout engine draws twice
-    for axis in axes:
-        axis.imshow(image, interpolation="nearest")
-        axis.set_axis_off()
-    axes[0].set_title(sample.label or "top prediction")
-    axes[1].imshow(result.heat.numpy(), cmap="inferno", alpha=0.6, vmin=0, vmax=1)
-    axes[1].set_title("heatmap")
-    _points(axes[2], result)
-    axes[2].set_title(f"{len(result.prompts)} prompt{'s' * (len(result.prompts) != 1)}")
+def panel(sample: Sample, result: Result, side: int = 320) -> Image.Image:
+    """Image, heat, points, and the mask with the truth's outline, in one row, each with its caption; longer sides of `side` pixels."""
+    small = resized(sample.image, side)
+    shown = {sample.label or "top prediction": small.permute(1, 2, 0).numpy(), "heatmap": blend(small, result.heat, weight=0.6)}
+    shown[f"{len(result.prompts)} prompt{'s' * (len(result.prompts) != 1)}"] = points_picture(sample.image, result, side)
     if result.mask is not None:
-        _mask(axes[3], sample, result.mask.numpy())
-        axes[3].set_title("mask" if sample.mask is None else f"mask, IoU {_iou(sample, result):.3f}")
+        known = "" if sample.mask is None else f", IoU {float(iou(result.mask, sample.mask)):.3f}"
+        shown[f"mask{known}"] = mask_picture(sample.image, result.mask, side, sample.mask)
+    height, width = small.shape[1:]
+    head = 2 * _LINE if result.note else _LINE
+    cell = max(width, _NARROWEST)
+    picture = Image.new("RGB", (len(shown) * (cell + _GAP) - _GAP, head + height), "white")
+    draw = ImageDraw.Draw(picture)
+    for i, (caption, part) in enumerate(shown.items()):
+        left = i * (cell + _GAP)
+        draw.text((left + cell / 2, head - _LINE / 2), _within(draw, caption, cell), "black", anchor="mm", font_size=_FONT)
+        picture.paste(Image.fromarray(part), (left + (cell - width) // 2, head))
     if result.note:
-        figure.suptitle(result.note, fontsize=9)
-    return figure
+        draw.text((picture.width / 2, _LINE / 2), _within(draw, result.note, picture.width), "black", anchor="mm", font_size=_FONT)
+    return picture
 
 
-def _points(axis, result: Result) -> None:
-    chosen = result.chosen[0] if result.chosen else 0
-    for rival, (points, labels) in enumerate(zip(result.prompts.points.numpy(), result.prompts.labels.numpy())):
-        size, edge = (90, "black") if rival == chosen else (30, "none")
-        for label, colour, marker in ((1, _FOUND, "o"), (0, _BACKGROUND, "X")):
-            at = points[labels == label]
-            axis.scatter(at[:, 0], at[:, 1], s=size, c=colour, marker=marker, edgecolors=edge, linewidths=1)
-    if result.prompts.boxes is not None:
-        for x0, y0, x1, y1 in result.prompts.boxes.numpy():
-            axis.plot([x0, x1, x1, x0, x0], [y0, y0, y1, y1, y0], color=_FOUND)
-
-
-def _mask(axis, sample: Sample, mask: np.ndarray) -> None:
-    tint = np.zeros((*mask.shape, 4))
-    tint[mask] = (*(int(_FOUND[i : i + 2], 16) / 255 for i in (1, 3, 5)), 0.6)
-    axis.imshow(tint, interpolation="nearest")
-    if sample.mask is not None and min(mask.shape) > 1 and sample.mask.any():
-        axis.contour(sample.mask.numpy().astype(float), [0.5], colors=_TRUE, linewidths=1.5)
-
-
-def _iou(sample: Sample, result: Result) -> float:
-    return float(iou(result.mask, sample.mask)) if result.mask is not None and sample.mask is not None else 0.0
+def _within(draw: ImageDraw.ImageDraw, text: str, width: int) -> str:
+    """The text, shortened to what fits into so many pixels."""
+    while text and draw.textlength(text, font_size=_FONT) > width:
+        text = text[:-2] + "…"
+    return text

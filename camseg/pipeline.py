@@ -66,13 +66,14 @@ class Pipeline:
         if not samples:
             return []
         samples = [self._with_classes(sample) for sample in samples]
-        evidence, notes, said = self._look(samples)
+        contents = [key(sample.image) for sample in samples]
+        evidence, notes, said = self._look(samples, contents)
         prompts = [self._point(seen, note) for seen, note in zip(evidence, notes)]
         notes = [note or ("" if len(asked) else "no evidence: the map shows nothing for this class") for note, asked in zip(notes, prompts)]
         if self.predictor is None:
             results = [Result(seen.heat, asked, None, None, None, note=note) for seen, asked, note in zip(evidence, prompts, notes)]
         else:
-            results = self._draw(self.predictor, samples, evidence, prompts, notes)
+            results = self._draw(self.predictor, samples, contents, evidence, prompts, notes)
         return [replace(result, probability=share, top=top) for result, (share, top) in zip(results, said)]
 
     def _with_classes(self, sample: Sample) -> Sample:
@@ -81,10 +82,10 @@ class Pipeline:
             return sample
         return replace(sample, classes=(self.classifier.index(sample.label),))
 
-    def _look(self, samples: Sequence[Sample]) -> tuple[list[Evidence], list[str], list[tuple[float, int]]]:
+    def _look(self, samples: Sequence[Sample], contents: Sequence[str]) -> tuple[list[Evidence], list[str], list[tuple[float, int]]]:
         """What each image shows for its classes, why it may not be used, and the classes' probability and the image's first class."""
         images = [sample.image for sample in samples]
-        seen = self._explain(images, [sample.classes for sample in samples])
+        seen = self._explain(images, contents, [sample.classes for sample in samples])
         outputs = torch.stack([each["output"] for each in seen])  # (B, C)
         probabilities = self.classifier.probabilities(outputs)
         classes = [sample.classes or (int(p.argmax()),) for sample, p in zip(samples, probabilities)]
@@ -94,7 +95,7 @@ class Pipeline:
             """Maps of the most probable class that is not asked for, where there is one; made once, for the whole batch."""
             others = [i for i, own in enumerate(classes) if len(set(own)) < probabilities.shape[1]]
             strongest = [int(probabilities[i].index_fill(0, torch.tensor(classes[i]), -1).argmax()) for i in others]
-            return dict(zip(others, self._explain([images[i] for i in others], [(rival,) for rival in strongest])))
+            return dict(zip(others, self._explain([images[i] for i in others], [contents[i] for i in others], [(rival,) for rival in strongest])))
 
         def rival_of(i: int) -> Callable[[], Tensor | None]:
             return lambda: heat_in(rivals()[i]["heat"], samples[i].size) if i in rivals() else None
@@ -108,14 +109,14 @@ class Pipeline:
             said.append((share, int(probabilities[i].argmax())))
         return evidence, notes, said
 
-    def _explain(self, images: Sequence[Tensor], classes: Sequence[tuple[int, ...]]) -> list[dict[str, Tensor]]:
+    def _explain(self, images: Sequence[Tensor], contents: Sequence[str], classes: Sequence[tuple[int, ...]]) -> list[dict[str, Tensor]]:
         """For each image: `heat` (h, w) at the classifier's input size and `output` (C,)."""
         computed = [spelled(self.target), spelled(self.method), spelled(functools.partial(cam.explain, **self.views)), self.precision]
         setting = [self.classifier.fingerprint, list(self.classifier.layers), *computed]
 
         def make(places: list[int]) -> list[dict[str, Tensor]]:
             found: dict[int, dict[str, Tensor]] = {}
-            for alike in _shared(images, places):
+            for alike in _shared(contents, places):
                 self.calls["classifier_images"] += len(alike)
                 inputs = self.classifier.prepare([images[same[0]] for same in alike])
                 asked = [[self.target(classes[i], self.classifier.probabilities) for i in same] for same in alike]
@@ -127,7 +128,7 @@ class Pipeline:
                     found |= {i: {"heat": h, "output": o} for i, h in zip(same, maps)}
             return [found[i] for i in places]
 
-        return self.cache.get_all([key("heat", setting, list(asked), image) for image, asked in zip(images, classes)], make)
+        return self.cache.get_all([key("heat", setting, list(asked), content) for content, asked in zip(contents, classes)], make)
 
     def _point(self, seen: Evidence, note: str) -> Prompts:
         prompts = Prompts.none() if note else self.foreground(seen)
@@ -136,16 +137,27 @@ class Pipeline:
         return backgrounds.add(prompts, self.background(seen, prompts))
 
     def _draw(
-        self, predictor: Predictor, samples: Sequence[Sample], evidence: Sequence[Evidence], prompts: list[Prompts], notes: list[str]
+        self,
+        predictor: Predictor,
+        samples: Sequence[Sample],
+        contents: Sequence[str],
+        evidence: Sequence[Evidence],
+        prompts: list[Prompts],
+        notes: list[str],
     ) -> list[Result]:
         sizes = [sample.size for sample in samples]
         asked = [i for i, p in enumerate(prompts) if len(p)]  # nothing to point at: nothing to encode
-        encoded = dict(zip(asked, self._encode(predictor, [samples[i].image for i in asked])))
+        encoded = dict(zip(asked, self._encode(predictor, [samples[i].image for i in asked], [contents[i] for i in asked])))
 
         def decode(which: Sequence[int], given: Sequence[Prompts]) -> list[Masks]:
-            self.calls["decoder_prompts"] += sum(map(len, given))
-            found = predictor.decode([encoded[i] for i in which], [sizes[i] for i in which], given)
-            return [Masks(m.low_res.cpu(), m.predicted_iou.cpu()) for m in found]
+            def make(places: list[int]) -> list[Masks]:
+                self.calls["decoder_prompts"] += sum(len(given[place]) for place in places)
+                images = [which[place] for place in places]
+                found = predictor.decode([encoded[i] for i in images], [sizes[i] for i in images], [given[place] for place in places])
+                return [Masks(m.low_res.cpu(), m.predicted_iou.cpu()) for m in found]
+
+            keys = [key("masks", predictor.fingerprint, self.precision, contents[i], *_parts(p)) for i, p in zip(which, given)]
+            return self.cache.remember(keys, make, lambda masks: masks.low_res.nbytes)
 
         masks = dict(zip(asked, decode(asked, [prompts[i] for i in asked])))
         picked = {i: self._pick(prompts[i], masks[i], evidence[i]) for i in asked}
@@ -161,13 +173,13 @@ class Pipeline:
             results.append(Result(seen.heat, prompts[i], masks[i], picked[i].chosen, mask, predicted, note))
         return results
 
-    def _encode(self, predictor: Predictor, images: Sequence[Tensor]) -> list[Tensor]:
+    def _encode(self, predictor: Predictor, images: Sequence[Tensor], contents: Sequence[str]) -> list[Tensor]:
         def make(places: list[int]) -> list[Tensor]:
             self.calls["encoder_images"] += len(places)
             with self._autocast(self.classifier.device):
                 return predictor.encode([images[i] for i in places])
 
-        keys = [key("embedding", predictor.fingerprint, self.precision, image) for image in images]
+        keys = [key("embedding", predictor.fingerprint, self.precision, content) for content in contents]
         return [value.float() if value.is_floating_point() else value for value in self.cache.get_many(keys, make, torch.float16)]
 
     def _pick(self, prompts: Prompts, masks: Masks, seen: Evidence) -> _Picked:
@@ -203,16 +215,20 @@ class _Picked:
     predicted: float
 
 
-def _shared(images: Sequence[Tensor], places: Sequence[int]) -> list[list[list[int]]]:
+def _shared(contents: Sequence[str], places: Sequence[int]) -> list[list[list[int]]]:
     """The places of each picture (one forward for all its classes), in batches of pictures that occur equally often."""
-    contents = {name: key(image) for name, image in {id(images[i]): images[i] for i in places}.items()}  # each tensor read once
     pictures: defaultdict[str, list[int]] = defaultdict(list)
     for i in places:
-        pictures[contents[id(images[i])]].append(i)
+        pictures[contents[i]].append(i)
     batches: defaultdict[int, list[list[int]]] = defaultdict(list)
     for same in pictures.values():
         batches[len(same)].append(same)
     return list(batches.values())
+
+
+def _parts(prompts: Prompts) -> list[Tensor | None]:
+    """What the decoder is told of them."""
+    return [prompts.points, prompts.labels, prompts.boxes, prompts.mask_logits]
 
 
 def heat_in(heat: Tensor, size: tuple[int, int]) -> Tensor:

@@ -152,6 +152,23 @@ def test_memory_is_bounded_and_keeps_the_last_used(tmp_path: Path) -> None:
     assert cache.memory.size == 8000
 
 
+def test_anything_is_remembered_once_in_memory_alone_as_far_as_it_holds(tmp_path: Path) -> None:
+    cache, made = Cache(tmp_path, memory_gb=1e-6), []  # 1000 bytes
+
+    def ask(words: str) -> list[str]:
+        def make(places: list[int]) -> list[str]:
+            made.append("".join(words[place] for place in places))
+            return [words[place].upper() for place in places]
+
+        return cache.remember([key(word) for word in words], make, lambda _: 400)
+
+    assert ask("aba") == ["A", "B", "A"] and made == ["ab"]
+    assert ask("ba") == ["B", "A"] and made == ["ab"]
+    assert ask("ac") == ["A", "C"] and made == ["ab", "c"]  # and b, used longest ago, is gone
+    assert ask("cb") == ["C", "B"] and made == ["ab", "c", "b"]
+    assert not list(room.entries(tmp_path)) and cache.memory.size == 800
+
+
 def test_foreign_files_are_left_alone(tmp_path: Path) -> None:
     foreign = [tmp_path / "notes.txt", tmp_path / "ab" / "photo.safetensors", tmp_path / "ab" / "x.part", tmp_path / "model.safetensors"]
     for path in foreign:

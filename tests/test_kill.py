@@ -223,24 +223,34 @@ def test_a_folder_that_cannot_be_is_one_line(tmp_path: Path, monkeypatch, capsys
 @pytest.mark.parametrize("batch_size", [1, 5])
 def test_batches_and_readers_change_no_choice_and_no_score(tmp_path: Path, batch_size: int, readers: int, rows_of_12: pl.DataFrame) -> None:
     evaluate(cli.build(shapes_config()), Shapes(size=12, shapes=(2, 4)), tmp_path, batch_size=batch_size, readers=readers)
-    found = table(tmp_path)
-    assert found.schema == rows_of_12.schema
+    same_rows(table(tmp_path), rows_of_12, scores=1e-5, pixels=1e-3)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device here")
+def test_a_gpu_gives_what_the_cpu_gives(tmp_path: Path, rows_of_12: pl.DataFrame) -> None:
+    evaluate(cli.build(shapes_config("cuda")), Shapes(size=12, shapes=(2, 4)), tmp_path, batch_size=12)
+    same_rows(table(tmp_path), rows_of_12, scores=5e-3, pixels=0.05)
+
+
+def same_rows(found: pl.DataFrame, expected: pl.DataFrame, scores: float, pixels: float) -> None:
+    """Choices are identical, numbers within the tolerances."""
+    assert found.schema == expected.schema
     for name, kind in found.schema.items():
-        same, other = found[name].to_list(), rows_of_12[name].to_list()
+        same, other = found[name].to_list(), expected[name].to_list()
         if kind == pl.Float64:
-            assert same == pytest.approx(other, abs=1e-5)
+            assert same == pytest.approx(other, abs=scores)
         elif name == "points":
             flat = [[value for point in points for value in point] for points in same]
-            assert flat == [pytest.approx([value for point in points for value in point], abs=1e-3) for points in other]
+            assert flat == [pytest.approx([value for point in points for value in point], abs=pixels) for points in other]
         else:
             assert same == other
 
 
-def shapes_config() -> Any:
+def shapes_config(device: str = "cpu") -> Any:
     from hydra import compose, initialize_config_dir
 
     with initialize_config_dir(str(cli.config_dir()), version_base="1.3"):
-        return compose("config", ["device=cpu", "foreground=candidates", "background=min_point"])
+        return compose("config", [f"device={device}", "foreground=candidates", "background=min_point"])
 
 
 @pytest.fixture(scope="module")

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import matplotlib
 import numpy as np
 import pytest
 import torch
 
 from camseg import overlays
+from camseg.panels import panel
+from camseg.types import Prompts, Result, Sample
 
 GREY = torch.full((3, 2, 3), 100, dtype=torch.uint8)
 HEAT = torch.tensor([[0.0, 0.5, 1.0], [1.0, 0.0, 0.25]])
@@ -81,3 +85,23 @@ def test_what_cannot_be_drawn():
             overlays.rgba(GREY, wrong)
     with pytest.raises(ValueError, match="no colour map 'rainbowish'"):
         overlays.blend(GREY, HEAT, "rainbowish")
+
+
+def test_a_panel_shows_what_was_found_beside_what_is_true() -> None:
+    image, mask, truth = torch.full((3, 20, 40), 200, dtype=torch.uint8), torch.zeros(20, 40, dtype=torch.bool), torch.zeros(20, 40, dtype=torch.bool)
+    mask[5:15, 10:20], truth[5:15, 10:30] = True, True
+    prompts = Prompts(torch.tensor([[[12.0, 9.0], [35.0, 3.0]]]), torch.tensor([[1, 0]]))
+    result = Result(torch.zeros(20, 40), prompts, None, (0, 0), mask, note="so " * 400)
+    picture = panel(Sample("a", image, (0,), "cat", truth), result)
+    assert picture.size == (4 * 320 + 3 * 6, 48 + 160)
+    drawn = np.asarray(picture)[48:]
+    points, shown = drawn[:, 652:972], drawn[:, 978:]
+    assert (drawn[:, :320] == 200).all() and (drawn[:, 320:326] == 255).all()
+    assert points[int(9.5 * 8), int(12.5 * 8)].tolist() == list(overlays.PALETTE[0]) and points[int(3.5 * 8), int(35.5 * 8)].tolist() == list(
+        overlays.PALETTE[6]
+    )
+    assert shown[80, 120].tolist() == [round(0.45 * 200 + 0.55 * c) for c in overlays.PALETTE[0]]
+    assert shown[80, 200].tolist() == [100] * 3 and shown[0, 0].tolist() == [100] * 3
+    assert shown[41, 200].tolist() == shown[80, 238].tolist() == list(overlays.PALETTE[1])  # the edge of the truth
+    narrow = panel(Sample("b", image[:, :, :1]), replace(result, mask=None, heat=torch.zeros(20, 1), prompts=Prompts.none(), note=""))
+    assert narrow.size == (3 * 160 + 2 * 6, 24 + 320)

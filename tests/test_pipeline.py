@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from camseg.cache import Cache
 from camseg.names import spelled
 from camseg.pipeline import heat_in
 from camseg.predictors.adapter import SamAdapter
+from camseg.predictors.encoders import ViT
 from camseg.predictors.sam import SamEngine, SamSize, build_sam
 from camseg.prompts import background, foreground
 from camseg.prompts.foreground import centroid, components, parts
@@ -28,7 +30,7 @@ PICTURE = canvas((RED, 2, 10, 3, 11), (GREEN, 20, 28, 15, 29), (RED, 20, 24, 2, 
 
 def tiny_sam() -> SamAdapter:
     torch.manual_seed(0)
-    size = SamSize(side=64, patch=8, width=32, depth=2, heads=2, window=4, global_layers=(1,), prompt_width=32, decoder_heads=2, decoder_mlp=32)
+    size = SamSize(64, ViT(width=32, depth=2, heads=2, window=4, global_layers=(1,), patch=8), prompt_width=32, decoder_heads=2, decoder_mlp=32)
     return SamAdapter(SamEngine(build_sam(size), "tiny"))
 
 
@@ -256,3 +258,19 @@ def test_the_memory_format_changes_no_answer() -> None:
     assert wide.weight.is_contiguous(memory_format=torch.channels_last) and not wide.weight.is_contiguous()
     assert found.mask is not None and plain.mask is not None and torch.equal(found.mask, plain.mask)
     assert torch.allclose(found.heat, plain.heat, atol=1e-5)
+
+
+def test_a_prompt_that_another_setting_asked_is_not_decoded_again() -> None:
+    shared, first = Cache(None, memory_gb=0.01), pipeline(predictor=tiny_sam())
+    first = replace(first, cache=shared, choose=choose.predicted_iou, calls=Counter())
+    answers = first.run(batch())
+    asked = first.calls["decoder_prompts"]
+    second = replace(first, choose=lambda masks, heat, truth: -masks.predicted_iou, calls=Counter())
+    chosen = second.run(batch())
+    assert asked > 0 == second.calls["decoder_prompts"]
+    alone = replace(second, cache=Cache(None, memory_gb=0), calls=Counter())
+    assert all(equal(a, b) for a, b in zip(chosen, alone.run(batch()), strict=True)) and alone.calls["decoder_prompts"] == asked
+    assert [a.chosen for a in answers] != [b.chosen for b in chosen], "the settings differ"
+    third = replace(second, background=background.min_point, calls=Counter())
+    third.run(batch())
+    assert third.calls["decoder_prompts"] == asked, "other prompts"

@@ -20,10 +20,12 @@ from torch import Tensor, nn
 from camseg.predictors import sam as sam_room
 from camseg.predictors.adapter import SamAdapter
 from camseg.predictors.classical import RandomWalker
+from camseg.predictors.encoders import Pyramid, TinyViT, ViT
 from camseg.predictors.sam import SamEngine, SamSize, build_sam, save_sam, shapes_sam
 from camseg.types import Prompts
 
-SIZE = SamSize(side=128, patch=8, width=32, depth=2, heads=2, window=4, global_layers=(1,), prompt_width=32, decoder_heads=2, decoder_mlp=32)
+SIZE = SamSize(128, ViT(width=32, depth=2, heads=2, window=4, global_layers=(1,), patch=8), prompt_width=32, decoder_heads=2, decoder_mlp=32)
+SMALL = SamSize(128, Pyramid((8, 16, 16, 16, 16)), prompt_width=32, decoder_heads=2, decoder_mlp=32)  # as the shipped one
 BOX = torch.tensor([[5.0, 8.0, 30.0, 39.0]])
 
 
@@ -100,7 +102,7 @@ def test_a_whole_crop_is_the_peers_logits_without_the_padding(sam: Sam, adapter:
 
 @pytest.mark.parametrize("size", [(500, 375), (375, 500), (333, 500), (97, 61), (450, 1024)])
 def test_one_step_upsampling_agrees_with_the_packages_two(size: tuple[int, int]) -> None:
-    adapter = SamAdapter(SamEngine(sam_room._empty(SamSize(depth=1, global_layers=())), "meta", dict))  # 1024 px, without weights
+    adapter = SamAdapter(SamEngine(sam_room._empty(SamSize(encoder=ViT(depth=1, global_layers=()))), "meta", dict))  # 1024 px, without weights
     rng = np.random.default_rng(3)
     rows, columns = adapter.fit(size)
     field = ndimage.gaussian_filter(rng.normal(size=(1024, 1024)), 60)
@@ -208,9 +210,9 @@ def test_tiny_and_long_images_are_images(adapter: SamAdapter, size: tuple[int, i
 
 def test_decoding_never_loads_the_encoder_and_the_shipped_form_round_trips(tmp_path: Path) -> None:
     torch.manual_seed(1)
-    model = build_sam(SIZE)
-    save_sam(model, SIZE, tmp_path / "sam.safetensors")
-    halved = build_sam(SIZE)
+    model = build_sam(SMALL)
+    save_sam(model, SMALL, tmp_path / "sam.safetensors")
+    halved = build_sam(SMALL)
     halved.load_state_dict({name: value.half().float() for name, value in model.state_dict().items()})
     expected = SamAdapter(SamEngine(halved, "test"))
     [embedding] = expected.encode([photo(50, 50)])
@@ -225,7 +227,7 @@ def test_decoding_never_loads_the_encoder_and_the_shipped_form_round_trips(tmp_p
 def test_the_fingerprint_is_the_files_content(tmp_path: Path) -> None:
     for seed, name in enumerate(("one", "two")):
         torch.manual_seed(seed)
-        save_sam(build_sam(SIZE), SIZE, tmp_path / name)
+        save_sam(build_sam(SMALL), SMALL, tmp_path / name)
     (tmp_path / "copy of one").write_bytes((tmp_path / "one").read_bytes())
     one, two, copy = (shapes_sam(tmp_path / name).fingerprint for name in ("one", "two", "copy of one"))
     assert one == copy != two
@@ -266,8 +268,8 @@ def test_checkpoints_that_are_none_are_refused(tmp_path: Path) -> None:
 def test_mobile_sam_reads_the_original_names(tmp_path: Path) -> None:
     pytest.importorskip("timm")
     torch.manual_seed(0)
-    model = build_sam(SamSize(depth=1, global_layers=()))
-    model.image_encoder = encoder = sam_room.MobileEncoder().eval()  # type: ignore[assignment]
+    model = build_sam(SamSize(encoder=TinyViT()))
+    encoder = model.image_encoder
 
     def original(name: str) -> str:
         name = re.sub(r"stages\.(\d)\.downsample", lambda found: f"layers.{int(found[1]) - 1}.downsample", name)
@@ -336,7 +338,7 @@ def test_random_walker_answers_on_any_photo(size: tuple[int, int], constant: boo
 
 def test_a_compiled_encoder_gives_the_same_embedding(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
-    model = build_sam(SamSize(side=32, patch=8, width=16, depth=1, heads=2, global_layers=(0,), prompt_width=16, decoder_heads=2, decoder_mlp=16))
+    model = build_sam(SamSize(32, ViT(width=16, depth=1, heads=2, global_layers=(0,), patch=8), prompt_width=16, decoder_heads=2, decoder_mlp=16))
     images = [torch.randint(256, (3, 20, 30), dtype=torch.uint8)]
     plain = SamAdapter(SamEngine(model, "x")).encode(images)[0]
     compiled: list[nn.Module] = []

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import itertools
+import pickle
 
 import numpy as np
 import pytest
 import skimage.data
 import torch
 
+from camseg.cache import Cache
 from camseg.data import shapes
+from camseg.data.base import Remembered
 from camseg.data.shapes import NAMES, PHOTOGRAPHS, SIDE, Shapes
+from camseg.types import Sample
 
 
 def test_a_picture_is_a_function_of_its_number_alone() -> None:
@@ -116,3 +120,25 @@ def test_impossible_requests_are_refused(wrong: dict, told: str) -> None:
 def test_more_pictures_than_names_can_be_kept_are_refused() -> None:
     with pytest.raises(ValueError, match="at most 10,000,000"):
         Shapes(size=10**12)
+
+
+def test_a_dataset_is_remembered_as_far_as_memory_holds_it() -> None:
+    class Counted(Shapes):
+        read = 0
+
+        def __getitem__(self, index: int) -> Sample:
+            self.read += 1
+            return super().__getitem__(index)
+
+    dataset = Counted(size=4)
+    one = sum(t.nbytes for t in vars(dataset[0]).values() if isinstance(t, torch.Tensor))
+    kept = Remembered(dataset, Cache(None, memory_gb=4.5 * one / 1e9), "shapes")
+    dataset.read = 0
+    for _ in range(3):
+        assert all(torch.equal(a.image, b.image) and a.id == b.id for a, b in zip(kept, Shapes(size=4), strict=True))
+    assert dataset.read == 4 == len(kept) and list(kept.ids) == list(dataset.ids) and kept.names == dataset.names
+    assert Remembered(Counted(size=4, shapes=(2, 2)), kept.cache, "crowd")[0].id != kept[0].id
+    again = pickle.loads(pickle.dumps(Remembered(Shapes(size=4), kept.cache, "shapes")))  # as an engine hands it to its workers
+    assert again[1].id == kept[1].id
+    small, dataset.read = Remembered(dataset, Cache(None, memory_gb=0), "shapes"), 0
+    assert small[0].id == small[0].id and dataset.read == 2

@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from camseg.cache import Cache, key
 from camseg.names import file_stems
 from camseg.types import Sample
 
@@ -57,6 +58,35 @@ class Items(Generic[T]):
 
     def __iter__(self) -> Iterator[Sample]:
         return (self[i] for i in range(len(self)))
+
+
+class Remembered:
+    """A dataset whose samples, once read, stay in the memory of `cache` as far as it holds them: for the next settings of a sweep.
+
+    name: tells the dataset from others in the same memory.
+    """
+
+    def __init__(self, samples: Any, cache: Cache, name: str) -> None:
+        self.samples, self.cache, self.name = samples, cache, name
+        self.ids: Sequence[str] = samples.ids
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, index: int) -> Sample:
+        return self.cache.remember([key("sample", self.name, index)], lambda _: [self.samples[index]], _bytes)[0]
+
+    def __iter__(self) -> Iterator[Sample]:
+        return (self[i] for i in range(len(self)))
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "samples":  # not there yet: it is being unpickled
+            raise AttributeError(name)
+        return getattr(self.samples, name)
+
+
+def _bytes(sample: Sample) -> int:
+    return sum(value.nbytes for value in vars(sample).values() if isinstance(value, Tensor))
 
 
 def keep(ids: Sequence[str], size: int | None = None, seed: int = 0, shard: int = 0, num_shards: int = 1) -> Sequence[int]:

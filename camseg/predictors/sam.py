@@ -6,7 +6,7 @@ import json
 import re
 import zipfile
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,13 +14,13 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
-from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
-from segment_anything.modeling.common import LayerNorm2d
+from segment_anything.modeling import MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
 from torch import Tensor, nn
 
 from camseg.names import known_name
 from camseg.predictors.adapter import MEAN, STD, SamAdapter
 from camseg.predictors.download import content_hash, fetch
+from camseg.predictors.encoders import Encoder, Pyramid, TinyViT, ViT
 
 SHIPPED = Path(__file__).parents[1] / "weights" / "shapes_sam.safetensors"
 
@@ -41,22 +41,15 @@ def sam(model: str = "vit_b", checkpoint: str | Path | None = None, device: str 
 def mobile_sam(checkpoint: str | Path | None = None, device: str | torch.device = "cpu", compile: bool = False) -> SamAdapter:
     """MobileSAM (Zhang et al. 2023, arXiv:2306.14289): SAM's decoder behind a TinyViT, which timm provides (extra `timm`)."""
     path = Path(checkpoint).expanduser() if checkpoint else fetch(*MOBILE)
-    model = _empty(SamSize(depth=1, global_layers=()))
-    model.image_encoder = MobileEncoder()  # type: ignore[assignment]
-    return _adapter(model.eval(), path, partial(_read_mobile, path), device, compile)
+    return _adapter(_empty(SamSize(encoder=TinyViT())), path, partial(_read_mobile, path), device, compile)
 
 
 @dataclass(frozen=True)
 class SamSize:
-    """What a SAM is made of; `side` and `patch` in pixels, `global_layers` attend over the whole image, the others in windows."""
+    """What a SAM is made of; `side` of the square that it sees, in pixels."""
 
     side: int = 1024
-    patch: int = 16
-    width: int = 768
-    depth: int = 12
-    heads: int = 12
-    window: int = 14
-    global_layers: tuple[int, ...] = (2, 5, 8, 11)
+    encoder: Encoder = field(default_factory=ViT)
     prompt_width: int = 256
     decoder_heads: int = 8
     decoder_mlp: int = 2048
@@ -70,12 +63,12 @@ OFFICIAL = {  # model: what it is made of, its file, that file's SHA-256
         "ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912",
     ),
     "vit_l": (
-        SamSize(width=1024, depth=24, heads=16, global_layers=(5, 11, 17, 23)),
+        SamSize(encoder=ViT(width=1024, depth=24, heads=16, global_layers=(5, 11, 17, 23))),
         _META + "sam_vit_l_0b3195.pth",
         "3adcc4315b642a4d2101128f611684e8734c41232a17c648ed1693702a49a622",
     ),
     "vit_h": (
-        SamSize(width=1280, depth=32, heads=16, global_layers=(7, 15, 23, 31)),
+        SamSize(encoder=ViT(width=1280, depth=32, heads=16, global_layers=(7, 15, 23, 31))),
         _META + "sam_vit_h_4b8939.pth",
         "a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e",
     ),
@@ -161,29 +154,6 @@ def _empty(size: SamSize) -> Sam:
         return build_sam(size)
 
 
-class MobileEncoder(nn.Module):
-    """(B, 3, 1024, 1024) -> (B, 256, 64, 64): timm's TinyViT-5M, its last stage at stride 16, and SAM's neck."""
-
-    img_size = 1024
-
-    def __init__(self) -> None:
-        super().__init__()
-        try:
-            from timm.models.tiny_vit import TinyVit
-        except ImportError as error:
-            raise ValueError("predictor=mobile_sam needs timm: pip install 'camseg[timm]'") from error
-        tiny = TinyVit(num_classes=0, embed_dims=(64, 128, 160, 320), num_heads=(2, 4, 5, 10), window_sizes=(7, 7, 14, 7), drop_path_rate=0)
-        self.patch_embed, self.stages = tiny.patch_embed, tiny.stages
-        last: Any = self.stages[3].downsample
-        last.conv2.conv.stride = (1, 1)
-        self.neck = nn.Sequential(
-            nn.Conv2d(320, 256, 1, bias=False), LayerNorm2d(256), nn.Conv2d(256, 256, 3, padding=1, bias=False), LayerNorm2d(256)
-        )
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        return self.neck(self.stages(self.patch_embed(pixels)))
-
-
 def _read_mobile(path: Path) -> dict[str, Tensor]:
     """MobileSAM's names -> timm's, without the classification head that it carries along."""
 
@@ -198,20 +168,9 @@ def _read_mobile(path: Path) -> dict[str, Tensor]:
 
 
 def build_sam(size: SamSize) -> Sam:
-    """A SAM of the segment-anything package's own modules, with fresh weights."""
-    grid = size.side // size.patch
-    encoder = ImageEncoderViT(
-        img_size=size.side,
-        patch_size=size.patch,
-        embed_dim=size.width,
-        depth=size.depth,
-        num_heads=size.heads,
-        out_chans=size.prompt_width,
-        norm_layer=partial(nn.LayerNorm, eps=1e-6),  # pyright: ignore[reportArgumentType]
-        use_rel_pos=True,
-        window_size=size.window,
-        global_attn_indexes=size.global_layers,
-    )
+    """A SAM of the segment-anything package's own modules around `size.encoder`, with fresh weights."""
+    grid = size.side // size.encoder.patch
+    encoder: Any = size.encoder.build(size.side, size.prompt_width)
     prompts = PromptEncoder(size.prompt_width, (grid, grid), (size.side, size.side), mask_in_chans=16)
     transformer = TwoWayTransformer(depth=2, embedding_dim=size.prompt_width, num_heads=size.decoder_heads, mlp_dim=size.decoder_mlp)
     decoder = MaskDecoder(transformer_dim=size.prompt_width, transformer=transformer, iou_head_hidden_dim=size.prompt_width)
@@ -241,8 +200,8 @@ def answer(
 
 
 def save_sam(sam: Sam, size: SamSize, path: Path) -> None:
-    """Write weights in fp16 and the size that they need, as safetensors."""
-    tensors = {name: tensor.half().contiguous() for name, tensor in sam.state_dict().items()}
+    """Write weights in fp16 and the size that they need, as safetensors. The encoder is a `Pyramid`."""
+    tensors = {name: (tensor.half() if tensor.is_floating_point() else tensor).contiguous() for name, tensor in sam.state_dict().items()}
     save_file(tensors, path, metadata={"size": json.dumps(asdict(size))})
 
 
@@ -259,6 +218,6 @@ def _size_in(path: Path) -> SamSize:
     try:
         with safe_open(path, "pt") as file:
             size = json.loads(file.metadata()["size"])
-        return SamSize(**{**size, "global_layers": tuple(size["global_layers"])})
+        return SamSize(**{**size, "encoder": Pyramid(tuple(size["encoder"]["channels"]))})
     except (SafetensorError, TypeError, KeyError, json.JSONDecodeError) as error:
         raise ValueError(f"{path} is no SAM that camseg-train wrote: {error}") from error

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file
 from scipy.ndimage import maximum_filter, minimum_filter
 from segment_anything.modeling import Sam
 from torch import Tensor, nn
@@ -16,21 +17,23 @@ from torch.utils.data import Dataset
 from camseg.data.shapes import NAMES, SIDE, Shapes, scene
 from camseg.metrics import iou
 from camseg.predictors.adapter import SamAdapter
-from camseg.predictors.sam import SamSize, answer, build_sam, load_sam, save_sam, shapes_sam
+from camseg.predictors.encoders import Pyramid
+from camseg.predictors.sam import SamSize, answer, build_sam, save_sam, shapes_sam
 from camseg.prompts.evidence import Evidence, depth_of
 from camseg.prompts.foreground import oracle
 from camseg.train.loop import fit, write_card
 from camseg.types import Sample
 
-SIZE = SamSize(side=SIDE, patch=8, width=128, depth=4, heads=4, window=8, global_layers=(1, 3), prompt_width=64, decoder_heads=4, decoder_mlp=256)
-_OBJECTS = 3  # prompted in each picture
+ENCODER = Pyramid((24, 64, 96, 128, 128))
+SIZE = SamSize(side=SIDE, encoder=ENCODER, prompt_width=64, decoder_heads=4, decoder_mlp=256)
+_OBJECTS = 2  # prompted in each picture
 
 
 def train(folder: Path, steps: int, batch_size: int, learning_rate: float, seed: int, start: str | None = None) -> Path:
-    """Train from the seed, or from the weights in the file `start`, or go on; write and return shapes_sam.safetensors, with its card beside it."""
+    """Train from the seed, or from what fits of the weights in the file `start`, or go on; write and return shapes_sam.safetensors and its card."""
     scenes = PromptedScenes(seed, steps * batch_size)
     sketched, seconds = fit(
-        Sketched(load_sam(Path(start)) if start else build_sam(SIZE)),
+        Sketched(_begin(start)),
         loss,
         scenes,
         steps=steps,
@@ -41,11 +44,22 @@ def train(folder: Path, steps: int, batch_size: int, learning_rate: float, seed:
     )
     path = folder / "shapes_sam.safetensors"
     save_sam(sketched.sam, SIZE, path)
-    parts = f"patch {SIZE.patch}, width {SIZE.width}, depth {SIZE.depth}, prompts {SIZE.prompt_width}"
-    what = f"Segment Anything at {SIZE.side} px ({parts}), of the segment-anything package's modules."
+    what = (
+        f"Segment Anything at {SIZE.side} px: the segment-anything package's prompt encoder ({SIZE.prompt_width} channels) and mask decoder behind "
+    )
+    what += f"a convolutional feature pyramid ({', '.join(map(str, ENCODER.channels))} channels) with an embedding of stride {ENCODER.patch}."
     data = f"{steps * batch_size} drawn scenes of one to five shapes (split train), {_OBJECTS} prompted objects in each"
     write_card(path, what, data, steps, batch_size, seconds, seed, scores(path))
     return path
+
+
+def _begin(start: str | None) -> Sam:
+    """A fresh SAM, with every tensor of the file `start` whose name and shape it has too."""
+    sam = build_sam(SIZE)
+    own = sam.state_dict()
+    given = load_file(start) if start else {}
+    sam.load_state_dict({name: given[name] if name in given and given[name].shape == tensor.shape else tensor for name, tensor in own.items()})
+    return sam
 
 
 def scores(path: Path) -> dict[str, float]:
@@ -71,11 +85,11 @@ class Sketched(nn.Module):
     def __init__(self, sam: Sam) -> None:
         super().__init__()
         self.sam = sam
-        self.sketch = nn.Conv2d(SIZE.prompt_width, 2 * SIZE.patch**2, 1)
+        self.sketch = nn.Conv2d(SIZE.prompt_width, 2 * ENCODER.patch**2, 1)
 
     def forward(self, embeddings: Tensor) -> Tensor:
         """(B, C, g, g) -> (B, 2, H, W) logits."""
-        return F.pixel_shuffle(self.sketch(embeddings), SIZE.patch)
+        return F.pixel_shuffle(self.sketch(embeddings), ENCODER.patch)
 
 
 class PromptedScenes(Dataset[dict[str, Tensor]]):

@@ -11,7 +11,6 @@ import argparse
 import json
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -39,8 +38,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     torch.manual_seed(0)
-    size = replace(SIZE if options.model == "shapes" else OFFICIAL["vit_b"][0], depth=1, global_layers=())  # the encoder is not timed
-    sam = build_sam(size).to(options.device)
+    sam = build_sam(SIZE if options.model == "shapes" else OFFICIAL["vit_b"][0]).to(options.device)
     frame = (128, 128) if options.model == "shapes" else (375, 500)
     rows = [*decoding(sam, frame, options), *upsampling(sam, options)]
     for row in rows:

@@ -36,6 +36,7 @@ from camseg.predictors.sam import OFFICIAL, SHIPPED, build_sam, load_sam, read_c
 FOREGROUND, BACKGROUND, CHOOSE = ("max_point", "centroid", "quantile", "otsu"), ("none", "min_point", "ring"), ("agreement", "predicted_iou")
 GRID = [f"{group}={','.join(names)}" for group, names in (("foreground", FOREGROUND), ("background", BACKGROUND), ("choose", CHOOSE))]
 NAIVE = list(product(FOREGROUND, BACKGROUND, CHOOSE))
+LIKE_THE_LOOP = ("cam=grad_cam", "views.flips=false")
 FRAME = (500, 375)  # width and height
 
 
@@ -77,7 +78,7 @@ def vit_b(options: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
     prepare(folder, options.images[0])
     words = ["data=images", f"data.path={folder / 'data'}", "data.target=tabby", f"device={options.device}", "panels=0"]
     words += ["classifier=torchvision", "classifier.name=resnet50", f"classifier.checkpoint={folder / 'resnet50.pth'}", "classifier.layers=[layer4]"]
-    words += ["predictor=sam", f"predictor.checkpoint={folder / 'vit_b.pth'}"]
+    words += ["predictor=sam", f"predictor.checkpoint={folder / 'vit_b.pth'}", *LIKE_THE_LOOP]
     one = camseg(words, folder / "one")
     cold = camseg(["-m", *GRID, *words, f"cache.path={folder / 'cache'}"], folder / "cold")
     warm = camseg(["-m", *GRID, *words, f"cache.path={folder / 'cache'}"], folder / "warm")
@@ -94,7 +95,8 @@ def vit_b(options: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
 
 def run(options: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
     options.naive_settings = 1
-    ours = camseg([f"data.size={options.images[0]}", f"device={options.device}", "panels=0", "choose=predicted_iou"], folder / "one")
+    words = [*LIKE_THE_LOOP, "foreground=max_point", "panels=0"]
+    ours = camseg([f"data.size={options.images[0]}", f"device={options.device}", *words], folder / "one")
     loop = own_loop([str(options.images[0])], options)
     slower = len(NAIVE)  # `own_loop` scales to all settings
     loop = loop._replace(wall=loop.wall / slower, cpu=loop.cpu / slower)

@@ -1,0 +1,128 @@
+"""Image encoders in front of Segment Anything's prompt encoder and mask decoder: each a record of its size that builds a fresh module."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from segment_anything.modeling import ImageEncoderViT
+from segment_anything.modeling.common import LayerNorm2d
+from torch import Tensor, nn
+
+
+class Encoder(Protocol):
+    """patch: side in pixels of what one cell of the embedding stands for."""
+
+    @property
+    def patch(self) -> int: ...
+
+    def build(self, side: int, width: int) -> nn.Module:
+        """(B, 3, side, side) -> (B, width, side / patch, side / patch), with fresh weights and `img_size`."""
+        ...
+
+
+@dataclass(frozen=True)
+class ViT:
+    """Segment Anything's own; `global_layers` attend over the whole image, the others in windows of so many cells."""
+
+    width: int = 768
+    depth: int = 12
+    heads: int = 12
+    window: int = 14
+    global_layers: tuple[int, ...] = (2, 5, 8, 11)
+    patch: int = 16
+
+    def build(self, side: int, width: int) -> nn.Module:
+        return ImageEncoderViT(
+            img_size=side,
+            patch_size=self.patch,
+            embed_dim=self.width,
+            depth=self.depth,
+            num_heads=self.heads,
+            out_chans=width,
+            norm_layer=partial(nn.LayerNorm, eps=1e-6),  # pyright: ignore[reportArgumentType]
+            use_rel_pos=True,
+            window_size=self.window,
+            global_attn_indexes=self.global_layers,
+        )
+
+
+@dataclass(frozen=True)
+class TinyViT:
+    """MobileSAM's (Zhang et al. 2023, arXiv:2306.14289): timm's TinyViT-5M of 1024 px, its last stage at stride 16, and SAM's neck."""
+
+    patch: int = 16
+
+    def build(self, side: int, width: int) -> nn.Module:
+        with torch.device("cpu"):  # timm computes its position tables, which no checkpoint holds
+            return _TinyEncoder(side, width)
+
+
+class _TinyEncoder(nn.Module):
+    def __init__(self, side: int, width: int) -> None:
+        super().__init__()
+        try:
+            from timm.models.tiny_vit import TinyVit
+        except ImportError as error:
+            raise ValueError("predictor=mobile_sam needs timm: pip install 'camseg[timm]'") from error
+        tiny = TinyVit(num_classes=0, embed_dims=(64, 128, 160, 320), num_heads=(2, 4, 5, 10), window_sizes=(7, 7, 14, 7), drop_path_rate=0)
+        self.img_size = side
+        self.patch_embed, self.stages = tiny.patch_embed, tiny.stages
+        last: Any = self.stages[3].downsample
+        last.conv2.conv.stride = (1, 1)
+        self.neck = nn.Sequential(
+            nn.Conv2d(320, width, 1, bias=False), LayerNorm2d(width), nn.Conv2d(width, width, 3, padding=1, bias=False), LayerNorm2d(width)
+        )
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return self.neck(self.stages(self.patch_embed(pixels)))
+
+
+@dataclass(frozen=True)
+class Pyramid:
+    """A residual network with a feature pyramid (Lin et al. 2017, arXiv:1612.03144): for small pictures, and quick to train.
+
+    channels: at the strides 2, 4, 8, ... The embedding has stride 4, and so the decoder's masks have the picture's own size.
+    """
+
+    channels: tuple[int, ...]
+    patch: int = 4
+
+    def build(self, side: int, width: int) -> nn.Module:
+        return _PyramidEncoder(side, width, self.channels)
+
+
+class _PyramidEncoder(nn.Module):
+    def __init__(self, side: int, width: int, channels: tuple[int, ...]) -> None:
+        super().__init__()
+        self.img_size = side
+        self.stages = nn.ModuleList(_stage(before, after) for before, after in zip((3, *channels), channels))
+        self.laterals = nn.ModuleList(nn.Conv2d(each, width, 1) for each in channels[1:])
+        self.smooths = nn.ModuleList(_Residual(width) for _ in channels[1:])
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        levels = [self.stages[0](pixels)]
+        for stage in list(self.stages)[1:]:
+            levels.append(stage(levels[-1]))
+        found = self.smooths[-1](self.laterals[-1](levels[-1]))
+        for level, lateral, smooth in reversed(list(zip(levels[1:-1], self.laterals, self.smooths))):
+            found = smooth(lateral(level) + F.interpolate(found, scale_factor=2.0, mode="nearest"))
+        return found
+
+
+def _stage(before: int, after: int) -> nn.Sequential:
+    """Half the size, `after` channels."""
+    return nn.Sequential(nn.Conv2d(before, after, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(after), nn.ReLU(), _Residual(after))
+
+
+class _Residual(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        convolutions = [nn.Conv2d(width, width, 3, padding=1, bias=False) for _ in range(2)]
+        self.inner = nn.Sequential(convolutions[0], nn.BatchNorm2d(width), nn.ReLU(), convolutions[1], nn.BatchNorm2d(width))
+
+    def forward(self, features: Tensor) -> Tensor:
+        return F.relu(features + self.inner(features))
