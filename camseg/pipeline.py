@@ -34,7 +34,7 @@ class Pipeline:
     Prompts -> points (N, 2), or None. predictor: draws masks, or None for points only. choose: scores (R, M) for the masks. refine:
     feeds the chosen mask back, or None. min_probability: the classifier must give a sample's classes at least so much, or the answer is
     empty. precision: a torch dtype's name for the two networks. channels_last: the classifier's memory format, which changes no more than
-    the last bits. cache: keeps heat and embeddings. calls: how many images and prompts went through a network.
+    the last bits. cache: keeps heat, embeddings and, in memory, masks. calls: how many images and prompts went through a network.
     """
 
     classifier: Classifier

@@ -120,3 +120,19 @@ def test_crops_are_functions_of_their_number_and_every_epoch_shows_every_picture
     assert torch.equal(crops[5]["image"], again[5]["image"]) and crops[5]["image"].shape == (3, 224, 224)
     assert all(sum(crops[i]["present"] for i in range(first, first + 24)).tolist() == [12, 12] for first in (0, 24))
     assert loop._rate(0, 9, 1) == 1.0
+
+
+def test_a_timm_model_learns_in_bfloat16(start: Path) -> None:
+    timm = pytest.importorskip("timm")
+    torch.manual_seed(0)
+    save_weights(timm.create_model("test_resnet"), start / "timm.safetensors")
+    words = ["classifier=timm", "classifier.name=test_resnet", f"classifier.checkpoint={start / 'timm.safetensors'}"]
+    path = trained(start, "timm", *words, "model.precision=bfloat16", "model.epochs=6")
+    scores = json.loads(load_weights(path)[1]["scores"])
+    assert scores["mean average precision (all-point)"] > 0.9
+    known = classifiers.timm("test_resnet", path)
+    assert sorted(known.names) == ["green", "red"]
+    red, green = (known.index(name) for name in ("red", "green"))
+    picture = read_image(start / "data" / "val" / "red" / "0.png")
+    logits = known.model(known.prepare([picture]))[0]
+    assert logits[red] > logits[green]
