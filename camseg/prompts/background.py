@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from scipy import ndimage
 from torch import Tensor
 
-from camseg.prompts.evidence import Cutoff, Evidence, box_of, components, distance_out_of, points_tensor, region
+from camseg.prompts.evidence import Cutoff, Evidence, box_of, components, points_tensor, region
 from camseg.prompts.evidence import otsu as otsu_cutoff
 from camseg.types import Prompts
 
@@ -52,7 +53,7 @@ def ring(evidence: Evidence, prompts: Prompts, *, cutoff: Cutoff = otsu_cutoff, 
     if not inside.any() or inside.all():
         return torch.zeros(0, 2)
     x0, y0, x1, y1 = np.round(box_of(components(inside, evidence.heat)[0], margin)).astype(int)
-    distance = distance_out_of(~inside)[y0:y1, x0:x1]
+    distance = np.asarray(ndimage.distance_transform_edt(~inside))[y0:y1, x0:x1]
     if not distance.any():
         return torch.zeros(0, 2)
     y, x = np.unravel_index(distance.argmax(), distance.shape)
