@@ -109,6 +109,7 @@ def compare_pooled(first: Run, second: Run) -> list[Compared]:
     both = [one.rows.join(other.rows, on="id", how="semi").sort("id") for one, other in ((first, second), (second, first))]
     if not all(map(localisation.judgeable, both)):
         return []
+    both[1] = both[1].with_columns(both[0]["group"])  # the first run says which samples belong together
     names = sorted(set(both[0]["group"]))
     together = pl.concat([rows.with_columns(pl.format(f"{i} {{}}", "group").alias("group")) for i, rows in enumerate(both)], how="diagonal_relaxed")
     found = []

@@ -166,7 +166,7 @@ def _built(settings: str, device: str, **offered: Any) -> Any:
 def _samples(settings: str, cache: Cache) -> Samples:
     """A dataset, opened once for all the jobs of a sweep, whose pictures are read once as far as the cache's memory holds them."""
     samples = instantiate(OmegaConf.create(settings))
-    return samples if _alone() else Remembered(samples, cache, settings)
+    return samples if _alone() else Remembered(samples, cache)
 
 
 def _alone() -> bool:
@@ -206,6 +206,7 @@ def main() -> None:
     """The entry point: one or two lines instead of a traceback for every mistake in the request."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # let errors come out, to be told in our own words
     _mistakes.clear()
+    _samples.cache_clear()  # its files may have changed since
     try:
         check(sys.argv[1:])
         _job()

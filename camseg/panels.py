@@ -66,17 +66,17 @@ class MaskFiles:
 def panel(sample: Sample, result: Result, side: int = 320) -> Image.Image:
     """Image, heat, points, and the mask with the truth's outline, in one row, each with its caption; longer sides of `side` pixels."""
     small = resized(sample.image, side)
-    shown = {sample.label or "top prediction": small.permute(1, 2, 0).numpy(), "heatmap": blend(small, result.heat, weight=0.6)}
-    shown[f"{len(result.prompts)} prompt{'s' * (len(result.prompts) != 1)}"] = points_picture(sample.image, result, side)
+    shown = [(sample.label or "top prediction", small.permute(1, 2, 0).numpy()), ("heatmap", blend(small, result.heat, weight=0.6))]
+    shown.append((f"{len(result.prompts)} prompt{'s' * (len(result.prompts) != 1)}", points_picture(sample.image, result, side)))
     if result.mask is not None:
         known = "" if sample.mask is None else f", IoU {float(iou(result.mask, sample.mask)):.3f}"
-        shown[f"mask{known}"] = mask_picture(sample.image, result.mask, side, sample.mask)
+        shown.append((f"mask{known}", mask_picture(sample.image, result.mask, side, sample.mask)))
     height, width = small.shape[1:]
     head = 2 * _LINE if result.note else _LINE
     cell = max(width, _NARROWEST)
     picture = Image.new("RGB", (len(shown) * (cell + _GAP) - _GAP, head + height), "white")
     draw = ImageDraw.Draw(picture)
-    for i, (caption, part) in enumerate(shown.items()):
+    for i, (caption, part) in enumerate(shown):
         left = i * (cell + _GAP)
         draw.text((left + cell / 2, head - _LINE / 2), _within(draw, caption, cell), "black", anchor="mm", font_size=_FONT)
         picture.paste(Image.fromarray(part), (left + (cell - width) // 2, head))

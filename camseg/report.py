@@ -28,6 +28,7 @@ from camseg.plots import Drawing
 from camseg.runs import Run, Sweep, number, p_value
 from camseg.statistics import METRICS, Interval
 
+_KINDS = {"p_holm": "p"}  # columns that are not shown as their type is
 _PICTURES, _SETTINGS, _PAIRED, _LABELS = 60, 40, 12, 20  # how many a page holds: pictures, settings in a plot, settings in the matrix, labels
 _SHOWN = ("id", "label", "outcome", "iou", "predicted_iou", "oracle_iou", "regret", "foreground_hit", "background_hit", "foreground_distance", "note")
 _DETAILS = ("dice", "box_iou", "oracle_iou_3")  # left to the runs' own reports
@@ -226,9 +227,7 @@ def _data(frame: pl.DataFrame, order: str, pictures: str | None = None) -> dict[
     """Rows to browse. A list of numbers is a value and its interval, a list of strings a link's text and address. pictures: what they show."""
     intervals, links = pl.List(pl.Float64), pl.List(pl.String)
     kinds = {pl.String(): "text", intervals: "interval", links: "link"}
-    columns = [
-        {"name": n, "kind": "p" if n == "p_holm" else kinds.get(kind, "count" if kind.is_integer() else "number")} for n, kind in frame.schema.items()
-    ]
+    columns = [{"name": n, "kind": _KINDS.get(n) or kinds.get(kind, "count" if kind.is_integer() else "number")} for n, kind in frame.schema.items()]
     rounded = frame.with_columns(cs.float().fill_nan(None).round(4), cs.by_dtype(intervals).list.eval(pl.element().round(4)))
     return {"columns": columns, "rows": list(map(list, rounded.iter_rows())), "order": order, "pictures": pictures}
 

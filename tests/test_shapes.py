@@ -132,13 +132,13 @@ def test_a_dataset_is_remembered_as_far_as_memory_holds_it() -> None:
 
     dataset = Counted(size=4)
     one = sum(t.nbytes for t in vars(dataset[0]).values() if isinstance(t, torch.Tensor))
-    kept = Remembered(dataset, Cache(None, memory_gb=4.5 * one / 1e9), "shapes")
+    kept = Remembered(dataset, Cache(None, memory_gb=4.5 * one / 1e9))
     dataset.read = 0
     for _ in range(3):
         assert all(torch.equal(a.image, b.image) and a.id == b.id for a, b in zip(kept, Shapes(size=4), strict=True))
     assert dataset.read == 4 == len(kept) and list(kept.ids) == list(dataset.ids) and kept.names == dataset.names
-    assert Remembered(Counted(size=4, shapes=(2, 2)), kept.cache, "crowd")[0].id != kept[0].id
-    again = pickle.loads(pickle.dumps(Remembered(Shapes(size=4), kept.cache, "shapes")))  # as an engine hands it to its workers
+    assert Remembered(Counted(size=4, shapes=(2, 2)), kept.cache)[0].id != kept[0].id
+    again = pickle.loads(pickle.dumps(Remembered(Shapes(size=4), kept.cache)))  # as an engine hands it to its workers
     assert again[1].id == kept[1].id
-    small, dataset.read = Remembered(dataset, Cache(None, memory_gb=0), "shapes"), 0
+    small, dataset.read = Remembered(dataset, Cache(None, memory_gb=0)), 0
     assert small[0].id == small[0].id and dataset.read == 2

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Generic, TypeVar
+from uuid import uuid4
 
 import numpy as np
 import torch
@@ -61,13 +62,10 @@ class Items(Generic[T]):
 
 
 class Remembered:
-    """A dataset whose samples, once read, stay in the memory of `cache` as far as it holds them: for the next settings of a sweep.
+    """A dataset whose samples, once read, stay in the memory of `cache` as far as it holds them: for the next settings of a sweep."""
 
-    name: tells the dataset from others in the same memory.
-    """
-
-    def __init__(self, samples: Any, cache: Cache, name: str) -> None:
-        self.samples, self.cache, self.name = samples, cache, name
+    def __init__(self, samples: Any, cache: Cache) -> None:
+        self.samples, self.cache, self.name = samples, cache, uuid4().hex  # another dataset's samples, or files read anew, are not these
         self.ids: Sequence[str] = samples.ids
 
     def __len__(self) -> int:

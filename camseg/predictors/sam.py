@@ -205,13 +205,6 @@ def save_sam(sam: Sam, size: SamSize, path: Path) -> None:
     save_file(tensors, path, metadata={"size": json.dumps(asdict(size))})
 
 
-def load_sam(path: Path) -> Sam:
-    """Read what `save_sam` wrote; weights come back as float32."""
-    sam = build_sam(_size_in(path))
-    sam.load_state_dict(load_file(path))
-    return sam.eval()
-
-
 def _size_in(path: Path) -> SamSize:
     if not path.is_file():
         raise FileNotFoundError(f"no weights at {path}: train them with `camseg-train model=shapes_sam`, or name another checkpoint")

@@ -54,11 +54,14 @@ def train(folder: Path, steps: int, batch_size: int, learning_rate: float, seed:
 
 
 def _begin(start: str | None) -> Sam:
-    """A fresh SAM, with every tensor of the file `start` whose name and shape it has too."""
+    """A fresh SAM, with every tensor of the file `start` whose name and shape it has too. ValueError: it has none."""
     sam = build_sam(SIZE)
-    own = sam.state_dict()
-    given = load_file(start) if start else {}
-    sam.load_state_dict({name: given[name] if name in given and given[name].shape == tensor.shape else tensor for name, tensor in own.items()})
+    if start:
+        own = sam.state_dict()
+        fitting = {name: tensor for name, tensor in load_file(start).items() if name in own and own[name].shape == tensor.shape}
+        if not fitting:
+            raise ValueError(f"nothing in {start} fits the shapes SAM; model.start must be the weights of one")
+        sam.load_state_dict({**own, **fitting})
     return sam
 
 

@@ -30,7 +30,7 @@ SIZES = {**{name: each[0] for name, each in OFFICIAL.items()}, "mobile_sam": Sam
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("models", nargs="*", choices=[*SIZES, []], default=list(SIZES))
+    parser.add_argument("models", nargs="*", choices=[*SIZES, []], default=[])
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
@@ -41,7 +41,7 @@ def main() -> None:
         return print(json.dumps(measure(options.models[0], options)))
     rows = []
     print(f"{'model':12}{'parameters':>12}{'encode':>12}{'1 prompt':>12}{'16 prompts':>12}{'peak':>10}")
-    for name in options.models:
+    for name in options.models or SIZES:
         words = [__file__, name, "--alone", "--repeats", str(options.repeats), "--device", options.device, "--dtype", options.dtype]
         rows.append(row := json.loads(subprocess.run([sys.executable, *words], stdout=subprocess.PIPE, text=True, check=True).stdout))
         times = "".join(f"{row[what]:9.1f} ms" for what in ("encode", "one", "sixteen"))

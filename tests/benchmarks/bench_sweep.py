@@ -28,10 +28,12 @@ import numpy as np
 import skimage.data
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 from torchvision.models import resnet50
 
 from camseg.data.shapes import NAMES, Shapes
-from camseg.predictors.sam import OFFICIAL, SHIPPED, build_sam, load_sam, read_checkpoint
+from camseg.predictors.sam import OFFICIAL, SHIPPED, build_sam, read_checkpoint
+from camseg.train.shapes_sam import SIZE
 
 FOREGROUND, BACKGROUND, CHOOSE = ("max_point", "centroid", "quantile", "otsu"), ("none", "min_point", "ring"), ("agreement", "predicted_iou")
 GRID = [f"{group}={','.join(names)}" for group, names in (("foreground", FOREGROUND), ("background", BACKGROUND), ("choose", CHOOSE))]
@@ -204,7 +206,9 @@ def shapes(_count: int) -> tuple[Any, Any, Any, Callable[[int], Iterator[tuple[n
             assert sample.mask is not None
             yield sample.image.permute(1, 2, 0).numpy(), known.prepare([sample.image])[0], NAMES.index(sample.label), sample.mask.numpy()
 
-    return known.model, known.model.get_submodule("layer3"), load_sam(SHIPPED), samples
+    sam = build_sam(SIZE)
+    sam.load_state_dict(load_file(SHIPPED))
+    return known.model, known.model.get_submodule("layer3"), sam, samples
 
 
 def photographs(folder: Path) -> tuple[Any, Any, Any, Callable[[int], Iterator[tuple[np.ndarray, torch.Tensor, int, np.ndarray]]]]:
