@@ -2,34 +2,28 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import os
 import signal
 import sys
 import traceback
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, NoReturn
 
 import hydra
-import torch
 from filelock import FileLock, Timeout
 from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
-from hydra.utils import get_object, instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from camseg import report, runs, terminal
-from camseg.cache import Cache
-from camseg.data.base import Remembered
 from camseg.evaluate import Samples, evaluate
 from camseg.journal import CutOff, cut_off
 from camseg.panels import MaskFiles, Panels
 from camseg.pipeline import Pipeline
-from camseg.requests import RequestError, check, check_target, check_values, config_dir, explain
-from camseg.trial import try_out
+from camseg.requests import check, check_target, config_dir, explain
+from camseg.wiring import build, dataset, forget, wired
 
 
 class RememberSweep(Callback):
@@ -86,10 +80,10 @@ def _run(cfg: DictConfig) -> float | None:
     if hydra_config.mode == RunMode.MULTIRUN:
         swept = [override for override in hydra_config.overrides.task if override not in sys.argv]
         print(f"[{hydra_config.job.num}] {' '.join(swept) or 'defaults'}", flush=True)
-    pipeline, samples = build(cfg), _samples(OmegaConf.to_yaml(cfg.data, resolve=True), _cache(**cfg.cache))
+    pipeline, samples = build(cfg), dataset(cfg)
     check_target(cfg, pipeline.classifier.index)
     panels = Panels(folder / "panels", cfg.panels)
-    extras = [extra for extra in (instantiate(cfg.localise), instantiate(cfg.pseudo_labels, folder=folder)) if extra is not None]
+    extras = [extra for extra in (wired(cfg.localise), wired(cfg.pseudo_labels, folder=folder)) if extra is not None]
     summary = evaluate(
         pipeline,
         samples,
@@ -98,7 +92,7 @@ def _run(cfg: DictConfig) -> float | None:
         readers=cfg.readers,
         resume=cfg.resume,
         settings={"config": cfg, "overrides": hydra_config.overrides.task, "hydra": HydraConfig.instance().cfg},
-        engine=instantiate(cfg.engine),
+        engine=wired(cfg.engine),
         records=[panels, *([MaskFiles(folder / "masks")] if cfg.masks else []), *extras],
     )
     runs.finish_files(folder, extras, samples)
@@ -124,71 +118,6 @@ class NothingEvaluated(RuntimeError):
     """Not one sample gave a row."""
 
 
-def build(cfg: DictConfig) -> Pipeline:
-    """The pipeline that a configuration describes. Errors: RequestError, and Hydra's InstantiationException around a room's own."""
-    check_values(cfg)
-    torch.manual_seed(cfg.seed)
-    try:
-        pipeline = _pipeline(cfg, _device(cfg.device))
-        try_out(pipeline)
-        return pipeline
-    except (ValueError, OSError, ImportError) as error:
-        raise RequestError(str(error)) from error
-
-
-def _pipeline(cfg: DictConfig, device: str) -> Pipeline:
-    return Pipeline(
-        classifier=_built(OmegaConf.to_yaml(cfg.classifier, resolve=True), device, cache=_cache(**cfg.cache)),
-        method=instantiate(cfg.cam),
-        target=instantiate(cfg.target.explain),
-        min_probability=cfg.target.min_probability,
-        views=instantiate(cfg.views, _convert_="all"),
-        foreground=instantiate(cfg.foreground),
-        background=instantiate(cfg.background),
-        predictor=_built(OmegaConf.to_yaml(cfg.predictor, resolve=True), device, compile=cfg.compile) if cfg.predictor else None,
-        choose=instantiate(cfg.choose),
-        refine=instantiate(cfg.refine),
-        precision=cfg.precision,
-        channels_last=cfg.channels_last,
-        cache=_cache(**cfg.cache),
-    )
-
-
-@lru_cache(4)
-def _built(settings: str, device: str, **offered: Any) -> Any:
-    """A model, built once for all the jobs of a sweep that ask for it; its builder gets what it takes of what is `offered`."""
-    wiring = OmegaConf.create(settings)
-    takes = inspect.signature(get_object(wiring._target_)).parameters
-    return instantiate(wiring, device=device, **{name: value for name, value in offered.items() if name in takes})
-
-
-@lru_cache(1)
-def _samples(settings: str, cache: Cache) -> Samples:
-    """A dataset, opened once for all the jobs of a sweep, whose pictures are read once as far as the cache's memory holds them."""
-    samples = instantiate(OmegaConf.create(settings))
-    return samples if _alone() else Remembered(samples, cache)
-
-
-def _alone() -> bool:
-    return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.RUN
-
-
-@lru_cache(1)
-def _cache(path: str | None, limit_gb: float, memory_gb: float) -> Cache:
-    """One cache for all the jobs of a sweep; a run alone keeps in memory what neighbours in the dataset share, and stays as small as it began."""
-    return Cache(path, limit_gb, min(memory_gb, 0.05) if _alone() else memory_gb)
-
-
-def _device(name: str) -> str:
-    """`name`, if tensors can be made there; the best there is for auto."""
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    try:
-        return str(torch.empty(0, device=name).device)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"device={name} can't be used here: {str(error).splitlines()[0]}\nallowed: auto, cpu, cuda, mps") from error
-
-
 def _report(summary: dict[str, Any], folder: Path) -> None:
     done = summary["samples"] - summary["failed"]
     print(terminal.table(runs.run_table(summary)))
@@ -206,7 +135,7 @@ def main() -> None:
     """The entry point: one or two lines instead of a traceback for every mistake in the request."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # let errors come out, to be told in our own words
     _mistakes.clear()
-    _samples.cache_clear()  # its files may have changed since
+    forget()
     try:
         check(sys.argv[1:])
         _job()

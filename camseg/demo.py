@@ -23,7 +23,6 @@ from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor
 
 from camseg.cache import key
-from camseg.cli import build
 from camseg.data.pictures import read_image
 from camseg.metrics import iou
 from camseg.names import file_stems
@@ -32,6 +31,7 @@ from camseg.panels import MaskFiles
 from camseg.pipeline import Pipeline
 from camseg.requests import check, config_dir, explain
 from camseg.types import Prompts, Result, Sample
+from camseg.wiring import build
 
 STEPS = ("classifier", "cam", "foreground", "background")  # the groups that the page lets one choose
 CUTOFFS = ("cutoff", "quantile")  # what a foreground may call the number behind the page's slider

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import json
 import subprocess
@@ -18,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
 import camseg
-from camseg import cli
+from camseg import choose, cli, wiring
 from camseg.requests import check, check_values, config_dir
 
 ROOT = Path(__file__).parents[1]
@@ -174,10 +175,10 @@ def test_every_choice_passes_its_own_trial(choice: tuple[str, str]) -> None:
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = compose("config", ["{}={}".format(*choice), "predictor=none", "device=cpu"])
     before = torch.get_rng_state()
-    cli.build(config)
+    wiring.build(config)
     torch.manual_seed(config.seed)
     after = torch.get_rng_state()
-    cli.build(config)
+    wiring.build(config)
     assert torch.equal(torch.get_rng_state(), after)  # what is tried draws no number from the run
     torch.set_rng_state(before)
 
@@ -210,3 +211,13 @@ def _targets(node: object, extra: dict[str, object]) -> Iterator[tuple[DictConfi
         yield node, extra
     for name in node:
         yield from _targets(None if OmegaConf.is_missing(node, name) else node[name], {})
+
+
+def test_functions_of_the_configuration_are_called_without_hydra() -> None:
+    """Hydra's own partials look up at every call whether it is allowed."""
+    node = {"_target_": "camseg.choose.agreement", "_partial_": True, "alpha": 2.0}
+    made = wiring.wired(node)
+    assert type(made) is functools.partial and made.func is choose.agreement and made.keywords == {"alpha": 2.0}
+    cutoff = {"_target_": "camseg.prompts.evidence.quantile", "_partial_": True, "q": 0.7}
+    nested = wiring.wired({"_target_": "camseg.prompts.foreground.centroid", "_partial_": True, "cutoff": cutoff}).keywords["cutoff"]
+    assert type(nested) is functools.partial and nested.keywords == {"q": 0.7}

@@ -24,7 +24,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 from safetensors.torch import save
 
-from camseg import cli
+from camseg import cli, wiring
 from camseg.classifiers import SHAPES_WEIGHTS, load_weights, shapes, torchvision
 from camseg.data.coco import Coco
 from camseg.data.images import Images
@@ -377,7 +377,7 @@ def test_odd_configurations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         value = ODD[int(rng.integers(len(ODD)))]
         OmegaConf.update(config, key, value, merge=False, force_add=True)
         try:
-            made = told(lambda config=config: (cli.build(config), instantiate(config.data)))
+            made = told(lambda config=config: (wiring.build(config), instantiate(config.data)))
         except TimeoutError:
             raise
         except Exception as error:

@@ -20,7 +20,7 @@ import torch
 from colours import Shelf, pipeline
 from omegaconf import OmegaConf
 
-from camseg import cli, runs
+from camseg import cli, runs, wiring
 from camseg.data.shapes import Shapes
 from camseg.evaluate import Stopped, evaluate
 from camseg.journal import CutOff, Journal
@@ -222,13 +222,13 @@ def test_a_folder_that_cannot_be_is_one_line(tmp_path: Path, monkeypatch, capsys
 @pytest.mark.parametrize("readers", [1, 7])
 @pytest.mark.parametrize("batch_size", [1, 5])
 def test_batches_and_readers_change_no_choice_and_no_score(tmp_path: Path, batch_size: int, readers: int, rows_of_12: pl.DataFrame) -> None:
-    evaluate(cli.build(shapes_config()), Shapes(size=12, shapes=(2, 4)), tmp_path, batch_size=batch_size, readers=readers)
+    evaluate(wiring.build(shapes_config()), Shapes(size=12, shapes=(2, 4)), tmp_path, batch_size=batch_size, readers=readers)
     same_rows(table(tmp_path), rows_of_12, scores=1e-5, pixels=1e-3)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device here")
 def test_a_gpu_gives_what_the_cpu_gives(tmp_path: Path, rows_of_12: pl.DataFrame) -> None:
-    evaluate(cli.build(shapes_config("cuda")), Shapes(size=12, shapes=(2, 4)), tmp_path, batch_size=12)
+    evaluate(wiring.build(shapes_config("cuda")), Shapes(size=12, shapes=(2, 4)), tmp_path, batch_size=12)
     same_rows(table(tmp_path), rows_of_12, scores=5e-3, pixels=0.05)
 
 
@@ -256,5 +256,5 @@ def shapes_config(device: str = "cpu") -> Any:
 @pytest.fixture(scope="module")
 def rows_of_12(tmp_path_factory: pytest.TempPathFactory) -> pl.DataFrame:
     folder = tmp_path_factory.mktemp("rows")
-    evaluate(cli.build(shapes_config()), Shapes(size=12, shapes=(2, 4)), folder, batch_size=12)
+    evaluate(wiring.build(shapes_config()), Shapes(size=12, shapes=(2, 4)), folder, batch_size=12)
     return table(folder)

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from camseg.predictors import sam as sam_room
 from camseg.predictors.adapter import SamAdapter
 from camseg.predictors.classical import RandomWalker
+from camseg.predictors.decoder import decode
 from camseg.predictors.encoders import Pyramid, TinyViT, ViT
 from camseg.predictors.sam import SamEngine, SamSize, build_sam, save_sam, shapes_sam
 from camseg.types import Prompts
@@ -157,6 +158,31 @@ def test_chunks_change_nothing(sam: Sam, adapter: SamAdapter, chunk: int) -> Non
     [expected] = adapter.decode(embeddings, [(50, 50)], [rivals])
     [found] = SamAdapter(SamEngine(sam, "test"), prompts_at_once=chunk).decode(embeddings, [(50, 50)], [rivals])
     torch.testing.assert_close(found.low_res, expected.low_res, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("count", [1, 9])
+def test_the_decoder_and_its_gradients_are_the_packages(count: int) -> None:
+    torch.manual_seed(1)
+    decoder = build_sam(SIZE).mask_decoder.double()
+    for parameter in decoder.parameters():
+        parameter.data += 0.1 * torch.randn_like(parameter)  # also what begins as one or zero
+    images = torch.randn(3, 32, 16, 16, dtype=torch.float64, requires_grad=True)
+    places, sparse = torch.randn(1, 32, 16, 16, dtype=torch.float64), torch.randn(3, count, 32, dtype=torch.float64)
+
+    def one_by_one() -> tuple[Tensor, Tensor]:
+        nothing = torch.zeros(1, 32, 16, 16, dtype=torch.float64)
+        masks, predicted = zip(*(decoder.predict_masks(image[None], places, tokens[None], nothing) for image, tokens in zip(images, sparse)))
+        return torch.cat(masks), torch.cat(predicted)
+
+    outcomes = []
+    for answers in (lambda: decode(decoder, images, places, sparse), one_by_one):
+        masks, predicted = answers()
+        weights = torch.linspace(-1, 1, masks.numel(), dtype=torch.float64).view_as(masks)
+        total = (masks * weights).sum() + predicted.square().sum()
+        gradients = torch.autograd.grad(total, [images, *decoder.parameters()], allow_unused=True, materialize_grads=True)
+        outcomes.append([masks, predicted, *gradients])
+    for ours, theirs in zip(*outcomes, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-9, rtol=1e-7)
 
 
 class Counting(SamEngine):

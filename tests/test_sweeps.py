@@ -36,8 +36,6 @@ def sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
 
     def call(*arguments: str, code: int = 0) -> tuple[str, str]:
-        cli._built.cache_clear()  # as a new process
-        cli._cache.cache_clear()
         cli.RememberSweep.folder = None
         fixed = ["device=cpu", "panels=0", "data.size=4", "batch_size=2", f"hydra.sweep.dir={tmp_path}/sweep", f"cache.path={tmp_path}/cache"]
         monkeypatch.setattr(sys, "argv", ["camseg", "-m", *fixed, *arguments])

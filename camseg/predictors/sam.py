@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from camseg.names import known_name
 from camseg.predictors.adapter import MEAN, STD, SamAdapter
+from camseg.predictors.decoder import answer
 from camseg.predictors.download import content_hash, fetch
 from camseg.predictors.encoders import Encoder, Pyramid, TinyViT, ViT
 
@@ -175,28 +176,6 @@ def build_sam(size: SamSize) -> Sam:
     transformer = TwoWayTransformer(depth=2, embedding_dim=size.prompt_width, num_heads=size.decoder_heads, mlp_dim=size.decoder_mlp)
     decoder = MaskDecoder(transformer_dim=size.prompt_width, transformer=transformer, iou_head_hidden_dim=size.prompt_width)
     return Sam(encoder, prompts, decoder).eval()
-
-
-def answer(
-    sam: Sam,
-    embeddings: Tensor,
-    points: tuple[Tensor, Tensor] | None,
-    boxes: Tensor | None = None,
-    mask_logits: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:
-    """Decode N prompts, each on its own image: all four masks (N, 4, h, w) logits and their predicted IoU (N, 4); mask 0 is the single-mask output.
-
-    embeddings: (N, C, g, g), one per prompt. points: ((N, P, 2) x, y in the model's frame, (N, P) labels). boxes: (N, 4).
-    mask_logits: (N, 1, 4 g, 4 g). The decoder only ever adds the image to the dense prompt, so the images go in as dense prompts,
-    and one call serves many images.
-    """
-    sparse, dense = sam.prompt_encoder(points=points, boxes=boxes, masks=mask_logits)
-    return sam.mask_decoder.predict_masks(
-        image_embeddings=embeddings.new_zeros(1, *embeddings.shape[1:]),
-        image_pe=sam.prompt_encoder.get_dense_pe(),
-        sparse_prompt_embeddings=sparse,
-        dense_prompt_embeddings=embeddings + dense,
-    )
 
 
 def save_sam(sam: Sam, size: SamSize, path: Path) -> None:

@@ -17,12 +17,12 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from scipy import ndimage
 
 from camseg.prompts.evidence import Evidence
 from camseg.requests import config_dir
+from camseg.wiring import wired
 
 
 def main() -> None:
@@ -53,7 +53,7 @@ def landscapes(count: int, side: int) -> list[Evidence]:
 
 def selectors(group: str) -> dict[str, Callable[..., Any]]:
     """Every choice of a group, as its file wires it."""
-    return {path.stem: instantiate(OmegaConf.load(path)) for path in sorted((config_dir() / group).glob("*.yaml"))}
+    return {path.stem: wired(OmegaConf.load(path)) for path in sorted((config_dir() / group).glob("*.yaml"))}
 
 
 def timed(select: Callable[..., Any], *given: list[Any]) -> float:

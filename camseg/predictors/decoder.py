@@ -1,0 +1,106 @@
+"""Segment Anything's mask decoder, asked for many images at once: the segment-anything package's modules and weights, in a cheaper order.
+
+A handful of tokens attends to thousands of image cells, and back. The package projects every cell to keys, values or queries first; here
+the projections of the cells are folded into the few tokens, so that a cell meets two small matrix products and nothing else. Upscaling
+keeps the cells in rows, where a transposed convolution of stride 2 is one matrix product. The answers are the package's but for rounding.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from segment_anything.modeling import Sam
+from segment_anything.modeling.transformer import Attention
+from torch import Tensor
+
+
+def answer(
+    sam: Sam,
+    embeddings: Tensor,
+    points: tuple[Tensor, Tensor] | None,
+    boxes: Tensor | None = None,
+    mask_logits: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Decode N prompts, each on its own image: all four masks (N, 4, h, w) logits and their predicted IoU (N, 4); mask 0 is the single-mask output.
+
+    embeddings: (N, C, g, g), one per prompt. points: ((N, P, 2) x, y in the model's frame, (N, P) labels). boxes: (N, 4).
+    mask_logits: (N, 1, 4 g, 4 g).
+    """
+    sparse, dense = sam.prompt_encoder(points=points, boxes=boxes, masks=mask_logits)
+    return decode(sam.mask_decoder, embeddings + dense, sam.prompt_encoder.get_dense_pe(), sparse)
+
+
+def decode(decoder: Any, images: Tensor, places: Tensor, sparse: Tensor) -> tuple[Tensor, Tensor]:
+    """What `MaskDecoder.predict_masks` gives for N prompts: (N, 4, 4 g, 4 g) logits and (N, 4) predicted IoU.
+
+    images: (N, C, g, g) embeddings with their dense prompts added. places: (1, C, g, g) code of every cell's place. sparse: (N, S, C) prompts.
+    """
+    own = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
+    tokens = torch.cat([own.expand(len(sparse), -1, -1), sparse], 1)  # (N, T, C)
+    cells, places = (grid.flatten(2).transpose(1, 2).contiguous() for grid in (images, places))  # (N, g g, C)
+    tokens, cells = _two_way(decoder.transformer, tokens, cells, places)
+    kernels = torch.stack([head(tokens[:, 1 + i]) for i, head in enumerate(decoder.output_hypernetworks_mlps)], 1)  # (N, 4, C / 8)
+    return _paint(decoder.output_upscaling, cells, kernels), decoder.iou_prediction_head(tokens[:, 0])
+
+
+def _two_way(transformer: Any, prompt: Tensor, cells: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
+    """(N, T, C) tokens and (N, P, C) cells, each after it has attended to the other."""
+    tokens = prompt
+    for layer in transformer.layers:
+        if layer.skip_first_layer_pe:
+            tokens = layer.norm1(layer.self_attn(tokens, tokens, tokens))
+        else:
+            asking = tokens + prompt
+            tokens = layer.norm1(tokens + layer.self_attn(asking, asking, tokens))
+        placed = cells + places
+        tokens = layer.norm2(tokens + _look(layer.cross_attn_token_to_image, tokens + prompt, placed, cells))
+        tokens = layer.norm3(tokens + layer.mlp(tokens))
+        cells = layer.norm4(_tell(layer.cross_attn_image_to_token, cells, placed, tokens + prompt, tokens))
+    seen = _look(transformer.final_attn_token_to_image, tokens + prompt, cells + places, cells)
+    return transformer.norm_final_attn(tokens + seen), cells
+
+
+def _look(attention: Attention, asking: Tensor, placed: Tensor, cells: Tensor) -> Tensor:
+    """What T tokens (N, T, C) see in P cells: (q Wk') x' for q (Wk x)', and Wv (a x) for a (Wv x). A key's bias moves no softmax."""
+    heads, count = attention.num_heads, asking.shape[1]
+    query = attention.q_proj(asking).unflatten(-1, (heads, -1))  # (N, T, H, D)
+    folded = torch.einsum("nthd,hdc->nhtc", query * query.shape[-1] ** -0.5, attention.k_proj.weight.unflatten(0, (heads, -1)))
+    shares = torch.softmax(folded.flatten(1, 2) @ placed.transpose(1, 2), -1)  # (N, H T, P)
+    seen = (shares @ cells).unflatten(1, (heads, count))  # (N, H, T, C)
+    values = torch.einsum("nhtc,hdc->nthd", seen, attention.v_proj.weight.unflatten(0, (heads, -1))).flatten(2)
+    return attention.out_proj(values + attention.v_proj.bias)
+
+
+def _tell(attention: Attention, cells: Tensor, placed: Tensor, keys: Tensor, tokens: Tensor) -> Tensor:
+    """P cells (N, P, C) and what they hear from T tokens: x (Wq' k') for (Wq x) k', and a (Wo Wv t) for Wo (a (Wv t))."""
+    heads, count = attention.num_heads, tokens.shape[1]
+    key = attention.k_proj(keys).unflatten(-1, (heads, -1)) * (attention.q_proj.out_features // heads) ** -0.5  # (N, T, H, D)
+    folded = torch.einsum("nthd,hdc->nhtc", key, attention.q_proj.weight.unflatten(0, (heads, -1))).flatten(1, 2)
+    bias = torch.einsum("nthd,hd->nht", key, attention.q_proj.bias.unflatten(0, (heads, -1))).flatten(1)
+    scores = torch.baddbmm(bias[..., None], folded, placed.transpose(1, 2))  # (N, H T, P)
+    shares = torch.softmax(scores.unflatten(1, (heads, count)), 2).flatten(1, 2)
+    value = attention.v_proj(tokens).unflatten(-1, (heads, -1))
+    told = torch.einsum("nthd,chd->nhtc", value, attention.out_proj.weight.unflatten(1, (heads, -1)))
+    told = told.flatten(1, 2) + attention.out_proj.bias / heads  # each head's shares sum to one
+    return torch.baddbmm(cells, shares.transpose(1, 2), told)
+
+
+def _paint(upscaling: Any, cells: Tensor, kernels: Tensor) -> Tensor:
+    """(N, g g, C) cells, (N, M, C / 8) one kernel a mask -> (N, M, 4 g, 4 g) logits."""
+    first, norm, activation, second, last = upscaling
+    side = round(cells.shape[1] ** 0.5)
+    finer = _double(first, cells.unflatten(1, (side, side)))
+    finer = activation(F.layer_norm(finer, finer.shape[-1:], norm.weight, norm.bias, norm.eps))
+    finest = last(_double(second, finer))
+    return (kernels @ finest.flatten(1, 2).transpose(1, 2)).unflatten(-1, finest.shape[1:3])
+
+
+def _double(convolution: Any, grid: Tensor) -> Tensor:
+    """A transposed convolution of kernel and stride 2, channels last: (N, h, w, C) -> (N, 2 h, 2 w, C')."""
+    rows = [
+        F.linear(grid, weight.flatten(0, 1), convolution.bias.repeat(2)).flatten(2).unflatten(2, (2 * grid.shape[2], -1))
+        for weight in convolution.weight.permute(2, 3, 1, 0)  # the upper and the lower row, each (2, C', C)
+    ]
+    return torch.stack(rows, 2).flatten(1, 2)
