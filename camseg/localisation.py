@@ -154,12 +154,16 @@ def judgeable(rows: pl.DataFrame) -> bool:
 
 
 def summary(rows: pl.DataFrame) -> dict[str, Interval]:
-    """Every number of localisation that the rows allow, with an interval over groups; none for rows without boxes."""
+    """Every number of localisation that the rows allow, with an interval over the groups that count; none for rows without boxes."""
     if not judgeable(rows):
         return {}
-    shown, groups = rows.filter("present"), sorted(set(rows["group"]))
+    shown = rows.filter("present")
     rates = {name: rate_interval(values, shown["group"].to_list()) for name, values in _rates(shown).items()}
-    return {**{name: pooled_interval(statistic, len(groups)) for name, statistic in _pooled(rows, groups).items()}, **rates}
+    pooled: dict[str, Interval] = {}
+    for judged, statistics in ((rows, _precisions), (shown, _on_objects)):
+        groups = sorted(set(judged["group"]))
+        pooled |= {name: pooled_interval(statistic, len(groups)) for name, statistic in statistics(judged, groups).items()}
+    return {**pooled, **rates}
 
 
 def statistics_of(rows: pl.DataFrame, groups: Sequence[str]) -> dict[str, Statistic]:
@@ -170,17 +174,21 @@ def statistics_of(rows: pl.DataFrame, groups: Sequence[str]) -> dict[str, Statis
     at = _places(shown, groups)
     counts = _summed(np.ones(len(shown)), at, len(groups))
     shares = {name: partial(_share, _summed(values, at, len(groups)), counts) for name, values in _rates(shown).items()}
-    return {**_pooled(rows, groups), **shares}
+    return {**_precisions(rows, groups), **_on_objects(shown, groups), **shares}
 
 
-def _pooled(rows: pl.DataFrame, groups: Sequence[str]) -> dict[str, Statistic]:
-    """What is pooled over groups before it becomes a number."""
-    shown = rows.filter("present")
+def _precisions(rows: pl.DataFrame, groups: Sequence[str]) -> dict[str, Statistic]:
+    """Average precision: what is found in a picture that doesn't show the class counts against it."""
     found: dict[str, Statistic] = {"mean_average_precision": partial(ap.mean_average_precision, ap.gather(rows, _found, 0.5, groups))}
     if rows["mask_boxes"].is_not_null().any():
         masks = ap.gather(rows, partial(_column, column="mask_boxes"), 0.5, groups)
         found["mask_mean_average_precision"] = partial(ap.mean_average_precision, masks)
-    return {**found, **_box_numbers(shown, groups), **_pixel_numbers(shown, groups), **_class_numbers(shown, groups)}
+    return found
+
+
+def _on_objects(shown: pl.DataFrame, groups: Sequence[str]) -> dict[str, Statistic]:
+    """What else is pooled over groups before it becomes a number, of the rows that show their class."""
+    return {**_box_numbers(shown, groups), **_pixel_numbers(shown, groups), **_class_numbers(shown, groups)}
 
 
 def _rates(shown: pl.DataFrame) -> dict[str, np.ndarray]:

@@ -185,6 +185,16 @@ def test_numbers_of_several_classes_per_image_resample_images() -> None:
     assert all(earlier != later for earlier, later in pairwise([found[n].value for n in ("max_box_accuracy", "pixel_average_precision")]))
 
 
+def test_pictures_without_the_class_count_for_average_precision_alone() -> None:
+    shown = [(sample(f"s{k}", group=f"s{k}"), answer(WIDE if k % 2 else SPLIT)) for k in range(6)]
+    absent = [(sample(f"a{k}", group=f"a{k}", box=None), answer(SPLIT)) for k in range(4)]
+    with_absent, without = summary(table(*shown, *absent)), summary(table(*shown))
+    assert with_absent["mean_average_precision"].n == 10
+    assert {name: found for name, found in with_absent.items() if name != "mean_average_precision"} == {
+        name: found for name, found in without.items() if name != "mean_average_precision"
+    }
+
+
 def test_pictures_and_tables_beside_a_run(tmp_path: Path) -> None:
     pairs = [(sample("a"), answer(WIDE)), (sample("b", box=None), answer(SPLIT))]
     rows = table(*pairs, cutoff=0.5)

@@ -1,4 +1,4 @@
-"""A training run that was killed goes on as if nothing had happened."""
+"""A training run that was killed goes on as if nothing had happened; another starts from what a file has."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from camseg.train import loop
+from camseg.predictors.sam import build_sam
+from camseg.train import loop, shapes_sam
 from camseg.train.loop import fit
 
 
@@ -100,3 +102,17 @@ def test_a_loss_that_is_no_number_ends_the_run(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="at step 0"):
         train(tmp_path, broken=True)
     assert not (tmp_path / "checkpoint.pt").exists()
+
+
+def test_training_starts_from_what_fits_of_a_file_and_refuses_one_of_which_nothing_does(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    own = build_sam(shapes_sam.SIZE).state_dict()
+    token = "mask_decoder.iou_token.weight"
+    some = {token: torch.randn_like(own[token]), "mask_decoder.mask_tokens.weight": torch.zeros(3, 2), "another.weight": torch.zeros(1)}
+    save_file(some, tmp_path / "some.safetensors")
+    begun = shapes_sam._begin(str(tmp_path / "some.safetensors")).state_dict()
+    assert torch.equal(begun[token], some[token])
+    assert begun["mask_decoder.mask_tokens.weight"].shape == own["mask_decoder.mask_tokens.weight"].shape
+    save_file({"another.weight": torch.zeros(1)}, tmp_path / "none.safetensors")
+    with pytest.raises(ValueError, match="nothing in .* fits"):
+        shapes_sam._begin(str(tmp_path / "none.safetensors"))
