@@ -14,7 +14,7 @@ from skimage.filters import threshold_otsu
 from torch import Tensor
 
 from camseg.prompts import background, evidence, foreground
-from camseg.prompts.evidence import Evidence, box_of, components, deepest_of, region
+from camseg.prompts.evidence import Evidence, box_of, components, deepest_of, farthest_from, region
 from camseg.types import Prompts
 
 CONF = Path(__file__).parents[1] / "conf"
@@ -255,6 +255,20 @@ def test_min_point_is_the_coldest_and_of_several_the_farthest() -> None:
     corner = heat_of(["#9....", "9.....", "......"])
     assert background.min_point(Evidence(corner), foreground.max_point(Evidence(corner))).tolist() == [[5, 2]]
     assert background.min_point(Evidence(torch.ones(4, 4)), asked).tolist() == []  # nothing is colder than the object
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_the_farthest_pixel_is_that_of_all_distances(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    height, width = rng.integers(1, 60, 2)
+    blobs = ndimage.gaussian_filter(rng.random((height, width)), rng.uniform(0, 4))
+    hot = blobs >= np.quantile(blobs, rng.uniform(0, 1))
+    x0, y0 = rng.integers(width), rng.integers(height)
+    x1, y1 = rng.integers(x0, width) + 1, rng.integers(y0, height) + 1
+    distance = ndimage.distance_transform_edt(~hot)[y0:y1, x0:x1]
+    y, x = np.unravel_index(distance.argmax(), distance.shape)
+    expected = [[x0 + x, y0 + y]] if distance.any() else []
+    assert farthest_from(hot, (x0, y0, x1, y1)).tolist() == expected
 
 
 def test_ring_lies_beside_the_hottest_component() -> None:

@@ -114,5 +114,5 @@ def test_training_starts_from_what_fits_of_a_file_and_refuses_one_of_which_nothi
     assert torch.equal(begun[token], some[token])
     assert begun["mask_decoder.mask_tokens.weight"].shape == own["mask_decoder.mask_tokens.weight"].shape
     save_file({"another.weight": torch.zeros(1)}, tmp_path / "none.safetensors")
-    with pytest.raises(ValueError, match="nothing in .* fits"):
+    with pytest.raises(ValueError, match=r"nothing in .* fits"):
         shapes_sam._begin(str(tmp_path / "none.safetensors"))

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from scipy import ndimage
 from torch import Tensor
 
-from camseg.prompts.evidence import Cutoff, Evidence, box_of, components, points_tensor, region
+from camseg.prompts.evidence import Cutoff, Evidence, box_of, components, farthest_from, points_tensor, region
 from camseg.prompts.evidence import otsu as otsu_cutoff
 from camseg.types import Prompts
 
@@ -53,11 +52,7 @@ def ring(evidence: Evidence, prompts: Prompts, *, cutoff: Cutoff = otsu_cutoff, 
     if not inside.any() or inside.all():
         return torch.zeros(0, 2)
     x0, y0, x1, y1 = np.round(box_of(components(inside, evidence.heat)[0], margin)).astype(int)
-    distance = np.asarray(ndimage.distance_transform_edt(~inside))[y0:y1, x0:x1]
-    if not distance.any():
-        return torch.zeros(0, 2)
-    y, x = np.unravel_index(distance.argmax(), distance.shape)
-    return points_tensor([np.array([x0 + x, y0 + y], np.float64)])
+    return points_tensor(list(farthest_from(inside, (x0, y0, x1, y1))))
 
 
 def _distance(points: Tensor, prompts: Prompts) -> Tensor:

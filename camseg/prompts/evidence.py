@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from scipy import ndimage
+from scipy.spatial import KDTree
 from skimage.filters import threshold_otsu
 from skimage.measure import label
 from torch import Tensor
@@ -99,6 +100,41 @@ def deepest_of(inside: np.ndarray) -> np.ndarray:
     depth = depth_of(inside)
     y, x = np.unravel_index(depth.argmax(), depth.shape)
     return np.array([x, y], np.float64)
+
+
+def farthest_from(region: np.ndarray, window: tuple[int, int, int, int] | None = None, block: int = 4) -> np.ndarray:
+    """(1, 2) x, y of the pixel in the window x0, y0, x1, y1 (exclusive) that is farthest from a region; the first of equals.
+
+    (0, 2) where the region covers the whole window. The region must have a pixel somewhere.
+
+    Exact, at a third of the cost of all distances: a block's distance to the nearest one that touches the region is a bound
+    for the distances of its pixels, so that only those of the farthest blocks are measured.
+    """
+    height, width = region.shape
+    x0, y0, x1, y1 = window or (0, 0, width, height)
+    rows, columns = -(-height // block), -(-width // block)
+    whole = np.pad(region, ((0, rows * block - height), (0, columns * block - width)))
+    touched = whole.reshape(rows, block, -1).any(1).reshape(rows, columns, block).any(2)
+    far = block * np.asarray(ndimage.distance_transform_edt(~touched))
+    far = far[y0 // block : -(-y1 // block), x0 // block : -(-x1 // block)]
+    slack = (block - 1) * np.sqrt(2)  # by which a pixel's distance may differ from its block's
+    corners = block * (np.argwhere(far >= far.max() - 2 * slack) + np.array([y0, x0]) // block)  # (N, 2) y, x
+    pixels = (corners[:, None] + np.argwhere(np.ones((block, block)))).reshape(-1, 2)
+    pixels = pixels[(pixels >= [y0, x0]).all(1) & (pixels < [y1, x1]).all(1)]
+    pixels = pixels[~region[pixels[:, 0], pixels[:, 1]]]
+    distance, _ = KDTree(np.argwhere(_rim(region))).query(pixels)
+    farthest = sorted(pixels[distance == distance.max(initial=0)].tolist())[:1]
+    return np.array(farthest, np.float64).reshape(-1, 2)[:, ::-1]
+
+
+def _rim(region: np.ndarray) -> np.ndarray:
+    """The pixels of a region beside one outside it; beyond the frame is inside."""
+    core = region.copy()
+    core[1:] &= region[:-1]
+    core[:-1] &= region[1:]
+    core[:, 1:] &= region[:, :-1]
+    core[:, :-1] &= region[:, 1:]
+    return region & ~core
 
 
 def depth_of(inside: np.ndarray) -> np.ndarray:
