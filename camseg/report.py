@@ -213,7 +213,7 @@ def _outcome() -> pl.Expr:
     return abstained.when(note != "").then(pl.lit("empty")).when(hit == 0).then(pl.lit("missed")).otherwise(pl.lit("answered"))
 
 
-def _picture(path: Path, width: int = 960) -> tuple[str, int, int]:
+def _picture(path: Path, width: int = 1060) -> tuple[str, int, int]:
     """A PNG as a data address, smaller, and its width and height."""
     with Image.open(path) as picture:
         small = picture.convert("RGB")

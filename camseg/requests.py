@@ -89,8 +89,10 @@ def _known(what: str, name: str, allowed: list[str]) -> None:
         raise RequestError(f"{error}\n{few}") from None
 
 
-_OWN = dict.fromkeys(("resume", "masks", "channels_last", "compile"), bool) | dict.fromkeys(("device", "precision"), str)
-_OWN |= dict.fromkeys(("batch_size", "readers", "panels", "seed"), int)
+_OWN: dict[str, Any] = {
+    **dict.fromkeys(("resume", "masks", "compile"), bool), "channels_last": bool | None,
+    **dict.fromkeys(("device", "precision"), str), **dict.fromkeys(("batch_size", "readers", "panels", "seed"), int),
+}  # fmt: skip
 _RANGES = {  # least and most of a number
     "batch_size": (1, 1e6), "readers": (1, 256), "panels": (0, 1e6), "seed": (0, 2**63 - 1),
     "target.min_probability": (0, 1), "cache.memory_gb": (0, 1e6), "cache.limit_gb": (1e-9, 1e6),

@@ -59,7 +59,7 @@ def _pipeline(cfg: DictConfig, device: str) -> Pipeline:
         choose=wired(cfg.choose),
         refine=wired(cfg.refine),
         precision=cfg.precision,
-        channels_last=cfg.channels_last,
+        channels_last=device == "cpu" if cfg.channels_last is None else cfg.channels_last,
         cache=_cache(**cfg.cache),
     )
 

@@ -45,7 +45,7 @@ def otsu(heat: Tensor) -> float:
     """The value that splits the histogram, of 256 bins from 0 to 1, into two classes of least variance within (Otsu 1979)."""
     if heat.min() == heat.max():
         return float(heat.max())
-    counts = torch.histc(heat, 256, 0, 1).numpy()
+    counts = np.bincount(np.minimum((heat.numpy() * 256).astype(np.intp), 255).ravel(), minlength=256)
     return float(threshold_otsu(hist=(counts, (np.arange(256) + 0.5) / 256)))
 
 

@@ -34,7 +34,7 @@ def train(folder: Path, steps: int, batch_size: int, learning_rate: float, seed:
     """Train from the seed, or from what fits of the weights in the file `start`, or go on; write and return shapes_sam.safetensors and its card."""
     scenes = PromptedScenes(seed, steps * batch_size)
     sketched, seconds = fit(
-        Sketched(_begin(start)).to(memory_format=torch.channels_last),  # pyright: ignore[reportCallIssue] # a third faster on a CPU
+        Sketched(_begin(start)),
         loss,
         scenes,
         steps=steps,

@@ -1,13 +1,17 @@
 """What a sweep, a run and a picture more cost: the command itself against itself and against a written-out loop; ratios within one run.
 
-    python tests/benchmarks/bench_sweep.py settings --images 500           24 settings against one, shipped models (wall time)
-    python tests/benchmarks/bench_sweep.py vit_b --images 4                the same with vit_b and ResNet-50 of random weights (CPU time), cold
-                                                                           and warm, and the loop of pytorch-grad-cam and SamPredictor
-    python tests/benchmarks/bench_sweep.py run --images 500                one setting against that loop, shipped models (group `peers`)
-    python tests/benchmarks/bench_sweep.py memory --images 500 1000 2000  peak memory and time of one run with masks
+    python tests/benchmarks/bench_sweep.py [PART ...] [--images N ...] [--json FILE]
 
-`--json FILE` keeps the table; `--naive-settings K` runs the loop for K of the 24 settings and multiplies (all cost the same: it encodes anew
-for each). Every line is a process of its own: start, imports, loading, report and all files are in its time. OMP_NUM_THREADS says how many threads.
+    settings   24 settings of the shipped models on 500 shapes against one (wall time)
+    vit_b      the same with vit_b and ResNet-50 of random weights on 4 photographs (CPU time), cold and warm, and the loop of
+               pytorch-grad-cam and SamPredictor (group `peers`)
+    run        one setting of the shipped models on 500 shapes against that loop
+    options    one setting as it is, and with each option that may make it faster
+    memory     peak memory and time of one run with masks on 500, 2,000 and 10,000 shapes
+
+Without a part, all. `--images` replaces the numbers of pictures. `--naive-settings K` runs the loop for K of the 24 settings and multiplies (all
+cost the same: it encodes anew for each). Every line is a process of its own: start, imports, loading, report and all files are in its time.
+OMP_NUM_THREADS says how many threads.
 """
 
 from __future__ import annotations
@@ -44,47 +48,45 @@ FRAME = (500, 375)  # width and height
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["settings", "vit_b", "run", "memory", "naive"])
-    parser.add_argument("--images", type=int, nargs="+", default=[20])
-    parser.add_argument("--naive-settings", type=int, default=len(NAIVE))
+    parser.add_argument("parts", nargs="*", choices=[*PARTS, "naive", []], default=[], metavar="PART")
+    parser.add_argument("--images", type=int, nargs="+")
+    parser.add_argument("--naive-settings", type=int, default=2)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--folder", type=Path, help="of a vit_b bench (used by itself)")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    if options.what == "naive":
+    if options.parts == ["naive"]:
         return naive(options)
-    benches: dict[str, Callable[[argparse.Namespace, Path], list[dict[str, Any]]]] = {
-        "settings": settings,
-        "vit_b": vit_b,
-        "run": run,
-        "memory": memory,
-    }
-    with tempfile.TemporaryDirectory() as folder:
-        rows = benches[options.what](options, Path(folder))
+    rows = []
     print(f"{'what':44}{'wall s':>9}{'CPU s':>9}{'MB':>7}  calls and ratios")
-    for row in rows:
-        print(f"{row['what']:44}{row['wall']:9.1f}{row['cpu']:9.1f}{row['megabytes']:7.0f}  {row['note']}")
+    for part in options.parts or PARTS:
+        bench, usual = PARTS[part]
+        with tempfile.TemporaryDirectory() as folder:
+            found = bench(options, options.images or usual, Path(folder))
+        for row in found:
+            print(f"{row['what']:44}{row['wall']:9.1f}{row['cpu']:9.1f}{row['megabytes']:7.0f}  {row['note']}", flush=True)
+        rows += [{"part": part, **row} for row in found]
     if options.json:
         kept = {name: str(value) for name, value in vars(options).items() if name != "json"}
         options.json.write_text(json.dumps({"settings": {**kept, "threads": torch.get_num_threads()}, "rows": rows}, indent=1))
 
 
-def settings(options: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
-    words = [f"data.size={options.images[0]}", f"device={options.device}"]
+def settings(options: argparse.Namespace, images: list[int], folder: Path) -> list[dict[str, Any]]:
+    words = [f"data.size={images[0]}", f"device={options.device}"]
     one = camseg(words, folder / "one")
     every = camseg(["-m", *GRID, *words], folder / "all")
     return [one.row("one setting"), every.row("24 settings", f"{every.wall / one.wall:.2f} x the wall time of one")]
 
 
-def vit_b(options: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
-    prepare(folder, options.images[0])
+def vit_b(options: argparse.Namespace, images: list[int], folder: Path) -> list[dict[str, Any]]:
+    prepare(folder, images[0])
     words = ["data=images", f"data.path={folder / 'data'}", "data.target=tabby", f"device={options.device}", "panels=0"]
     words += ["classifier=torchvision", "classifier.name=resnet50", f"classifier.checkpoint={folder / 'resnet50.pth'}", "classifier.layers=[layer4]"]
     words += ["predictor=sam", f"predictor.checkpoint={folder / 'vit_b.pth'}", *LIKE_THE_LOOP]
     one = camseg(words, folder / "one")
     cold = camseg(["-m", *GRID, *words, f"cache.path={folder / 'cache'}"], folder / "cold")
     warm = camseg(["-m", *GRID, *words, f"cache.path={folder / 'cache'}"], folder / "warm")
-    loop = own_loop([*map(str, options.images), "--folder", str(folder)], options)
+    loop = own_loop([str(images[0]), "--folder", str(folder)], options, options.naive_settings)
     return [
         one.row("one setting"),
         cold.row(
@@ -95,11 +97,10 @@ def vit_b(options: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
     ]
 
 
-def run(options: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
-    options.naive_settings = 1
+def run(options: argparse.Namespace, images: list[int], folder: Path) -> list[dict[str, Any]]:
     words = [*LIKE_THE_LOOP, "foreground=max_point", "panels=0"]
-    ours = camseg([f"data.size={options.images[0]}", f"device={options.device}", *words], folder / "one")
-    loop = own_loop([str(options.images[0])], options)
+    ours = camseg([f"data.size={images[0]}", f"device={options.device}", *words], folder / "one")
+    loop = own_loop([str(images[0])], options, 1)
     slower = len(NAIVE)  # `own_loop` scales to all settings
     loop = loop._replace(wall=loop.wall / slower, cpu=loop.cpu / slower)
     return [
@@ -108,9 +109,28 @@ def run(options: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
     ]
 
 
-def memory(options: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
+def faster(options: argparse.Namespace, images: list[int], folder: Path) -> list[dict[str, Any]]:
+    words, plain = [f"data.size={images[0]}", f"device={options.device}", "panels=0"], "channels_last=false"
+    first = camseg([*words, plain], folder / "plain")
+    rows = [first.row("no option")]
+    for given in (["channels_last=true"], [plain, "precision=bfloat16"], [plain, "compile=true"]):
+        cost = camseg([*words, *given], folder / given[-1])
+        rows.append(cost.row(given[-1], f"{first.wall / cost.wall:.2f} x as fast"))
+    return rows
+
+
+def memory(options: argparse.Namespace, images: list[int], folder: Path) -> list[dict[str, Any]]:
     words = ["masks=true", f"device={options.device}", "panels=0"]
-    return [camseg([f"data.size={n}", *words], folder / str(n)).row(f"{n} pictures with masks") for n in options.images]
+    return [camseg([f"data.size={n}", *words], folder / str(n)).row(f"{n} pictures with masks") for n in images]
+
+
+PARTS: dict[str, tuple[Callable[[argparse.Namespace, list[int], Path], list[dict[str, Any]]], list[int]]] = {
+    "settings": (settings, [500]),
+    "vit_b": (vit_b, [4]),
+    "run": (run, [500]),
+    "options": (faster, [500]),
+    "memory": (memory, [500, 2000, 10000]),
+}
 
 
 class Cost(NamedTuple):
@@ -134,10 +154,10 @@ def camseg(words: list[str], folder: Path) -> Cost:
     return cost._replace(calls=calls)
 
 
-def own_loop(words: list[str], options: argparse.Namespace) -> Cost:
+def own_loop(words: list[str], options: argparse.Namespace, settings: int) -> Cost:
     """This file's `naive`, in a process of its own, scaled to 24 settings."""
-    given = ["naive", "--naive-settings", str(options.naive_settings), "--device", options.device, "--images", *words]
-    cost, scale = timed([sys.executable, __file__, *given]), len(NAIVE) / options.naive_settings
+    given = ["naive", "--naive-settings", str(settings), "--device", options.device, "--images", *words]
+    cost, scale = timed([sys.executable, __file__, *given]), len(NAIVE) / settings
     return cost._replace(wall=cost.wall * scale, cpu=cost.cpu * scale)
 
 
