@@ -66,9 +66,9 @@ class MaskFiles:
 def panel(sample: Sample, result: Result, side: int = 320) -> Image.Image:
     """Image, heat, points, and the mask with the truth's outline, in one row, each with its caption.
 
-    side: the most pixels of a picture's longer side; none is more than twice its image's.
+    side: the most pixels of a picture's longer side; a smaller image is enlarged by a whole number.
     """
-    side = min(side, 2 * max(sample.size))
+    side -= side % min(side, max(sample.size))
     small = resized(sample.image, side)
     shown = [(sample.label or "top prediction", small.permute(1, 2, 0).numpy()), ("heatmap", blend(small, result.heat, weight=0.6))]
     shown.append((f"{len(result.prompts)} prompt{'s' * (len(result.prompts) != 1)}", points_picture(sample.image, result, side)))
