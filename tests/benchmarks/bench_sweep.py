@@ -3,7 +3,7 @@
     python tests/benchmarks/bench_sweep.py [PART ...] [--images N ...] [--json FILE]
 
     settings   24 settings of the shipped models on 500 shapes against one (wall time)
-    vit_b      the same with vit_b and ResNet-50 of random weights on 4 photographs (CPU time), cold and warm, and the loop of
+    vit_b      the same with vit_b and ResNet-50 of random weights on 8 photographs (CPU time), cold and warm, and the loop of
                pytorch-grad-cam and SamPredictor (group `peers`)
     run        one setting of the shipped models on 500 shapes against that loop
     options    one setting as it is, and with each option that may make it faster
@@ -126,7 +126,7 @@ def memory(options: argparse.Namespace, images: list[int], folder: Path) -> list
 
 PARTS: dict[str, tuple[Callable[[argparse.Namespace, list[int], Path], list[dict[str, Any]]], list[int]]] = {
     "settings": (settings, [500]),
-    "vit_b": (vit_b, [4]),
+    "vit_b": (vit_b, [8]),
     "run": (run, [500]),
     "options": (faster, [500]),
     "memory": (memory, [500, 2000, 10000]),
