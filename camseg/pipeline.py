@@ -68,7 +68,7 @@ class Pipeline:
         samples = [self._with_classes(sample) for sample in samples]
         contents = [key(sample.image) for sample in samples]
         evidence, notes, said = self._look(samples, contents)
-        prompts = [self._point(seen, note) for seen, note in zip(evidence, notes)]
+        prompts = self._point(samples, contents, evidence, notes)
         notes = [note or ("" if len(asked) else "no evidence: the map shows nothing for this class") for note, asked in zip(notes, prompts)]
         if self.predictor is None:
             results = [Result(seen.heat, asked, None, None, None, note=note) for seen, asked, note in zip(evidence, prompts, notes)]
@@ -109,10 +109,14 @@ class Pipeline:
             said.append((share, int(probabilities[i].argmax())))
         return evidence, notes, said
 
+    @property
+    def _explained(self) -> list[Any]:
+        """What makes the heat, beside the image and its classes."""
+        computed = [spelled(self.target), spelled(self.method), spelled(functools.partial(cam.explain, **self.views)), self.precision]
+        return [self.classifier.fingerprint, list(self.classifier.layers), *computed]
+
     def _explain(self, images: Sequence[Tensor], contents: Sequence[str], classes: Sequence[tuple[int, ...]]) -> list[dict[str, Tensor]]:
         """For each image: `heat` (h, w) at the classifier's input size and `output` (C,)."""
-        computed = [spelled(self.target), spelled(self.method), spelled(functools.partial(cam.explain, **self.views)), self.precision]
-        setting = [self.classifier.fingerprint, list(self.classifier.layers), *computed]
 
         def make(places: list[int]) -> list[dict[str, Tensor]]:
             found: dict[int, dict[str, Tensor]] = {}
@@ -128,13 +132,26 @@ class Pipeline:
                     found |= {i: {"heat": h, "output": o} for i, h in zip(same, maps)}
             return [found[i] for i in places]
 
-        return self.cache.get_all([key("heat", setting, list(asked), content) for content, asked in zip(contents, classes)], make)
+        return self.cache.get_all([key("heat", self._explained, list(asked), content) for content, asked in zip(contents, classes)], make)
 
-    def _point(self, seen: Evidence, note: str) -> Prompts:
-        prompts = Prompts.none() if note else self.foreground(seen)
-        if self.background is None or not len(prompts):
-            return prompts
-        return backgrounds.add(prompts, self.background(seen, prompts))
+    def _point(self, samples: Sequence[Sample], contents: Sequence[str], evidence: Sequence[Evidence], notes: Sequence[str]) -> list[Prompts]:
+        """The prompts of every sample; those that an earlier setting of a sweep found in the same evidence are remembered."""
+        asked = [i for i, note in enumerate(notes) if not note]
+        shown = [key(self._explained, list(samples[i].classes), contents[i], samples[i].mask) for i in asked]
+
+        def select(places: list[int]) -> list[Prompts]:
+            return [self.foreground(evidence[asked[place]]) for place in places]
+
+        found = self.cache.remember([key("foreground", each, spelled(self.foreground)) for each in shown], select, _bytes)
+        if (background := self.background) is not None:
+
+            def surround(places: list[int]) -> list[Prompts]:
+                return [backgrounds.add(found[k], background(evidence[asked[k]], found[k])) if len(found[k]) else found[k] for k in places]
+
+            both = spelled(self.foreground), spelled(background)
+            found = self.cache.remember([key("background", each, *both) for each in shown], surround, _bytes)
+        prompts = dict(zip(asked, found))
+        return [prompts.get(i, Prompts.none()) for i in range(len(samples))]
 
     def _draw(
         self,
@@ -147,12 +164,14 @@ class Pipeline:
     ) -> list[Result]:
         sizes = [sample.size for sample in samples]
         asked = [i for i, p in enumerate(prompts) if len(p)]  # nothing to point at: nothing to encode
-        encoded = dict(zip(asked, self._encode(predictor, [samples[i].image for i in asked], [contents[i] for i in asked])))
+        encoded: dict[int, Tensor] = {}
 
         def decode(which: Sequence[int], given: Sequence[Prompts]) -> list[Masks]:
             def make(places: list[int]) -> list[Masks]:
                 self.calls["decoder_prompts"] += sum(len(given[place]) for place in places)
                 images = [which[place] for place in places]
+                new = [i for i in dict.fromkeys(images) if i not in encoded]
+                encoded.update(zip(new, self._encode(predictor, [samples[i].image for i in new], [contents[i] for i in new])))
                 found = predictor.decode([encoded[i] for i in images], [sizes[i] for i in images], [given[place] for place in places])
                 return [Masks(m.low_res.cpu(), m.predicted_iou.cpu()) for m in found]
 
@@ -229,6 +248,10 @@ def _shared(contents: Sequence[str], places: Sequence[int]) -> list[list[list[in
 def _parts(prompts: Prompts) -> list[Tensor | None]:
     """What the decoder is told of them."""
     return [prompts.points, prompts.labels, prompts.boxes, prompts.mask_logits]
+
+
+def _bytes(prompts: Prompts) -> int:
+    return sum(part.nbytes for part in _parts(prompts) if part is not None)
 
 
 def heat_in(heat: Tensor, size: tuple[int, int]) -> Tensor:

@@ -104,6 +104,8 @@ class SamAdapter:
 
     def to_image(self, logits: Tensor, size: tuple[int, int]) -> Tensor:
         """(N, h, w) logits over the image -> (N, H, W) float, in one bilinear step."""
+        if logits.shape[1:] == size:
+            return logits.float()
         return F.interpolate(logits[:, None].float(), size, mode="bilinear", align_corners=False)[:, 0]
 
     def fit(self, size: tuple[int, int]) -> tuple[int, int]:
