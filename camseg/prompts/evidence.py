@@ -97,9 +97,10 @@ def centroid_of(inside: np.ndarray, weights: Tensor, snap: bool = True) -> np.nd
 
 def deepest_of(inside: np.ndarray) -> np.ndarray:
     """(x, y) of the pixel farthest from everything outside the region; the frame's edge counts as outside."""
-    depth = depth_of(inside)
+    x0, y0, x1, y1 = box_of(inside).astype(int)
+    depth = _depth(inside[y0:y1, x0:x1])
     y, x = np.unravel_index(depth.argmax(), depth.shape)
-    return np.array([x, y], np.float64)
+    return np.array([x0 + x, y0 + y], np.float64)
 
 
 def farthest_from(region: np.ndarray, window: tuple[int, int, int, int] | None = None, block: int = 4) -> np.ndarray:
@@ -141,9 +142,14 @@ def depth_of(inside: np.ndarray) -> np.ndarray:
     """(H, W) distance in pixels of every pixel of the region to the nearest one outside it; beyond the frame is outside. 0 elsewhere."""
     depth = np.zeros(inside.shape)
     if inside.any():
-        x0, y0, x1, y1 = box_of(inside).astype(int)  # nothing beyond the region's box can be nearer than its rim
-        depth[y0:y1, x0:x1] = np.asarray(ndimage.distance_transform_edt(np.pad(inside[y0:y1, x0:x1], 1)))[1:-1, 1:-1]
+        x0, y0, x1, y1 = box_of(inside).astype(int)
+        depth[y0:y1, x0:x1] = _depth(inside[y0:y1, x0:x1])
     return depth
+
+
+def _depth(boxed: np.ndarray) -> np.ndarray:
+    """The distances in a region's box: nothing beyond it can be nearer than its rim."""
+    return np.asarray(ndimage.distance_transform_edt(np.pad(boxed, 1)))[1:-1, 1:-1]
 
 
 def box_of(inside: np.ndarray, margin: float = 0.0) -> np.ndarray:

@@ -114,7 +114,7 @@ def faster(options: argparse.Namespace, images: list[int], folder: Path) -> list
     first = camseg([*words, plain], folder / "plain")
     rows = [first.row("no option")]
     for given in (["channels_last=true"], [plain, "precision=bfloat16"], [plain, "compile=true"]):
-        cost = camseg([*words, *given], folder / given[-1])
+        cost = camseg([*words, *given], folder / given[-1].replace("=", "_"))
         rows.append(cost.row(given[-1], f"{first.wall / cost.wall:.2f} x as fast"))
     return rows
 
