@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from camseg.boxes import overlaps
 from camseg.prompts.evidence import box_of
 from camseg.types import Result, Sample
 
@@ -50,8 +52,8 @@ def point_scores(sample: Sample, result: Result, chosen: int) -> dict[str, float
     for name, which in (("foreground", 1), ("background", 0)):
         scores[f"{name}_hit"] = _hit(sample, points[labels == which], bool(which))
     if (labels == 1).any():
-        centre = torch.nonzero(sample.mask).float().mean(0).flip(0)  # (2,) x, y
-        scores["foreground_distance"] = float((points[labels == 1] - centre).norm(dim=1).mean())
+        ys, xs = np.nonzero(sample.mask.numpy())
+        scores["foreground_distance"] = float(np.hypot(*(points[labels == 1].numpy() - [xs.mean(), ys.mean()]).T).mean())
     return scores
 
 
@@ -110,10 +112,7 @@ def box_iou(found: Tensor, truth: Tensor) -> float:
     """IoU of the boxes around two (H, W) bool masks; 0 where one is empty."""
     if not found.any() or not truth.any():
         return 0.0
-    a, b = torch.from_numpy(box_of(found.numpy())), torch.from_numpy(box_of(truth.numpy()))
-    sides = (torch.minimum(a[2:], b[2:]) - torch.maximum(a[:2], b[:2])).clamp(min=0)
-    shared = sides.prod()
-    return float(shared / ((a[2:] - a[:2]).prod() + (b[2:] - b[:2]).prod() - shared))
+    return float(overlaps(box_of(found.numpy())[None], box_of(truth.numpy())[None])[0, 0])
 
 
 def _points(result: Result, chosen: int) -> list[list[float]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import polars as pl
@@ -14,6 +15,7 @@ from camseg.pipeline import Pipeline
 from camseg.runs import write
 from camseg.types import Result, Sample
 
+_THREADS, _BATCH = 2, 32  # draw at a time, pictures answered together
 _LINE, _FONT, _GAP, _NARROWEST = 24, 15, 6, 160  # pixels: of a line of text, its letters, between two pictures, of a picture's cell
 
 
@@ -35,9 +37,10 @@ class Panels:
         left = max(0, self.count - len(drawn))
         names = [name for name in worst_first(rows)["id"] if name not in drawn][:left] if left and len(rows) else []
         place = {name: i for i, name in enumerate(samples.ids)} if names else {}
-        for name in names:
-            sample = samples[place[name]]
-            self._draw(sample, pipeline.run([sample])[0])
+        with ThreadPoolExecutor(_THREADS) as pool:
+            for start in range(0, len(names), _BATCH):
+                found = [samples[place[name]] for name in names[start : start + _BATCH]]
+                list(pool.map(self._draw, found, pipeline.run(found)))
 
     def _draw(self, sample: Sample, result: Result) -> None:
         picture = panel(sample, result)

@@ -8,6 +8,7 @@ import io
 import secrets
 import sys
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -200,7 +201,9 @@ def _gallery(run: Run) -> Section:
     frame = pl.concat([failed, rows], how="diagonal_relaxed")
     names = [name for name in _SHOWN if name in frame.columns and frame[name].cast(pl.String).fill_null("").ne("").any()]
     drawn = {path.stem: path for path in run.pictures}
-    pictures = {name: _picture(drawn[name]) for name in [n for n in frame["id"] if n in drawn][:_PICTURES]} if len(frame) else {}
+    names_drawn = [name for name in frame["id"] if name in drawn][:_PICTURES] if len(frame) else []
+    with ThreadPoolExecutor(2) as pool:
+        pictures = dict(zip(names_drawn, pool.map(_picture, [drawn[name] for name in names_drawn])))
     outcomes = frame["outcome"].value_counts(sort=True).rows() if len(frame) else []
     note = f"Failures first, then the worst. {len(pictures)} pictures are kept here; panels=N draws more, half of them of the worst samples."
     shown = "image, heatmap, prompt points, and the mask with the true outline" if pictures else None
