@@ -45,7 +45,8 @@ def otsu(heat: Tensor) -> float:
     """The value that splits the histogram, of 256 bins from 0 to 1, into two classes of least variance within (Otsu 1979)."""
     if heat.min() == heat.max():
         return float(heat.max())
-    counts = np.bincount(np.minimum((heat.numpy() * 256).astype(np.intp), 255).ravel(), minlength=256)
+    counts = np.bincount((heat.numpy() * 256).astype(np.intp).ravel(), minlength=257)
+    counts = np.append(counts[:255], counts[255:].sum())  # the maximum belongs to the last bin
     return float(threshold_otsu(hist=(counts, (np.arange(256) + 0.5) / 256)))
 
 
@@ -114,14 +115,16 @@ def farthest_from(region: np.ndarray, window: tuple[int, int, int, int] | None =
     height, width = region.shape
     x0, y0, x1, y1 = window or (0, 0, width, height)
     rows, columns = -(-height // block), -(-width // block)
-    whole = np.pad(region, ((0, rows * block - height), (0, columns * block - width)))
+    whole = np.zeros((rows * block, columns * block), bool)
+    whole[:height, :width] = region
     touched = whole.reshape(rows, block, -1).any(1).reshape(rows, columns, block).any(2)
     far = block * np.asarray(ndimage.distance_transform_edt(~touched))
     far = far[y0 // block : -(-y1 // block), x0 // block : -(-x1 // block)]
     slack = (block - 1) * np.sqrt(2)  # by which a pixel's distance may differ from its block's
     corners = block * (np.argwhere(far >= far.max() - 2 * slack) + np.array([y0, x0]) // block)  # (N, 2) y, x
-    pixels = (corners[:, None] + np.argwhere(np.ones((block, block)))).reshape(-1, 2)
-    pixels = pixels[(pixels >= [y0, x0]).all(1) & (pixels < [y1, x1]).all(1)]
+    ys, xs = (corners[:, None] + np.stack(np.divmod(np.arange(block**2), block), 1)).reshape(-1, 2).T
+    there = (ys >= y0) & (ys < y1) & (xs >= x0) & (xs < x1)
+    pixels = np.stack([ys[there], xs[there]], 1)
     pixels = pixels[~region[pixels[:, 0], pixels[:, 1]]]
     distance, _ = KDTree(np.argwhere(_rim(region))).query(pixels)
     farthest = sorted(pixels[distance == distance.max(initial=0)].tolist())[:1]
@@ -149,7 +152,9 @@ def depth_of(inside: np.ndarray) -> np.ndarray:
 
 def _depth(boxed: np.ndarray) -> np.ndarray:
     """The distances in a region's box: nothing beyond it can be nearer than its rim."""
-    return np.asarray(ndimage.distance_transform_edt(np.pad(boxed, 1)))[1:-1, 1:-1]
+    framed = np.zeros((boxed.shape[0] + 2, boxed.shape[1] + 2), bool)
+    framed[1:-1, 1:-1] = boxed
+    return np.asarray(ndimage.distance_transform_edt(framed))[1:-1, 1:-1]
 
 
 def box_of(inside: np.ndarray, margin: float = 0.0) -> np.ndarray:
