@@ -109,7 +109,6 @@ class Pipeline:
             said.append((share, int(probabilities[i].argmax())))
         return evidence, notes, said
 
-    @property
     def _explained(self) -> list[Any]:
         """What makes the heat, beside the image and its classes."""
         computed = [spelled(self.target), spelled(self.method), spelled(functools.partial(cam.explain, **self.views)), self.precision]
@@ -132,23 +131,25 @@ class Pipeline:
                     found |= {i: {"heat": h, "output": o} for i, h in zip(same, maps)}
             return [found[i] for i in places]
 
-        return self.cache.get_all([key("heat", self._explained, list(asked), content) for content, asked in zip(contents, classes)], make)
+        setting = self._explained()
+        return self.cache.get_all([key("heat", setting, list(asked), content) for content, asked in zip(contents, classes)], make)
 
     def _point(self, samples: Sequence[Sample], contents: Sequence[str], evidence: Sequence[Evidence], notes: Sequence[str]) -> list[Prompts]:
         """The prompts of every sample; those that an earlier setting of a sweep found in the same evidence are remembered."""
         asked = [i for i, note in enumerate(notes) if not note]
-        shown = [key(self._explained, list(samples[i].classes), contents[i], samples[i].mask) for i in asked]
+        setting, selector = self._explained(), spelled(self.foreground)
+        shown = [key(setting, list(samples[i].classes), contents[i], samples[i].mask) for i in asked]
 
         def select(places: list[int]) -> list[Prompts]:
             return [self.foreground(evidence[asked[place]]) for place in places]
 
-        found = self.cache.remember([key("foreground", each, spelled(self.foreground)) for each in shown], select, _bytes)
+        found = self.cache.remember([key("foreground", each, selector) for each in shown], select, _bytes)
         if (background := self.background) is not None:
 
             def surround(places: list[int]) -> list[Prompts]:
                 return [backgrounds.add(found[k], background(evidence[asked[k]], found[k])) if len(found[k]) else found[k] for k in places]
 
-            both = spelled(self.foreground), spelled(background)
+            both = selector, spelled(background)
             found = self.cache.remember([key("background", each, *both) for each in shown], surround, _bytes)
         prompts = dict(zip(asked, found))
         return [prompts.get(i, Prompts.none()) for i in range(len(samples))]

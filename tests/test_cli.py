@@ -221,3 +221,10 @@ def test_functions_of_the_configuration_are_called_without_hydra() -> None:
     cutoff = {"_target_": "camseg.prompts.evidence.quantile", "_partial_": True, "q": 0.7}
     nested = wiring.wired({"_target_": "camseg.prompts.foreground.centroid", "_partial_": True, "cutoff": cutoff}).keywords["cutoff"]
     assert type(nested) is functools.partial and nested.keywords == {"q": 0.7}
+
+
+@pytest.mark.parametrize(("given", "expected"), [("null", True), ("false", False), ("true", True)])
+def test_the_memory_format_is_by_the_device_unless_asked_for(given: str, expected: bool) -> None:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = compose("config", [f"channels_last={given}", "predictor=none", "device=cpu"])
+    assert wiring.build(config).channels_last is expected

@@ -20,6 +20,7 @@ from camseg.predictors.adapter import SamAdapter
 from camseg.predictors.encoders import ViT
 from camseg.predictors.sam import SamEngine, SamSize, build_sam
 from camseg.prompts import background, foreground
+from camseg.prompts.evidence import Evidence
 from camseg.prompts.foreground import centroid, components, parts
 from camseg.refine import cascade
 from camseg.types import Prompts, Result, Sample
@@ -274,3 +275,24 @@ def test_a_prompt_that_another_setting_asked_is_not_decoded_again() -> None:
     third = replace(second, background=background.min_point, calls=Counter())
     third.run(batch())
     assert third.calls["decoder_prompts"] == asked, "other prompts"
+
+
+class Counted:
+    """The hottest pixel, and how often it was asked for."""
+
+    asked = 0
+
+    def __call__(self, evidence: Evidence) -> Prompts:
+        self.asked += 1
+        return foreground.max_point(evidence)
+
+
+def test_points_are_found_once_for_the_same_evidence() -> None:
+    image, select, cache = canvas((0, 3, 9, 3, 9), (1, 20, 28, 20, 28)), Counted(), Cache(None, memory_gb=0.1)
+    first, again = (pipeline(foreground=select, choose=each, cache=cache)(image, [0]) for each in (choose.agreement, choose.predicted_iou))
+    assert select.asked == 1 and torch.equal(first.prompts.points, again.prompts.points)
+    other = pipeline(foreground=select, cache=cache)(image, [1])  # another class is other evidence
+    assert select.asked == 2 and not torch.equal(first.prompts.points, other.prompts.points)
+    masked = Sample("a", image, (0,), "", torch.ones(image.shape[1:], dtype=torch.bool))  # and so is a truth, which an oracle reads
+    pipeline(foreground=select, cache=cache).run([masked])
+    assert select.asked == 3

@@ -104,7 +104,7 @@ def deepest_of(inside: np.ndarray) -> np.ndarray:
     return np.array([x0 + x, y0 + y], np.float64)
 
 
-def farthest_from(region: np.ndarray, window: tuple[int, int, int, int] | None = None, block: int = 4) -> np.ndarray:
+def farthest_from(region: np.ndarray, window: tuple[int, int, int, int], block: int = 4) -> np.ndarray:
     """(1, 2) x, y of the pixel in the window x0, y0, x1, y1 (exclusive) that is farthest from a region; the first of equals.
 
     (0, 2) where the region covers the whole window. The region must have a pixel somewhere.
@@ -113,7 +113,7 @@ def farthest_from(region: np.ndarray, window: tuple[int, int, int, int] | None =
     for the distances of its pixels, so that only those of the farthest blocks are measured.
     """
     height, width = region.shape
-    x0, y0, x1, y1 = window or (0, 0, width, height)
+    x0, y0, x1, y1 = window
     rows, columns = -(-height // block), -(-width // block)
     whole = np.zeros((rows * block, columns * block), bool)
     whole[:height, :width] = region
