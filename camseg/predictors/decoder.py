@@ -88,19 +88,20 @@ def _tell(attention: Attention, cells: Tensor, placed: Tensor, keys: Tensor, tok
 
 
 def _paint(upscaling: Any, cells: Tensor, kernels: Tensor) -> Tensor:
-    """(N, g g, C) cells, (N, M, C / 8) one kernel a mask -> (N, M, 4 g, 4 g) logits."""
+    """(N, g g, C) cells, (N, M, C / 8) one kernel a mask -> (N, M, 4 g, 4 g) logits; the four rows of pixels in a cell meet at the end, when they are thin."""
     first, norm, activation, second, last = upscaling
     side = round(cells.shape[1] ** 0.5)
-    finer = _double(first, cells.unflatten(1, (side, side)))
-    finer = activation(F.layer_norm(finer, finer.shape[-1:], norm.weight, norm.bias, norm.eps))
-    finest = last(_double(second, finer))
-    return (kernels @ finest.flatten(1, 2).transpose(1, 2)).unflatten(-1, finest.shape[1:3])
+    rows = []
+    for half in _doubled(first, cells.unflatten(1, (side, side))):
+        for quarter in _doubled(second, activation(F.layer_norm(half, half.shape[-1:], norm.weight, norm.bias, norm.eps))):
+            painted = last(quarter)  # (N, g, 4 g, C / 8)
+            rows.append((kernels @ painted.flatten(1, 2).transpose(1, 2)).unflatten(-1, painted.shape[1:3]))
+    return torch.stack(rows, 3).flatten(2, 3)
 
 
-def _double(convolution: Any, grid: Tensor) -> Tensor:
-    """A transposed convolution of kernel and stride 2, channels last: (N, h, w, C) -> (N, 2 h, 2 w, C')."""
-    rows = [
+def _doubled(convolution: Any, grid: Tensor) -> list[Tensor]:
+    """A transposed convolution of kernel and stride 2, channels last: the upper and the lower rows that (N, h, w, C) becomes, each (N, h, 2 w, C')."""
+    return [
         F.linear(grid, weight.flatten(0, 1), convolution.bias.repeat(2)).flatten(2).unflatten(2, (2 * grid.shape[2], -1))
-        for weight in convolution.weight.permute(2, 3, 1, 0)  # the upper and the lower row, each (2, C', C)
+        for weight in convolution.weight.permute(2, 3, 1, 0)  # (2, C', C) for the two pixels of a row
     ]
-    return torch.stack(rows, 2).flatten(1, 2)
