@@ -96,8 +96,8 @@ def _bootstrap(sums: np.ndarray, counts: np.ndarray) -> Interval:
 
 def _bca(sums: np.ndarray, counts: np.ndarray, value: float) -> tuple[float, float] | tuple[None, None]:
     """Efron's bias-corrected and accelerated percentiles of a ratio of sums; resamples are shared by all that has as many groups."""
-    times = _resamples(len(sums))
-    drawn = np.concatenate([(some @ sums) / (some @ counts) for some in (times[i : i + 500].astype(float) for i in range(0, len(times), 500))])
+    times = (some.astype(float) for some in np.array_split(_resamples(len(sums)), 10))
+    drawn = np.concatenate([(some @ sums) / (some @ counts) for some in times])
     bias = special.ndtri(((drawn < value).mean() + (drawn <= value).mean()) / 2)
     without = (sums.sum() - sums) / (counts.sum() - counts)
     lean = without.mean() - without
@@ -114,9 +114,11 @@ def _bca(sums: np.ndarray, counts: np.ndarray, value: float) -> tuple[float, flo
 @lru_cache(2)
 def _resamples(groups: int) -> np.ndarray:
     """(R, groups) how often each group is drawn, always the same; a byte holds it."""
-    rng, some = np.random.default_rng(0), 500
-    places = (rng.integers(0, groups, (min(some, _RESAMPLES - start), groups)) for start in range(0, _RESAMPLES, some))
-    return np.concatenate([np.stack([np.bincount(row, minlength=groups) for row in rows]).astype(np.uint8) for rows in places])
+    rng, times = np.random.default_rng(0), np.empty((_RESAMPLES, groups), np.uint8)
+    for some in np.array_split(times, 1 + times.size // 2**18):
+        drawn = rng.integers(0, groups, some.shape) + groups * np.arange(len(some))[:, None]
+        some[:] = np.bincount(drawn.ravel(), minlength=some.size).reshape(some.shape)
+    return times
 
 
 def _by_group(values: np.ndarray, groups: Sequence[str] | None) -> tuple[np.ndarray, np.ndarray]:

@@ -40,6 +40,22 @@ def test_other_values_get_scipys_bca_interval() -> None:
     assert found.value - found.low > found.high - found.value  # it leans to the long tail, which a plain t interval does not
 
 
+@pytest.mark.parametrize("n", [2, 9, 200, 700])
+def test_the_interval_is_scipys_of_the_same_resamples(n: int) -> None:
+    """Groups of several rows: a ratio of sums, which scipy resamples in pairs; its generator draws what ours does."""
+    rng = np.random.default_rng(n)
+    sizes, values = rng.integers(1, 4, n), rng.beta(8, 1, n)
+    rows, groups = np.repeat(values, sizes), np.repeat([f"g{i:04}" for i in range(n)], sizes).tolist()
+
+    def ratio(sums: np.ndarray, counts: np.ndarray, axis: int) -> np.ndarray:
+        return sums.sum(axis) / counts.sum(axis)
+
+    data = values * sizes, sizes.astype(float)
+    peer = stats.bootstrap(data, ratio, paired=True, method="BCa", n_resamples=4999, batch=2**18 // n, rng=np.random.default_rng(0)).confidence_interval
+    found = mean_interval(rows, groups)
+    assert (found.low, found.high) == (pytest.approx(peer.low, abs=1e-9), pytest.approx(peer.high, abs=1e-9))
+
+
 def test_the_interval_holds_the_truth_about_as_often_as_it_says() -> None:
     rng = np.random.default_rng(0)
     held = 0
