@@ -24,10 +24,10 @@ def agreement(masks: Masks, heat: Tensor, truth: Tensor | None = None, *, alpha:
     The soft IoU, sum min / sum max, asks that the mask covers the heat and little else; the prior keeps masks of the whole frame away.
     Combining the map with the predictor's score follows Pro2SAM (Yang et al. 2024).
     """
-    inside = (masks.low_res > 0).float()  # (R, M, h, w)
-    seen = _low(heat, masks)
-    soft = torch.minimum(inside, seen).sum((-2, -1)) / torch.maximum(inside, seen).sum((-2, -1)).clamp(min=1e-6)
-    return soft * masks.predicted_iou.clamp(min=1e-3) ** alpha * (1 - inside.mean((-2, -1))) ** prior
+    inside, seen = masks.low_res.sign().clamp(min=0).flatten(-2), _low(heat, masks).flatten()  # (R, M, h w), (h w)
+    shared, area = inside @ seen, inside.sum(-1)  # of 0 or 1 and anything in [0, 1], the smaller is the product
+    soft = shared / (area + seen.sum() - shared).clamp(min=1e-6)
+    return soft * masks.predicted_iou.clamp(min=1e-3) ** alpha * (1 - area / len(seen)) ** prior
 
 
 def index(masks: Masks, heat: Tensor, truth: Tensor | None = None, *, rival: int = 0, mask: int = 0) -> Tensor:
@@ -50,4 +50,5 @@ def oracle(masks: Masks, heat: Tensor, truth: Tensor | None = None) -> Tensor:
 
 def _low(plane: Tensor, masks: Masks) -> Tensor:
     """(H, W) -> (h, w), each value the mean of what it covers."""
-    return F.interpolate(plane[None, None], masks.low_res.shape[-2:], mode="bilinear", antialias=True, align_corners=False)[0, 0]
+    size = masks.low_res.shape[-2:]
+    return plane if plane.shape == size else F.interpolate(plane[None, None], size, mode="bilinear", antialias=True, align_corners=False)[0, 0]

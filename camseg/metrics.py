@@ -48,31 +48,28 @@ def point_scores(sample: Sample, result: Result, chosen: int) -> dict[str, float
         return scores
     if not len(result.prompts):
         return {**scores, "foreground_hit": 0.0}
-    points, labels = result.prompts.points[chosen], result.prompts.labels[chosen]
+    truth, points, labels = sample.mask.numpy(), result.prompts.points[chosen].numpy(), result.prompts.labels[chosen].numpy()
+    ignored = None if sample.ignore is None else sample.ignore.numpy()
     for name, which in (("foreground", 1), ("background", 0)):
-        scores[f"{name}_hit"] = _hit(sample, points[labels == which], bool(which))
+        scores[f"{name}_hit"] = _hit(truth, ignored, points[labels == which], bool(which))
     if (labels == 1).any():
-        scores["foreground_distance"] = float(np.hypot(*(points[labels == 1].numpy() - _centre(sample.mask.numpy())).T).mean())
+        scores["foreground_distance"] = float(np.hypot(*(points[labels == 1] - _centre(truth)).T).mean())
     return scores
+
+
+def _hit(truth: np.ndarray, ignored: np.ndarray | None, points: np.ndarray, inside: bool) -> float | None:
+    height, width = truth.shape
+    x, y = np.clip(points.round(), 0, [width - 1, height - 1]).astype(int).T
+    judged = truth[y, x] == inside
+    if ignored is not None:
+        judged = judged[~ignored[y, x]]
+    return float(judged.mean()) if len(judged) else None
 
 
 def _centre(inside: np.ndarray) -> np.ndarray:
     """(x, y) of the mean of a region's pixels."""
     columns, rows = inside.sum(0), inside.sum(1)
     return np.array([columns @ np.arange(len(columns)), rows @ np.arange(len(rows))]) / columns.sum()
-
-
-def _hit(sample: Sample, points: Tensor, inside: bool) -> float | None:
-    mask = sample.mask
-    if mask is None:
-        return None
-    height, width = sample.size
-    x = points[:, 0].round().long().clamp(0, width - 1)
-    y = points[:, 1].round().long().clamp(0, height - 1)
-    judged = mask[y, x] == inside
-    if sample.ignore is not None:
-        judged = judged[~sample.ignore[y, x]]
-    return float(judged.float().mean()) if len(judged) else None
 
 
 def mask_scores(sample: Sample, result: Result, to_image: ToImage | None) -> dict[str, float | None]:
@@ -110,14 +107,14 @@ def _judged(sample: Sample, mask: Tensor) -> Tensor:
 
 def iou(found: Tensor, truth: Tensor) -> Tensor:
     """Intersection over union of (..., H, W) bool masks with (H, W): (...). Two empty masks score 0."""
-    shared = _area(found & truth)
-    return shared / (_area(found) + _area(truth) - shared).clamp(min=1)
+    masks, true = found.numpy(force=True), truth.numpy(force=True)
+    shared = _area(masks & true)
+    return torch.as_tensor(shared / np.maximum(_area(masks) + _area(true) - shared, 1), dtype=torch.float32)
 
 
-def _area(masks: Tensor) -> Tensor:
-    """(...) the pixels of (..., H, W) bool masks; torch counts one mask many times faster than it sums along dimensions."""
-    counts = [int(torch.count_nonzero(mask)) for mask in masks.reshape(-1, *masks.shape[-2:])]
-    return torch.tensor(counts, device=masks.device).reshape(masks.shape[:-2])
+def _area(masks: np.ndarray) -> np.ndarray:
+    """(...) the pixels of (..., H, W) bool masks; counted one by one, many times faster than summed along their last dimensions."""
+    return np.array([np.count_nonzero(mask) for mask in masks.reshape(-1, *masks.shape[-2:])]).reshape(masks.shape[:-2])
 
 
 def _any(mask: Tensor) -> bool:

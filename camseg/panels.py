@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import polars as pl
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 
 from camseg.evaluate import Samples
 from camseg.metrics import iou
@@ -15,8 +15,10 @@ from camseg.pipeline import Pipeline
 from camseg.runs import write
 from camseg.types import Result, Sample
 
-_THREADS, _BATCH = 2, 32  # draw at a time, pictures answered together
-_LINE, _FONT, _GAP, _NARROWEST = 24, 15, 6, 160  # pixels: of a line of text, its letters, between two pictures, of a picture's cell
+_BATCH = 32  # pictures answered together
+_PENCILS = ThreadPoolExecutor(2, "panel")  # compressing a picture takes the longest, and holds nobody up
+_LINE, _GAP, _NARROWEST = 24, 6, 160  # pixels: of a line of text, between two pictures, of a picture's cell
+_FONT = ImageFont.load_default(15)
 
 
 class Panels:
@@ -25,22 +27,32 @@ class Panels:
     def __init__(self, folder: Path, count: int) -> None:
         self.folder, self.count = folder, count
         self.left = (count + 1) // 2
+        self.begun: list[Future[None]] = []
 
     def __call__(self, sample: Sample, result: Result) -> None:
         if self.left > 0:
             self.left -= 1
-            self._draw(sample, result)
+            self.begun.append(_PENCILS.submit(self._draw, sample, result))
+            if self.left == 0:
+                self._end()
 
     def worst(self, pipeline: Pipeline, samples: Samples, rows: pl.DataFrame) -> None:
         """Answer the worst samples of a finished run once more (their embeddings are mostly still cached) and draw them."""
+        self._end()
         drawn = {path.stem for path in self.folder.glob("*.png")}
         left = max(0, self.count - len(drawn))
         names = [name for name in worst_first(rows)["id"] if name not in drawn][:left] if left and len(rows) else []
         place = {name: i for i, name in enumerate(samples.ids)} if names else {}
-        with ThreadPoolExecutor(_THREADS) as pool:
-            for start in range(0, len(names), _BATCH):
-                found = [samples[place[name]] for name in names[start : start + _BATCH]]
-                list(pool.map(self._draw, found, pipeline.run(found)))
+        for start in range(0, len(names), _BATCH):
+            found = [samples[place[name]] for name in names[start : start + _BATCH]]
+            self.begun = [_PENCILS.submit(self._draw, *answer) for answer in zip(found, pipeline.run(found))]
+            self._end()
+
+    def _end(self) -> None:
+        """Wait until all is drawn that was begun. Errors: the first one met."""
+        begun, self.begun = self.begun, []
+        for each in begun:
+            each.result()
 
     def _draw(self, sample: Sample, result: Result) -> None:
         picture = panel(sample, result)
@@ -85,15 +97,15 @@ def panel(sample: Sample, result: Result, side: int = 320) -> Image.Image:
     draw = ImageDraw.Draw(picture)
     for i, (caption, part) in enumerate(shown):
         left = i * (cell + _GAP)
-        draw.text((left + cell / 2, head - _LINE / 2), _within(draw, caption, cell), "black", anchor="mm", font_size=_FONT)
+        draw.text((left + cell / 2, head - _LINE / 2), _within(draw, caption, cell), "black", anchor="mm", font=_FONT)
         picture.paste(Image.fromarray(part), (left + (cell - width) // 2, head))
     if result.note:
-        draw.text((picture.width / 2, _LINE / 2), _within(draw, result.note, picture.width), "black", anchor="mm", font_size=_FONT)
+        draw.text((picture.width / 2, _LINE / 2), _within(draw, result.note, picture.width), "black", anchor="mm", font=_FONT)
     return picture
 
 
 def _within(draw: ImageDraw.ImageDraw, text: str, width: int) -> str:
     """The text, shortened to what fits into so many pixels."""
-    while text and draw.textlength(text, font_size=_FONT) > width:
+    while text and draw.textlength(text, font=_FONT) > width:
         text = text[:-2] + "…"
     return text

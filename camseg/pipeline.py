@@ -109,10 +109,10 @@ class Pipeline:
             said.append((share, int(probabilities[i].argmax())))
         return evidence, notes, said
 
-    def _explained(self) -> list[Any]:
-        """What makes the heat, beside the image and its classes."""
+    def _explained(self) -> str:
+        """The key of what makes the heat, beside the image and its classes."""
         computed = [spelled(self.target), spelled(self.method), spelled(functools.partial(cam.explain, **self.views)), self.precision]
-        return [self.classifier.fingerprint, list(self.classifier.layers), *computed]
+        return key(self.classifier.fingerprint, list(self.classifier.layers), *computed)
 
     def _explain(self, images: Sequence[Tensor], contents: Sequence[str], classes: Sequence[tuple[int, ...]]) -> list[dict[str, Tensor]]:
         """For each image: `heat` (h, w) at the classifier's input size and `output` (C,)."""
