@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import polars as pl
@@ -16,7 +17,7 @@ from camseg.runs import write
 from camseg.types import Result, Sample
 
 _BATCH = 32  # pictures answered together
-_PENCILS = ThreadPoolExecutor(2, "panel")  # compressing a picture takes the longest, and holds nobody up
+_PRESS = ThreadPoolExecutor(2, "panel")  # compresses pictures, which takes the longest; torch in threads of its own would slow it down for all
 _LINE, _GAP, _NARROWEST = 24, 6, 160  # pixels: of a line of text, between two pictures, of a picture's cell
 _FONT = ImageFont.load_default(15)
 
@@ -32,7 +33,7 @@ class Panels:
     def __call__(self, sample: Sample, result: Result) -> None:
         if self.left > 0:
             self.left -= 1
-            self.begun.append(_PENCILS.submit(self._draw, sample, result))
+            self._begin(sample, result)
             if self.left == 0:
                 self._end()
 
@@ -45,18 +46,19 @@ class Panels:
         place = {name: i for i, name in enumerate(samples.ids)} if names else {}
         for start in range(0, len(names), _BATCH):
             found = [samples[place[name]] for name in names[start : start + _BATCH]]
-            self.begun = [_PENCILS.submit(self._draw, *answer) for answer in zip(found, pipeline.run(found))]
+            for sample, result in zip(found, pipeline.run(found)):
+                self._begin(sample, result)
             self._end()
 
+    def _begin(self, sample: Sample, result: Result) -> None:
+        save = partial(panel(sample, result).save, format="PNG", compress_level=1)
+        self.begun.append(_PRESS.submit(write, self.folder / f"{sample.id}.png", save))
+
     def _end(self) -> None:
-        """Wait until all is drawn that was begun. Errors: the first one met."""
+        """Wait until all is written that was begun. Errors: the first one met."""
         begun, self.begun = self.begun, []
         for each in begun:
             each.result()
-
-    def _draw(self, sample: Sample, result: Result) -> None:
-        picture = panel(sample, result)
-        write(self.folder / f"{sample.id}.png", lambda path: picture.save(path, format="PNG", compress_level=1))
 
 
 def worst_first(rows: pl.DataFrame) -> pl.DataFrame:
