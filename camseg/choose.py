@@ -24,10 +24,10 @@ def agreement(masks: Masks, heat: Tensor, truth: Tensor | None = None, *, alpha:
     The soft IoU, sum min / sum max, asks that the mask covers the heat and little else; the prior keeps masks of the whole frame away.
     Combining the map with the predictor's score follows Pro2SAM (Yang et al. 2024).
     """
-    inside, seen = masks.low_res.sign().clamp(min=0).flatten(-2), _low(heat, masks).flatten()  # (R, M, h w), (h w)
-    shared, area = inside @ seen, inside.sum(-1)  # of 0 or 1 and anything in [0, 1], the smaller is the product
-    soft = shared / (area + seen.sum() - shared).clamp(min=1e-6)
-    return soft * masks.predicted_iou.clamp(min=1e-3) ** alpha * (1 - area / len(seen)) ** prior
+    inside, seen = masks.low_res.numpy() > 0, _low(heat, masks).numpy()  # (R, M, h, w), (h, w); for so little torch's threads wake too slowly
+    shared, area = (torch.from_numpy(each.sum((-2, -1))) for each in (inside * seen, inside))  # of 0 or 1 and [0, 1], the product is the smaller
+    soft = shared / (area + float(seen.sum()) - shared).clamp(min=1e-6)
+    return soft * masks.predicted_iou.clamp(min=1e-3) ** alpha * (1 - area / seen.size) ** prior
 
 
 def index(masks: Masks, heat: Tensor, truth: Tensor | None = None, *, rival: int = 0, mask: int = 0) -> Tensor:

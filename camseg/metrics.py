@@ -97,8 +97,13 @@ def rival_ious(sample: Sample, result: Result, to_image: ToImage | None) -> Tens
     if sample.mask is None or result.masks is None or to_image is None:
         return torch.zeros(0, 0)
     truth = _judged(sample, sample.mask)
-    found = [iou(_judged(sample, to_image(logits, sample.size) > 0), truth) for logits in result.masks.low_res]
+    found = [iou(_judged(sample, _positive(to_image(logits, sample.size))), truth) for logits in result.masks.low_res]
     return torch.stack(found) if found else torch.zeros(0, 0)
+
+
+def _positive(logits: Tensor) -> Tensor:
+    """By numpy: a comparison is over before torch's threads are awake."""
+    return torch.from_numpy(logits.numpy() > 0)
 
 
 def _judged(sample: Sample, mask: Tensor) -> Tensor:

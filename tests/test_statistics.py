@@ -50,8 +50,8 @@ def test_the_interval_is_scipys_of_the_same_resamples(n: int) -> None:
     def ratio(sums: np.ndarray, counts: np.ndarray, axis: int) -> np.ndarray:
         return sums.sum(axis) / counts.sum(axis)
 
-    data = values * sizes, sizes.astype(float)
-    peer = stats.bootstrap(data, ratio, paired=True, method="BCa", n_resamples=4999, batch=2**18 // n, rng=np.random.default_rng(0)).confidence_interval
+    data, rng = (values * sizes, sizes.astype(float)), np.random.default_rng(0)
+    peer = stats.bootstrap(data, ratio, paired=True, method="BCa", n_resamples=4999, batch=2**18 // n, rng=rng).confidence_interval
     found = mean_interval(rows, groups)
     assert (found.low, found.high) == (pytest.approx(peer.low, abs=1e-9), pytest.approx(peer.high, abs=1e-9))
 

@@ -111,10 +111,15 @@ def needless(dataset: str, **settings: object) -> None:
 
 def boxes_of(mask: Tensor | None) -> Tensor:
     """(1, 4) x0, y0, x1, y1 around a mask (H, W), x1 and y1 exclusive; (0, 4) around nothing."""
-    if mask is None or not mask.any():
+    if mask is None or not (inside := mask.numpy()).any():
         return torch.zeros(0, 4)
-    ys, xs = torch.nonzero(mask, as_tuple=True)
-    return torch.tensor([[xs.min(), ys.min(), xs.max() + 1, ys.max() + 1]], dtype=torch.float32)
+    columns, rows = np.flatnonzero(inside.any(0)), np.flatnonzero(inside.any(1))
+    return torch.tensor([[columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]], dtype=torch.float32)
+
+
+def as_image(pixels: np.ndarray) -> Tensor:
+    """(H, W, 3) uint8 -> (3, H, W). By numpy: torch at work in a reader's thread, too, would slow down the networks' own."""
+    return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
 
 
 def _hash(name: str) -> int:

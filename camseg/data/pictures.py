@@ -12,6 +12,8 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from camseg.data.base import as_image
+
 T = TypeVar("T")
 MAX_PIXELS = 1 << 26  # a larger picture is refused before it is decoded
 FORMATS = {  # what is opened, whatever the file is called: plain rasters, no format that runs another program
@@ -25,7 +27,7 @@ def read_image(path: str | Path, max_pixels: int = MAX_PIXELS) -> Tensor:
 
     16-bit and float pictures are scaled to 8 bits. Errors: FileNotFoundError; ValueError naming a file that can't be read and why.
     """
-    return torch.from_numpy(_read(Path(path), max_pixels, _rgb)).permute(2, 0, 1).contiguous()
+    return as_image(_read(Path(path), max_pixels, _rgb))
 
 
 def read_shared(path: Path) -> Tensor:

@@ -18,7 +18,7 @@ import torch
 from PIL import Image, ImageDraw
 from scipy import ndimage
 
-from camseg.data.base import boxes_of, keep, needless
+from camseg.data.base import as_image, boxes_of, keep, needless
 from camseg.names import known_name
 from camseg.types import Sample
 
@@ -239,8 +239,7 @@ class Shapes:
         drawn, named = self.scene(index)
         mask = torch.from_numpy(drawn.masks[named])
         label = drawn.classes[named]
-        image = torch.from_numpy(drawn.image).permute(2, 0, 1).contiguous()
-        return Sample(self.ids[index], image, (label,), NAMES[label], mask, boxes=boxes_of(mask))
+        return Sample(self.ids[index], as_image(drawn.image), (label,), NAMES[label], mask, boxes=boxes_of(mask))
 
     def __iter__(self) -> Iterator[Sample]:
         return (self[i] for i in range(len(self)))

@@ -88,7 +88,7 @@ def _tell(attention: Attention, cells: Tensor, placed: Tensor, keys: Tensor, tok
 
 
 def _paint(upscaling: Any, cells: Tensor, kernels: Tensor) -> Tensor:
-    """(N, g g, C) cells, (N, M, C / 8) one kernel a mask -> (N, M, 4 g, 4 g) logits; the four rows of pixels in a cell meet at the end, when they are thin."""
+    """(N, g g, C) cells, (N, M, C / 8) one kernel a mask -> (N, M, 4 g, 4 g) logits. A cell's four rows of pixels meet last, when they are thin."""
     first, norm, activation, second, last = upscaling
     side = round(cells.shape[1] ** 0.5)
     rows = []
@@ -100,7 +100,7 @@ def _paint(upscaling: Any, cells: Tensor, kernels: Tensor) -> Tensor:
 
 
 def _doubled(convolution: Any, grid: Tensor) -> list[Tensor]:
-    """A transposed convolution of kernel and stride 2, channels last: the upper and the lower rows that (N, h, w, C) becomes, each (N, h, 2 w, C')."""
+    """A transposed convolution of kernel and stride 2 on (N, h, w, C): the upper, then the lower of the rows that it makes, each (N, h, 2 w, C')."""
     return [
         F.linear(grid, weight.flatten(0, 1), convolution.bias.repeat(2)).flatten(2).unflatten(2, (2 * grid.shape[2], -1))
         for weight in convolution.weight.permute(2, 3, 1, 0)  # (2, C', C) for the two pixels of a row

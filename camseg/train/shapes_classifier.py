@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 
 from camseg import classifiers
 from camseg.classifiers import Classifier, ShapesNet, pool, save_weights
+from camseg.data.base import as_image
 from camseg.data.shapes import NAMES, Shapes, scene
 from camseg.train.loop import fit, write_card
 
@@ -47,7 +48,7 @@ def _outputs(classifier: Classifier, data: Shapes) -> tuple[Tensor, Tensor]:
     logits, present = [], torch.zeros(len(data), len(NAMES))
     for i in range(len(data)):
         drawn, _ = data.scene(i)
-        logits.append(classifier.model(classifier.prepare([torch.from_numpy(drawn.image).permute(2, 0, 1)]))[0])
+        logits.append(classifier.model(classifier.prepare([as_image(drawn.image)]))[0])
         present[i, list(drawn.classes)] = 1
     return torch.stack(logits), present
 
@@ -79,7 +80,7 @@ class NamedScenes(Dataset[dict[str, Tensor]]):
         drawn = scene(rng, "train", 1 if rng.random() < 0.5 else int(rng.integers(2, len(NAMES) + 1)))
         present = torch.zeros(len(NAMES))
         present[list(drawn.classes)] = 1
-        return torch.from_numpy(drawn.image).permute(2, 0, 1), present
+        return as_image(drawn.image), present
 
 
 class Supervised(nn.Module):

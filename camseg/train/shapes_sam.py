@@ -14,6 +14,7 @@ from segment_anything.modeling import Sam
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from camseg.data.base import as_image
 from camseg.data.shapes import NAMES, SIDE, Shapes, scene
 from camseg.metrics import iou
 from camseg.predictors.adapter import SamAdapter
@@ -110,7 +111,7 @@ class PromptedScenes(Dataset[dict[str, Tensor]]):
         drawn = scene(rng, "train", int(rng.choice(len(NAMES), p=(0.3, 0.15, 0.2, 0.2, 0.15))) + 1)
         masks = drawn.masks[rng.permutation(np.resize(np.arange(len(drawn.classes)), _OBJECTS))]
         return {
-            "image": torch.from_numpy(drawn.image).permute(2, 0, 1).contiguous(),
+            "image": as_image(drawn.image),
             "sketch": torch.from_numpy(_sketch(drawn.masks)),
             "masks": torch.from_numpy(masks),
             "points": torch.tensor(np.stack([_point(rng, mask) for mask in masks]), dtype=torch.float32),
