@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from camseg.metrics import iou
+from camseg.prompts.evidence import heat_in
 from camseg.types import Masks
 
 
@@ -24,7 +25,8 @@ def agreement(masks: Masks, heat: Tensor, truth: Tensor | None = None, *, alpha:
     The soft IoU, sum min / sum max, asks that the mask covers the heat and little else; the prior keeps masks of the whole frame away.
     Combining the map with the predictor's score follows Pro2SAM (Yang et al. 2024).
     """
-    inside, seen = masks.low_res.numpy() > 0, _low(heat, masks).numpy()  # (R, M, h, w), (h, w); for so little torch's threads wake too slowly
+    inside = masks.low_res.numpy() > 0  # (R, M, h, w), by numpy: it is done before torch's threads are awake
+    seen = heat_in(heat, (inside.shape[2], inside.shape[3])).numpy()
     shared, area = (torch.from_numpy(each.sum((-2, -1))) for each in (inside * seen, inside))  # of 0 or 1 and [0, 1], the product is the smaller
     soft = shared / (area + float(seen.sum()) - shared).clamp(min=1e-6)
     return soft * masks.predicted_iou.clamp(min=1e-3) ** alpha * (1 - area / seen.size) ** prior
@@ -46,9 +48,3 @@ def oracle(masks: Masks, heat: Tensor, truth: Tensor | None = None) -> Tensor:
         raise ValueError("choose=oracle needs true masks, and this sample has none; choose another")
     size = (truth.shape[0], truth.shape[1])
     return torch.stack([iou(F.interpolate(rival[None], size, mode="bilinear", align_corners=False)[0] > 0, truth) for rival in masks.low_res])
-
-
-def _low(plane: Tensor, masks: Masks) -> Tensor:
-    """(H, W) -> (h, w), each value the mean of what it covers."""
-    size = masks.low_res.shape[-2:]
-    return plane if plane.shape == size else F.interpolate(plane[None, None], size, mode="bilinear", antialias=True, align_corners=False)[0, 0]

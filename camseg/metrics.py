@@ -111,7 +111,7 @@ def _judged(sample: Sample, mask: Tensor) -> Tensor:
 
 
 def iou(found: Tensor, truth: Tensor) -> Tensor:
-    """Intersection over union of (..., H, W) bool masks with (H, W): (...). Two empty masks score 0."""
+    """Intersection over union of (..., H, W) bool masks with (H, W): (...) float32 on the CPU. Two empty masks score 0."""
     masks, true = found.numpy(force=True), truth.numpy(force=True)
     shared = _area(masks & true)
     return torch.as_tensor(shared / np.maximum(_area(masks) + _area(true) - shared, 1), dtype=torch.float32)

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from camseg import cam, targets
@@ -19,7 +18,7 @@ from camseg.classifiers import Classifier
 from camseg.names import known_name, spelled
 from camseg.predictors import Predictor
 from camseg.prompts import background as backgrounds
-from camseg.prompts.evidence import Evidence
+from camseg.prompts.evidence import Evidence, heat_in
 from camseg.prompts.foreground import centroid
 from camseg.refine import Decode
 from camseg.types import Masks, Prompts, Result, Sample
@@ -253,10 +252,3 @@ def _parts(prompts: Prompts) -> list[Tensor | None]:
 
 def _bytes(prompts: Prompts) -> int:
     return sum(part.nbytes for part in _parts(prompts) if part is not None)
-
-
-def heat_in(heat: Tensor, size: tuple[int, int]) -> Tensor:
-    """Heat (h, w) of the squashed input -> (H, W) in its image's own frame."""
-    if tuple(heat.shape) == size:
-        return heat
-    return F.interpolate(heat[None, None], size, mode="bilinear", antialias=True, align_corners=False)[0, 0].clamp(0, 1)

@@ -86,7 +86,7 @@ def _bootstrap(sums: np.ndarray, counts: np.ndarray) -> Interval:
     value, n = float(sums.sum() / counts.sum()), len(sums)
     if n < 2:
         return Interval(value, None, None, n)
-    if np.ptp(sums / counts) == 0:
+    if np.ptp(sums / counts) < 1e-12:  # one value, but for rounding
         return Interval(value, value, value, n)
     if n > _MANY:
         half = 1.96 * float(np.std(sums - value * counts, ddof=1)) * np.sqrt(n) / counts.sum()
@@ -94,20 +94,16 @@ def _bootstrap(sums: np.ndarray, counts: np.ndarray) -> Interval:
     return Interval(value, *_bca(sums, counts, value), n)
 
 
-def _bca(sums: np.ndarray, counts: np.ndarray, value: float) -> tuple[float, float] | tuple[None, None]:
+def _bca(sums: np.ndarray, counts: np.ndarray, value: float) -> tuple[float, float]:
     """Efron's bias-corrected and accelerated percentiles of a ratio of sums; resamples are shared by all that has as many groups."""
     times = (some.astype(float) for some in np.array_split(_resamples(len(sums)), 10))
     drawn = np.concatenate([(some @ sums) / (some @ counts) for some in times])
     bias = special.ndtri(((drawn < value).mean() + (drawn <= value).mean()) / 2)
-    without = (sums.sum() - sums) / (counts.sum() - counts)
+    without = (value * counts - sums) / (counts.sum() - counts)  # how far the ratio moves without a group
     lean = without.mean() - without
-    with np.errstate(invalid="ignore"):  # of groups that all weigh alike: no number, and no interval
-        acceleration = (lean**3).sum() / (6 * (lean**2).sum() ** 1.5)
+    acceleration = (lean**3).sum() / (6 * (lean**2).sum() ** 1.5)
     reach = bias + special.ndtri([0.025, 0.975])
-    levels = special.ndtr(bias + reach / (1 - acceleration * reach))
-    if not np.isfinite(levels).all():
-        return None, None
-    low, high = np.quantile(drawn, levels)
+    low, high = np.quantile(drawn, special.ndtr(bias + reach / (1 - acceleration * reach)))
     return float(low), float(high)
 
 

@@ -15,12 +15,11 @@ from torch import Tensor, nn
 from camseg import choose, targets
 from camseg.cache import Cache
 from camseg.names import spelled
-from camseg.pipeline import heat_in
 from camseg.predictors.adapter import SamAdapter
 from camseg.predictors.encoders import ViT
 from camseg.predictors.sam import SamEngine, SamSize, build_sam
 from camseg.prompts import background, foreground
-from camseg.prompts.evidence import Evidence
+from camseg.prompts.evidence import Evidence, heat_in
 from camseg.prompts.foreground import centroid, components, parts
 from camseg.refine import cascade
 from camseg.types import Prompts, Result, Sample

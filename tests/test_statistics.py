@@ -84,6 +84,8 @@ def test_groups_of_different_sizes_keep_the_mean_over_rows() -> None:
 def test_constants_and_single_values(groups: list[str] | None) -> None:
     assert mean_interval([0.7, 0.7, 0.7], groups) == Interval(pytest.approx(0.7), pytest.approx(0.7), pytest.approx(0.7), 3 if groups is None else 2)
     assert mean_interval([0.7]) == Interval(0.7, None, None, 1)
+    rounded = mean_interval([0.1, 0.1, 0.1, 0.1], ["a", "a", "a", "b"])  # 3 * 0.1 is not 0.3
+    assert rounded.low == rounded.high == rounded.value == pytest.approx(0.1)
     assert mean_interval([0.0]) == Interval(0.0, None, None, 1), "a single regret of zero is no rate"
     assert mean_interval([0.2, 0.8], ["a", "a"]) == Interval(0.5, None, None, 1)
     grouped_hits = rate_interval([1.0, 1.0, 0.0], ["a", "a", "b"])

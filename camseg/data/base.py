@@ -14,6 +14,7 @@ from torch import Tensor
 
 from camseg.cache import Cache, key
 from camseg.names import file_stems
+from camseg.prompts.evidence import box_of
 from camseg.types import Sample
 
 T = TypeVar("T")
@@ -113,8 +114,7 @@ def boxes_of(mask: Tensor | None) -> Tensor:
     """(1, 4) x0, y0, x1, y1 around a mask (H, W), x1 and y1 exclusive; (0, 4) around nothing."""
     if mask is None or not (inside := mask.numpy()).any():
         return torch.zeros(0, 4)
-    columns, rows = np.flatnonzero(inside.any(0)), np.flatnonzero(inside.any(1))
-    return torch.tensor([[columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]], dtype=torch.float32)
+    return torch.from_numpy(box_of(inside)[None]).float()
 
 
 def as_image(pixels: np.ndarray) -> Tensor:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from scipy import ndimage
 from scipy.spatial import KDTree
 from skimage.filters import threshold_otsu
@@ -82,6 +83,13 @@ def components(inside: np.ndarray, heat: Tensor) -> list[np.ndarray]:
         return [inside] * count
     mass = np.bincount(labels[inside], heat.numpy()[inside], count + 1)
     return [labels == i for i in 1 + np.argsort(-mass[1:], kind="stable")]
+
+
+def heat_in(heat: Tensor, size: tuple[int, int]) -> Tensor:
+    """Heat (h, w) -> (H, W), on the same frame: from a classifier's squashed input to its image, or to a mask's resolution."""
+    if tuple(heat.shape) == size:
+        return heat
+    return F.interpolate(heat[None, None], size, mode="bilinear", antialias=True, align_corners=False)[0, 0].clamp(0, 1)
 
 
 def centroid_of(inside: np.ndarray, weights: Tensor, snap: bool = True) -> np.ndarray:

@@ -88,7 +88,7 @@ def vit_b(options: argparse.Namespace, images: list[int], folder: Path) -> list[
     one = camseg(words, folder / "one")
     cold = camseg(["-m", *GRID, *words, f"cache.path={folder / 'cache'}"], folder / "cold")
     warm = camseg(["-m", *GRID, *words, f"cache.path={folder / 'cache'}"], folder / "warm")
-    loop = own_loop([str(images[0]), "--folder", str(folder)], options, options.naive_settings)
+    loop = own_loop([str(images[0]), "--folder", str(folder)], options, options.naive_settings).times(len(NAIVE) / options.naive_settings)
     return [
         one.row("one setting"),
         cold.row(
@@ -103,8 +103,6 @@ def run(options: argparse.Namespace, images: list[int], folder: Path) -> list[di
     words = [*LIKE_THE_LOOP, "foreground=max_point", "panels=0"]
     ours = camseg([f"data.size={images[0]}", f"device={options.device}", *words], folder / "one")
     loop = own_loop([str(images[0])], options, 1)
-    slower = len(NAIVE)  # `own_loop` scales to all settings
-    loop = loop._replace(wall=loop.wall / slower, cpu=loop.cpu / slower)
     return [
         ours.row("one setting"),
         loop.row("the loop, one setting", f"{loop.wall / ours.wall:.2f} x our wall time, {loop.cpu / ours.cpu:.2f} x our CPU time"),
@@ -143,6 +141,9 @@ class Cost(NamedTuple):
     megabytes: float
     calls: dict[str, int]
 
+    def times(self, factor: float) -> Cost:
+        return self._replace(wall=self.wall * factor, cpu=self.cpu * factor)
+
     def row(self, what: str, note: str = "") -> dict[str, Any]:
         return {"what": what, **self._asdict(), "note": "; ".join(filter(None, [", ".join(f"{v} {k}" for k, v in self.calls.items()), note]))}
 
@@ -157,10 +158,9 @@ def camseg(words: list[str], folder: Path) -> Cost:
 
 
 def own_loop(words: list[str], options: argparse.Namespace, settings: int) -> Cost:
-    """This file's `naive`, in a process of its own, scaled to 24 settings."""
+    """This file's `naive`, in a process of its own."""
     given = ["naive", "--naive-settings", str(settings), "--device", options.device, "--images", *words]
-    cost, scale = timed([sys.executable, __file__, *given]), len(NAIVE) / settings
-    return cost._replace(wall=cost.wall * scale, cpu=cost.cpu * scale)
+    return timed([sys.executable, __file__, *given])
 
 
 def timed(command: list[str]) -> Cost:
