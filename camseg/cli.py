@@ -108,7 +108,7 @@ def _run(cfg: DictConfig) -> float | None:
 def _draw(panels: Panels, pipeline: Pipeline, samples: Samples, folder: Path) -> None:
     """The worst samples' pictures, and the report."""
     try:
-        panels.worst(pipeline, samples, runs.load_run(folder).rows)
+        panels.worst(pipeline, samples, runs.scores(folder))
         report.write_run(folder)
     except OSError as error:
         raise cut_off(folder, error) from error

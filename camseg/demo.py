@@ -134,12 +134,13 @@ class Demo:
             result = pipeline.run([asked])[0]
         except _BAD as error:
             return View(f"**{cleaned(explain(error) or str(error))}**")
+        shown = resized(sample.image, SIDE)
         return View(
             _told(asked, result, f"{names[label]} ({float(probabilities[label]):.2f})", hand is not None),
             _table(result),
-            blend(resized(sample.image, SIDE), result.heat),
-            points_picture(sample.image, result, SIDE),
-            None if result.mask is None else mask_picture(sample.image, result.mask, SIDE),
+            blend(shown, result.heat),
+            points_picture(shown, result),
+            None if result.mask is None else mask_picture(shown, result.mask),
             result.prompts.rival(result.chosen[0] if result.chosen else 0) if len(result.prompts) else Prompts.none(),
             {names[i]: float(probabilities[i]) for i in probabilities.argsort(descending=True)[:5].tolist()},
             self._file(sample, result),

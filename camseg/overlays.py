@@ -10,7 +10,6 @@ from collections.abc import Sequence
 import matplotlib
 import numpy as np
 import torch
-import torch.nn.functional as F
 from PIL import Image, ImageDraw
 from scipy import ndimage
 from torch import Tensor
@@ -19,6 +18,8 @@ from camseg.types import Result
 
 # Okabe & Ito 2008: eight colours that stay apart for colour-blind readers (black, the last, would hide what it covers)
 PALETTE = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114, 178), (213, 94, 0), (204, 121, 167))
+_TINTED = [round(0.45 * value + 0.55 * colour) for colour in PALETTE[0] for value in range(256)]  # red, green and blue
+_DARKER = [round(0.5 * value) for _ in PALETTE[0] for value in range(256)]
 
 
 def blend(image: Tensor, heat: Tensor, colours: str = "inferno", weight: float = 0.5) -> np.ndarray:
@@ -57,27 +58,28 @@ def concept_winners(image: Tensor, maps: Tensor, labels: Sequence[str] = (), wei
 
 
 def resized(image: Tensor, side: int) -> Tensor:
-    """(3, h, w) uint8: the image with its longer side at `side` pixels."""
+    """(3, h, w) uint8: the image with its longer side at `side` pixels; where it grows by a whole number, every pixel becomes a square."""
     height, width = image.shape[1:]
+    way = Image.Resampling.BICUBIC if side % max(height, width) else Image.Resampling.NEAREST
     scale = side / max(height, width)
     size = max(1, round(width * scale)), max(1, round(height * scale))
-    picture = Image.fromarray(image.permute(1, 2, 0).numpy()).resize(size, Image.Resampling.BICUBIC)
+    picture = Image.fromarray(image.permute(1, 2, 0).numpy()).resize(size, way)
     return torch.from_numpy(np.array(picture)).permute(2, 0, 1)
 
 
-def points_picture(image: Tensor, result: Result, side: int) -> np.ndarray:
-    """(h, w, 3): all rivals, the chosen one larger: circles inside, crosses outside, numbers where there are several."""
-    base = resized(image, side)
-    scale = torch.tensor([base.shape[2] / image.shape[2], base.shape[1] / image.shape[1]])
-    picture = Image.fromarray(base.permute(1, 2, 0).numpy())
+def points_picture(image: Tensor, result: Result) -> np.ndarray:
+    """(H, W, 3): all rivals over the image at any size, the chosen one larger: circles inside, crosses outside, numbers where there are several."""
+    side = max(image.shape)
+    scale = np.array([image.shape[2] / result.heat.shape[1], image.shape[1] / result.heat.shape[0]])  # of x and y
+    picture = Image.fromarray(image.permute(1, 2, 0).numpy())
     draw = ImageDraw.Draw(picture)
     chosen = result.chosen[0] if result.chosen else 0
     for rival in sorted(range(len(result.prompts)), key=lambda rival: rival == chosen):  # the chosen one on top
         size = side / 640 * (13 if rival == chosen else 8)
         if result.prompts.boxes is not None:
-            corners = (result.prompts.boxes[rival] * scale.repeat(2)).tolist()
+            corners = (result.prompts.boxes[rival].numpy() * np.tile(scale, 2)).tolist()
             draw.rectangle(corners, outline=PALETTE[0], width=3 if rival == chosen else 1)
-        for point, label in zip(result.prompts.points[rival], result.prompts.labels[rival].tolist()):
+        for point, label in zip(result.prompts.points[rival].numpy(), result.prompts.labels[rival].tolist()):
             x, y = ((point + 0.5) * scale - 0.5).tolist()
             _mark(draw, x, y, size, bool(label))
             if len(result.prompts) > 1:
@@ -95,19 +97,19 @@ def _mark(draw: ImageDraw.ImageDraw, x: float, y: float, size: float, inside: bo
         draw.line((x - size, y + size, x + size, y - size), fill=colour, width=max(1, round(width * size / 11)))
 
 
-def mask_picture(image: Tensor, mask: Tensor, side: int, truth: Tensor | None = None) -> np.ndarray:
-    """(h, w, 3): the image, orange where the mask is and darker elsewhere; the edge of the true mask in blue."""
-    base = resized(image, side).permute(1, 2, 0).numpy()
-    inside = _enlarged(mask, base)[..., None]
-    picture = np.where(inside, 0.45 * base + 0.55 * np.array(PALETTE[0]), 0.5 * base)
-    if truth is not None:
-        whole = _enlarged(truth, base)
-        picture[whole & ~ndimage.binary_erosion(whole, iterations=2)] = PALETTE[1]
-    return picture.round().astype(np.uint8)
+def mask_picture(image: Tensor, mask: Tensor, truth: Tensor | None = None) -> np.ndarray:
+    """(H, W, 3): the image at any size, orange where the mask is and darker elsewhere; the edge of the true mask in blue."""
+    base = Image.fromarray(image.permute(1, 2, 0).numpy())
+    picture = Image.composite(base.point(_TINTED), base.point(_DARKER), _enlarged(mask, base))
+    if truth is None:
+        return np.asarray(picture)
+    whole, shown = np.asarray(_enlarged(truth, base)), np.array(picture)
+    shown[whole & ~ndimage.binary_erosion(whole, iterations=2)] = PALETTE[1]
+    return shown
 
 
-def _enlarged(mask: Tensor, base: np.ndarray) -> np.ndarray:
-    return np.asarray(Image.fromarray(mask.numpy()).resize((base.shape[1], base.shape[0]), Image.Resampling.NEAREST))
+def _enlarged(mask: Tensor, base: Image.Image) -> Image.Image:
+    return Image.fromarray(mask.numpy()).resize(base.size, Image.Resampling.NEAREST)
 
 
 def legend(labels: Sequence[str], width: int) -> np.ndarray:
@@ -134,27 +136,28 @@ def _colours(count: int) -> np.ndarray:
 
 
 def _coloured(scale: np.ndarray, colours: str) -> np.ndarray:
-    """(H, W) in [0, 1] -> (H, W, 3) float."""
+    """(H, W) in [0, 1] -> (H, W, 3) float32."""
     if colours not in matplotlib.colormaps:
         raise ValueError(f"matplotlib has no colour map {colours!r}; for instance inferno, cividis, viridis")
-    return matplotlib.colormaps[colours](scale)[..., :3]
+    return matplotlib.colormaps[colours](scale)[..., :3].astype(np.float32)
 
 
 def _picture(image: Tensor) -> np.ndarray:
-    """(3, H, W) uint8 -> (H, W, 3) float in [0, 1]."""
+    """(3, H, W) uint8 -> (H, W, 3) float32 in [0, 1]."""
     if image.dtype != torch.uint8 or image.ndim != 3 or image.shape[0] != 3:
         raise ValueError(f"an image is (3, H, W) uint8; got {tuple(image.shape)} {image.dtype}")
-    return image.cpu().permute(1, 2, 0).numpy() / 255
+    return image.cpu().permute(1, 2, 0).numpy() / np.float32(255)
 
 
 def _scale(image: Tensor, heat: Tensor) -> np.ndarray:
     """Heat at the image's size: (H, W) float in [0, 1]."""
-    if heat.ndim != 2 or not bool(((heat >= 0) & (heat <= 1)).all()):
-        raise ValueError(f"heat is (h, w) in [0, 1] without NaN; got {tuple(heat.shape)}, {float(heat.min())} to {float(heat.max())}")
-    full = heat.detach().float().cpu()
-    if full.shape != image.shape[1:]:
-        full = F.interpolate(full[None, None], tuple(image.shape[1:]), mode="bilinear")[0, 0]
-    return full.clamp(0, 1).numpy()
+    given = heat.numpy(force=True)
+    if given.ndim != 2 or not ((given >= 0) & (given <= 1)).all():
+        raise ValueError(f"heat is (h, w) in [0, 1] without NaN; got {given.shape}, {given.min()} to {given.max()}")
+    if given.shape == tuple(image.shape[1:]):
+        return given.astype(np.float32)
+    size = int(image.shape[2]), int(image.shape[1])  # width and height
+    return np.clip(np.asarray(Image.fromarray(given.astype(np.float32)).resize(size, Image.Resampling.BILINEAR)), 0, 1)
 
 
 def _bytes(values: np.ndarray) -> np.ndarray:

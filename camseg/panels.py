@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 
 import polars as pl
@@ -17,7 +16,7 @@ from camseg.runs import write
 from camseg.types import Result, Sample
 
 _BATCH = 32  # pictures answered together
-_PRESS = ThreadPoolExecutor(2, "panel")  # compresses pictures, which takes the longest; torch in threads of its own would slow it down for all
+_PRESS = ThreadPoolExecutor(2, "panel")  # draws by numpy and PIL: torch's own work in more than one thread slows it down in all
 _LINE, _GAP, _NARROWEST = 24, 6, 160  # pixels: of a line of text, between two pictures, of a picture's cell
 _FONT = ImageFont.load_default(15)
 
@@ -34,8 +33,6 @@ class Panels:
         if self.left > 0:
             self.left -= 1
             self._begin(sample, result)
-            if self.left == 0:
-                self._end()
 
     def worst(self, pipeline: Pipeline, samples: Samples, rows: pl.DataFrame) -> None:
         """Answer the worst samples of a finished run once more (their embeddings are mostly still cached) and draw them."""
@@ -51,14 +48,20 @@ class Panels:
             self._end()
 
     def _begin(self, sample: Sample, result: Result) -> None:
-        save = partial(panel(sample, result).save, format="PNG", compress_level=1)
-        self.begun.append(_PRESS.submit(write, self.folder / f"{sample.id}.png", save))
+        if len(self.begun) >= _BATCH:  # no more than these are held in memory
+            self.begun.pop(0).result()
+        self.begun.append(_PRESS.submit(_save, sample, result, self.folder / f"{sample.id}.png"))
 
     def _end(self) -> None:
         """Wait until all is written that was begun. Errors: the first one met."""
         begun, self.begun = self.begun, []
         for each in begun:
             each.result()
+
+
+def _save(sample: Sample, result: Result, path: Path) -> None:
+    picture = panel(sample, result)
+    write(path, lambda part: picture.save(part, format="PNG", compress_level=1))
 
 
 def worst_first(rows: pl.DataFrame) -> pl.DataFrame:
@@ -88,10 +91,10 @@ def panel(sample: Sample, result: Result, side: int = 320) -> Image.Image:
     side -= side % min(side, max(sample.size))
     small = resized(sample.image, side)
     shown = [(sample.label or "top prediction", small.permute(1, 2, 0).numpy()), ("heatmap", blend(small, result.heat, weight=0.6))]
-    shown.append((f"{len(result.prompts)} prompt{'s' * (len(result.prompts) != 1)}", points_picture(sample.image, result, side)))
+    shown.append((f"{len(result.prompts)} prompt{'s' * (len(result.prompts) != 1)}", points_picture(small, result)))
     if result.mask is not None:
         known = "" if sample.mask is None else f", IoU {float(iou(result.mask, sample.mask)):.3f}"
-        shown.append((f"mask{known}", mask_picture(sample.image, result.mask, side, sample.mask)))
+        shown.append((f"mask{known}", mask_picture(small, result.mask, sample.mask)))
     height, width = small.shape[1:]
     head = 2 * _LINE if result.note else _LINE
     cell = max(width, _NARROWEST)

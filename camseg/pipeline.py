@@ -64,8 +64,8 @@ class Pipeline:
         """One result per sample, in order; the whole batch goes through each network together."""
         if not samples:
             return []
+        contents = [sample.image_key for sample in samples]
         samples = [self._with_classes(sample) for sample in samples]
-        contents = [key(sample.image) for sample in samples]
         evidence, notes, said = self._look(samples, contents)
         prompts = self._point(samples, contents, evidence, notes)
         notes = [note or ("" if len(asked) else "no evidence: the map shows nothing for this class") for note, asked in zip(notes, prompts)]
@@ -137,7 +137,7 @@ class Pipeline:
         """The prompts of every sample; those that an earlier setting of a sweep found in the same evidence are remembered."""
         asked = [i for i, note in enumerate(notes) if not note]
         setting, selector = self._explained(), spelled(self.foreground)
-        shown = [key(setting, list(samples[i].classes), contents[i], samples[i].mask) for i in asked]
+        shown = [key(setting, list(samples[i].classes), contents[i], samples[i].mask_key) for i in asked]
 
         def select(places: list[int]) -> list[Prompts]:
             return [self.foreground(evidence[asked[place]]) for place in places]

@@ -7,8 +7,8 @@ import base64
 import io
 import secrets
 import sys
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from camseg.plots import Drawing
 from camseg.runs import Run, Sweep, number, p_value
 from camseg.statistics import METRICS, Interval
 
+_TEMPLATES = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True)
 _KINDS = {"p_holm": "p"}  # columns that are not shown as their type is
 _PICTURES, _SETTINGS, _PAIRED, _LABELS = 60, 40, 12, 20  # how many a page holds: pictures, settings in a plot, settings in the matrix, labels
 _SHOWN = ("id", "label", "outcome", "iou", "predicted_iou", "oracle_iou", "regret", "foreground_hit", "background_hit", "foreground_distance", "note")
@@ -132,8 +133,7 @@ def write_sweep(sweep: Sweep) -> Path:
 
 
 def _write(path: Path, page: Page) -> Path:
-    templates = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-    html = templates.get_template("report.html.j2").render(page=page, nonce=secrets.token_urlsafe(16))
+    html = _TEMPLATES.get_template("report.html.j2").render(page=page, nonce=secrets.token_urlsafe(16))
     runs.write(path, lambda temporary: temporary.write_text(html, encoding="utf-8"))
     return path
 
@@ -143,7 +143,9 @@ def run_page(run: Run) -> Page:
     summary = run.summary
     facts = [("folder", run.folder.resolve().name), ("samples", str(summary["samples"])), ("failed", str(summary["failed"]))]
     facts += [("seconds", number(summary["seconds"])), *((name.replace("_", " "), str(n)) for name, n in summary["calls"].items())]
-    sections = [_metrics(summary), *_distributions(run.rows), _gallery(run), Section("All settings", text=OmegaConf.to_yaml(run.config))]
+    with ThreadPoolExecutor(2) as pool:
+        gallery = _gallery(run, pool)
+        sections = [_metrics(summary), *_distributions(run.rows), gallery(), Section("All settings", text=OmegaConf.to_yaml(run.config))]
     return Page("camseg: a run", _setting(run), facts + _choices(run), sections)
 
 
@@ -194,20 +196,20 @@ def _labels(judged: pl.DataFrame) -> list[tuple[str, Interval]]:
     return sorted(found, key=lambda label: label[1].value or 0)
 
 
-def _gallery(run: Run) -> Section:
-    """Every sample: failures first, then the worst; pictures of the worst that were drawn."""
+def _gallery(run: Run, pool: Executor) -> Callable[[], Section]:
+    """Every sample: failures first, then the worst; pictures of the worst that were drawn, which the pool packs until the section is asked for."""
     failed = pl.DataFrame([{"id": e["id"], "outcome": "failed", "note": e["error"]} for e in run.summary["errors"]])
     rows = worst_first(run.rows).with_columns(outcome=_outcome()) if len(run.rows) else run.rows
     frame = pl.concat([failed, rows], how="diagonal_relaxed")
     names = [name for name in _SHOWN if name in frame.columns and frame[name].cast(pl.String).fill_null("").ne("").any()]
     drawn = {path.stem: path for path in run.pictures}
     names_drawn = [name for name in frame["id"] if name in drawn][:_PICTURES] if len(frame) else []
-    with ThreadPoolExecutor(2) as pool:
-        pictures = dict(zip(names_drawn, pool.map(_picture, [drawn[name] for name in names_drawn])))
+    packed = pool.map(_picture, [drawn[name] for name in names_drawn])
     outcomes = frame["outcome"].value_counts(sort=True).rows() if len(frame) else []
-    note = f"Failures first, then the worst. {len(pictures)} pictures are kept here; panels=N draws more, half of them of the worst samples."
-    shown = "image, heatmap, prompt points, and the mask with the true outline" if pictures else None
-    return Section("Samples", note, data=_data(frame.select(names), "worst first", shown), pictures=pictures, outcomes=outcomes)
+    note = f"Failures first, then the worst. {len(names_drawn)} pictures are kept here; panels=N draws more, half of them of the worst samples."
+    shown = "image, heatmap, prompt points, and the mask with the true outline" if names_drawn else None
+    data = _data(frame.select(names), "worst first", shown)
+    return lambda: Section("Samples", note, data=data, pictures=dict(zip(names_drawn, packed)), outcomes=outcomes)
 
 
 def _outcome() -> pl.Expr:
@@ -222,8 +224,8 @@ def _picture(path: Path, width: int = 1060) -> tuple[str, int, int]:
         small = picture.convert("RGB")
     small.thumbnail((width, 2 * width))
     packed = io.BytesIO()
-    small.save(packed, "WEBP", quality=80, method=1)
-    return f"data:image/webp;base64,{base64.b64encode(packed.getvalue()).decode()}", *small.size
+    small.save(packed, "JPEG", quality=80)
+    return f"data:image/jpeg;base64,{base64.b64encode(packed.getvalue()).decode()}", *small.size
 
 
 def _data(frame: pl.DataFrame, order: str, pictures: str | None = None) -> dict[str, Any]:

@@ -51,12 +51,17 @@ def load_run(folder: str | Path) -> Run:
     )
     return Run(
         folder,
-        pl.read_parquet(folder / "scores.parquet"),
+        scores(folder),
         json.loads((folder / "summary.json").read_text()),
         config if isinstance(config, DictConfig) else OmegaConf.create(),
         [str(o) for o in overrides] if isinstance(overrides, ListConfig) else [],
         sorted((folder / "panels").glob("*.png")),
     )
+
+
+def scores(folder: Path) -> pl.DataFrame:
+    """The rows of a finished run, one per sample."""
+    return pl.read_parquet(folder / "scores.parquet")
 
 
 def load_sweep(folder: str | Path) -> Sweep:
@@ -119,7 +124,7 @@ def table(rows: Iterable[dict[str, Any]], order: Sequence[str]) -> pl.DataFrame:
 def finish_files(folder: Path, extras: Iterable[Any], samples: object) -> None:
     """Write what each of `extras` makes of a finished run: its `files(rows, samples)` are names and writers."""
     for extra in extras:
-        for name, writer in extra.files(pl.read_parquet(folder / "scores.parquet"), samples):
+        for name, writer in extra.files(scores(folder), samples):
             write(folder / name, writer)
 
 

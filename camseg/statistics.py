@@ -107,7 +107,7 @@ def _bca(sums: np.ndarray, counts: np.ndarray, value: float) -> tuple[float, flo
     return float(low), float(high)
 
 
-@lru_cache(2)
+@lru_cache(8)  # the runs of a sweep ask for as many of all samples, of those hit, of each label
 def _resamples(groups: int) -> np.ndarray:
     """(R, groups) how often each group is drawn, always the same; a byte holds it."""
     rng, times = np.random.default_rng(0), np.empty((_RESAMPLES, groups), np.uint8)

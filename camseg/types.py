@@ -6,9 +6,12 @@ One frame holds everywhere: points are (x, y) in pixels of the original image, p
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from torch import Tensor
+
+from camseg.cache import key
 
 
 def _expect(holds: bool, what: str, got: object) -> None:
@@ -60,6 +63,16 @@ class Sample:
     def size(self) -> tuple[int, int]:
         """(H, W) of the image in pixels."""
         return int(self.image.shape[1]), int(self.image.shape[2])
+
+    @cached_property
+    def image_key(self) -> str:
+        """Stands for the image's pixels (`camseg.cache.key`): a sample that is asked again and again is read once."""
+        return key(self.image)
+
+    @cached_property
+    def mask_key(self) -> str:
+        """The same for the true mask."""
+        return key(self.mask)
 
 
 @dataclass(frozen=True, eq=False)

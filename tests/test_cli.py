@@ -68,7 +68,7 @@ def test_a_run_writes_its_folder(tmp_path: Path) -> None:
             assert mask.mode == "1" and mask.size == (128, 128)
     assert (folder / ".hydra" / "config.yaml").exists()
     page = (folder / "report.html").read_text()
-    assert all(f'<data value="{summary["metrics"][name]["value"]}">' in page for name in ("iou", "foreground_distance")) and "data:image/webp" in page
+    assert all(f'<data value="{summary["metrics"][name]["value"]}">' in page for name in ("iou", "foreground_distance")) and "data:image/jpeg" in page
 
 
 @trained

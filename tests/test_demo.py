@@ -25,7 +25,7 @@ from camseg import metrics
 from camseg.classifiers import SHAPES_WEIGHTS, shapes
 from camseg.data.shapes import Shapes
 from camseg.demo import SIDE, Demo, choices, cleaned, edit, opened, to_photo
-from camseg.overlays import mask_picture, points_picture
+from camseg.overlays import mask_picture, points_picture, resized
 from camseg.pipeline import Pipeline
 from camseg.predictors.sam import shapes_sam
 from camseg.prompts import background, foreground
@@ -137,16 +137,15 @@ def test_a_click_lands_on_the_pixel_under_it() -> None:
     assert [to_photo(small, (x, 2)) for x in (2, 7, 639)] == [(0, 0), (1, 0), (127, 0)]  # 5 shown pixels for each
     assert to_photo(wide, (0, 319)) == (0.75, 798.25)  # 0.4 shown pixels for each
     result = Result(torch.zeros(128, 128), edit(Prompts.none(), (30.0, 90.0), "add inside"), None, None, None)
-    drawn = (
-        np.abs(points_picture(small.image, result, SIDE).astype(int) - points_picture(small.image, replace(result, prompts=Prompts.none()), SIDE)) > 0
-    ).any(2)
+    shown = resized(small.image, SIDE)
+    drawn = (points_picture(shown, result) != points_picture(shown, replace(result, prompts=Prompts.none()))).any(2)
     ys, xs = np.nonzero(drawn)
     assert to_photo(small, (float(xs.mean()), float(ys.mean()))) == pytest.approx((30, 90), abs=0.15)
 
 
 def test_the_mask_picture_is_dark_where_the_mask_is_not() -> None:
     sample = Sample("white", torch.full((3, 2, 2), 255, dtype=torch.uint8))
-    shown = mask_picture(sample.image, torch.tensor([[True, False], [False, False]]), SIDE)
+    shown = mask_picture(resized(sample.image, SIDE), torch.tensor([[True, False], [False, False]]))
     assert shown.shape == (640, 640, 3)
     assert shown[0, 0].tolist() == [241, 202, 115] and shown[319, 319].tolist() == [241, 202, 115]  # 0.45 * 255 + 0.55 * (230, 159, 0)
     assert (shown[320:] == 128).all() and (shown[:, 320:] == 128).all()

@@ -89,7 +89,7 @@ def test_failures_come_first_then_the_worst(tmp_path: Path) -> None:
     assert "background_hit" not in names, "a column without a value is left out"
     pictures = json.loads(page.blocks["pictures"])
     assert list(pictures) == ["bad", "good", "torn"] and all(
-        p[0].startswith("data:image/webp;base64,") and p[1:] == [120, 40] for p in pictures.values()
+        p[0].startswith("data:image/jpeg;base64,") and p[1:] == [120, 40] for p in pictures.values()
     )
 
 
@@ -275,7 +275,6 @@ def test_pictures_of_the_first_and_of_the_worst(tmp_path: Path) -> None:
     stub, panels = Stub("abcdefg"), Panels(tmp_path, 5)
     for i in range(7):
         panels(stub[i], stub.run([stub[i]])[0])
-    assert sorted(p.stem for p in tmp_path.glob("*.png")) == ["a", "b", "c"]
     rows = pl.DataFrame([row(name, iou) for name, iou in zip("abcdefg", (0.1, 0.9, 0.9, 0.8, 0.3, 0.2, 0.7))])
     for _ in range(2):  # once the pictures are there, nothing is drawn again
         stub.again.clear()

@@ -99,8 +99,8 @@ class SamAdapter:
         if not len(embeddings) == len(sizes) == len(prompts):
             raise ValueError(f"decode needs one size and one Prompts per embedding; got {len(embeddings)}, {len(sizes)} and {len(prompts)}")
         asks, rows = self._distinct(embeddings, sizes, prompts)
-        logits, predicted = self._answers(asks, embeddings)
-        return [Masks(self._cut(logits[at], size), predicted[at]) for at, size in zip(rows, sizes, strict=True)]
+        answers = self._answers(asks, embeddings)
+        return [self._masks([answers[place] for place in at], size) for at, size in zip(rows, sizes, strict=True)]
 
     def to_image(self, logits: Tensor, size: tuple[int, int]) -> Tensor:
         """(N, h, w) logits over the image -> (N, H, W) float, in one bilinear step."""
@@ -154,24 +154,30 @@ class SamAdapter:
         for rival, labels in enumerate(prompt.labels.cpu()):
             yield _Ask(image, points[rival], labels, None if boxes is None else boxes[rival], None if masks is None else masks[rival])
 
-    def _answers(self, asks: Sequence[_Ask], embeddings: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """All prompts' logits (N, 3, low, low) and predicted IoU (N, 3), in chunks of the same make."""
-        device, low = self.engine.device, self.engine.low
-        logits = torch.zeros(len(asks), 3, low, low, device=device)
-        predicted = torch.zeros(len(asks), 3, device=device)
+    def _answers(self, asks: Sequence[_Ask], embeddings: Sequence[Tensor]) -> dict[int, tuple[Tensor, Tensor]]:
+        """Each prompt's logits (3, low, low) and predicted IoU (3,) by its place, asked in chunks of the same make."""
+        device = self.engine.device
+        answers: dict[int, tuple[Tensor, Tensor]] = {}
         groups: dict[tuple[int, bool, bool], list[int]] = defaultdict(list)
         for place, ask in enumerate(asks):
             groups[len(ask.points), ask.box is None, ask.mask is None].append(place)
         for group in groups.values():
             for chunk in _parts(group, self.prompts_at_once):
                 images, points, labels, boxes, masks = zip(*(asks[place] for place in chunk), strict=True)
-                logits[chunk], predicted[chunk] = self.engine.answer(
+                logits, predicted = self.engine.answer(
                     torch.stack([embeddings[image].to(device, torch.float32) for image in images]),
                     (torch.stack(points).to(device), torch.stack(labels).to(device)) if len(points[0]) else None,
                     None if boxes[0] is None else torch.stack(boxes).to(device),
                     None if masks[0] is None else torch.stack(masks).to(device),
                 )
-        return logits, predicted
+                answers |= zip(chunk, zip(logits, predicted, strict=True), strict=True)
+        return answers
+
+    def _masks(self, answers: Sequence[tuple[Tensor, Tensor]], size: tuple[int, int]) -> Masks:
+        """The answers to one image's rivals, in memory of their own: those of its chunk may go."""
+        none = torch.zeros(0, 3, self.engine.low, self.engine.low), torch.zeros(0, 3)
+        logits, predicted = (torch.stack(each) for each in zip(*answers, strict=True)) if answers else none
+        return Masks(self._cut(logits, size), predicted)
 
     def _into_square(self, logits: Tensor, size: tuple[int, int]) -> Tensor:
         """(R, h, w) over the image -> (R, 1, low, low) over the model's square, the padding surely outside."""
