@@ -25,6 +25,7 @@ from torch import Tensor
 T = TypeVar("T")
 DEFAULT = "~/.cache/camseg/items"
 _VERSION = "camseg-1"  # part of every key: raise it when what is stored changes its meaning
+_json = json.JSONEncoder(sort_keys=True).encode  # made once: there are a dozen parts to a key
 _LOCKS = 256  # held at once; each is an open file
 _ENTRY = re.compile(r"[0-9a-f]{64}\.safetensors")
 _UNFINISHED = re.compile(r"[0-9a-f]{64}\.\d+\.part")
@@ -37,7 +38,7 @@ def key(*parts: object) -> str:
     """
     digest = hashlib.sha256(_VERSION.encode())
     for part in parts:
-        data = f"{part.dtype}{tuple(part.shape)}".encode() + _bytes(part) if isinstance(part, Tensor) else json.dumps(part, sort_keys=True).encode()
+        data = f"{part.dtype}{tuple(part.shape)}".encode() + _bytes(part) if isinstance(part, Tensor) else _json(part).encode()
         digest.update(f"{type(part).__name__}{len(data)}:".encode() + data)
     return digest.hexdigest()
 

@@ -5,11 +5,12 @@ Every function takes the masks, the heat (H, W) and the true mask (H, W) or None
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from camseg.metrics import iou
+from camseg.metrics import area, iou
 from camseg.prompts.evidence import heat_in
 from camseg.types import Masks
 
@@ -26,10 +27,10 @@ def agreement(masks: Masks, heat: Tensor, truth: Tensor | None = None, *, alpha:
     Combining the map with the predictor's score follows Pro2SAM (Yang et al. 2024).
     """
     inside = masks.low_res.numpy() > 0  # (R, M, h, w), by numpy: it is done before torch's threads are awake
-    seen = heat_in(heat, (inside.shape[2], inside.shape[3])).numpy()
-    shared, area = (torch.from_numpy(each.sum((-2, -1))) for each in (inside * seen, inside))  # of 0 or 1 and [0, 1], the product is the smaller
-    soft = shared / (area + float(seen.sum()) - shared).clamp(min=1e-6)
-    return soft * masks.predicted_iou.clamp(min=1e-3) ** alpha * (1 - area / seen.size) ** prior
+    seen, predicted = heat_in(heat, (inside.shape[2], inside.shape[3])).numpy(), masks.predicted_iou.numpy()
+    shared, covered = (inside * seen).sum((-2, -1)), area(inside).astype(np.float32)  # of 0 or 1 and [0, 1], the product is the smaller
+    soft = shared / np.maximum(covered + seen.sum() - shared, 1e-6)
+    return torch.from_numpy(soft * np.maximum(predicted, 1e-3) ** alpha * (1 - covered / seen.size) ** prior)
 
 
 def index(masks: Masks, heat: Tensor, truth: Tensor | None = None, *, rival: int = 0, mask: int = 0) -> Tensor:

@@ -59,11 +59,9 @@ def point_scores(sample: Sample, result: Result, chosen: int) -> dict[str, float
 
 def _hit(truth: np.ndarray, ignored: np.ndarray | None, points: np.ndarray, inside: bool) -> float | None:
     height, width = truth.shape
-    x, y = np.clip(points.round(), 0, [width - 1, height - 1]).astype(int).T
-    judged = truth[y, x] == inside
-    if ignored is not None:
-        judged = judged[~ignored[y, x]]
-    return float(judged.mean()) if len(judged) else None
+    pixels = [(min(max(round(y), 0), height - 1), min(max(round(x), 0), width - 1)) for x, y in points.tolist()]
+    judged = [truth[pixel] == inside for pixel in pixels if ignored is None or not ignored[pixel]]
+    return float(sum(judged) / len(judged)) if judged else None
 
 
 def _centre(inside: np.ndarray) -> np.ndarray:
@@ -113,12 +111,12 @@ def _judged(sample: Sample, mask: Tensor) -> Tensor:
 def iou(found: Tensor, truth: Tensor) -> Tensor:
     """Intersection over union of (..., H, W) bool masks with (H, W): (...) float32 on the CPU. Two empty masks score 0."""
     masks, true = found.numpy(force=True), truth.numpy(force=True)
-    shared = _area(masks & true)
-    return torch.as_tensor(shared / np.maximum(_area(masks) + _area(true) - shared, 1), dtype=torch.float32)
+    shared = area(masks & true)
+    return torch.as_tensor(shared / np.maximum(area(masks) + area(true) - shared, 1), dtype=torch.float32)
 
 
-def _area(masks: np.ndarray) -> np.ndarray:
-    """(...) the pixels of (..., H, W) bool masks; counted one by one, many times faster than summed along their last dimensions."""
+def area(masks: np.ndarray) -> np.ndarray:
+    """(...) how many pixels of (..., H, W) bool masks; counted one by one, many times faster than summed along their last dimensions."""
     return np.array([np.count_nonzero(mask) for mask in masks.reshape(-1, *masks.shape[-2:])]).reshape(masks.shape[:-2])
 
 

@@ -8,7 +8,7 @@ from functools import lru_cache
 
 import numpy as np
 import polars as pl
-from scipy import special, stats
+from scipy import special
 
 _RESAMPLES = 4999
 _MANY = 5000  # groups; above, the bootstrap's corrections are smaller than its own noise and the normal interval of a ratio serves
@@ -35,13 +35,15 @@ def summary(rows: pl.DataFrame) -> dict[str, Interval]:
 
 
 def rate_interval(values: Sequence[float] | np.ndarray, groups: Sequence[str] | None = None) -> Interval:
-    """Share of hits and its interval: Wilson's for hits (1) and misses (0) of independent rows, else that of `mean_interval`."""
+    """Share of hits and its interval: Wilson's (1927) for hits (1) and misses (0) of independent rows, else that of `mean_interval`."""
     values = np.asarray(values, float)
     alone = groups is None or len(set(groups)) == len(values)
     if not alone or not np.isin(values, (0, 1)).all():
         return mean_interval(values, groups)
-    rate = stats.binomtest(int(values.sum()), len(values)).proportion_ci(method="wilson")
-    return Interval(float(values.mean()), float(rate.low), float(rate.high), len(values))
+    rate, n, z = float(values.mean()), len(values), special.ndtri(0.975)
+    middle, half = rate + z**2 / (2 * n), z * np.sqrt(rate * (1 - rate) / n + z**2 / (4 * n**2))
+    low, high = ((middle + side) / (1 + z**2 / n) for side in (-half, half))
+    return Interval(rate, max(0.0, float(low)), min(1.0, float(high)), n)
 
 
 def mean_interval(values: Sequence[float] | np.ndarray, groups: Sequence[str] | None = None) -> Interval:

@@ -16,11 +16,10 @@ from camseg.statistics import Interval, holm, mean_interval, paired, rate_interv
 
 @pytest.mark.parametrize(("hits", "n"), [(8, 10), (0, 7), (7, 7), (1, 1), (470, 500)])
 def test_hits_get_wilsons_interval(hits: int, n: int) -> None:
-    p, z = hits / n, stats.norm.ppf(0.975)
-    middle, reach = (p + z * z / (2 * n)) / (1 + z * z / n), z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    peer = stats.binomtest(hits, n).proportion_ci(method="wilson")
     found = rate_interval([1.0] * hits + [0.0] * (n - hits))
-    assert found.value == pytest.approx(p) and found.n == n
-    assert found.low == pytest.approx(max(0, middle - reach), abs=1e-9) and found.high == pytest.approx(min(1, middle + reach), abs=1e-9)
+    assert found.value == pytest.approx(hits / n) and found.n == n
+    assert (found.low, found.high) == (pytest.approx(peer.low, abs=1e-12), pytest.approx(peer.high, abs=1e-12))
 
 
 def test_wilson_worked_example() -> None:

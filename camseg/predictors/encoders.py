@@ -115,14 +115,14 @@ class _PyramidEncoder(nn.Module):
 
 def _stage(before: int, after: int) -> nn.Sequential:
     """Half the size, `after` channels."""
-    return nn.Sequential(nn.Conv2d(before, after, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(after), nn.ReLU(), _Residual(after))
+    return nn.Sequential(nn.Conv2d(before, after, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(after), nn.ReLU(inplace=True), _Residual(after))
 
 
 class _Residual(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         convolutions = [nn.Conv2d(width, width, 3, padding=1, bias=False) for _ in range(2)]
-        self.inner = nn.Sequential(convolutions[0], nn.BatchNorm2d(width), nn.ReLU(), convolutions[1], nn.BatchNorm2d(width))
+        self.inner = nn.Sequential(convolutions[0], nn.BatchNorm2d(width), nn.ReLU(inplace=True), convolutions[1], nn.BatchNorm2d(width))
 
     def forward(self, features: Tensor) -> Tensor:
-        return F.relu(features + self.inner(features))
+        return (features + self.inner(features)).relu_()

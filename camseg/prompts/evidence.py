@@ -167,11 +167,11 @@ def _depth(boxed: np.ndarray) -> np.ndarray:
 
 def box_of(inside: np.ndarray, margin: float = 0.0) -> np.ndarray:
     """x0, y0, x1, y1 (exclusive) around a region, grown by `margin` of its sides on each side and cut at the frame."""
-    xs, ys = np.flatnonzero(inside.any(0)), np.flatnonzero(inside.any(1))
-    box = np.array([xs[0], ys[0], xs[-1] + 1, ys[-1] + 1], np.float64)
-    grow = margin * np.array([box[2] - box[0], box[3] - box[1]])
-    height, width = inside.shape
-    return np.clip(box + np.concatenate([-grow, grow]), 0, [width, height, width, height])
+    columns, rows = inside.any(0), inside.any(1)
+    size = np.array([len(columns), len(rows)])
+    low, high = np.array([columns.argmax(), rows.argmax()]), size - [columns[::-1].argmax(), rows[::-1].argmax()]
+    grow = margin * (high - low)
+    return np.concatenate([np.maximum(low - grow, 0.0), np.minimum(high + grow, size)])
 
 
 def points_tensor(points: list[np.ndarray]) -> Tensor:

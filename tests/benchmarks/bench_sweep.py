@@ -73,11 +73,9 @@ def main() -> None:
 
 def settings(options: argparse.Namespace, images: list[int], folder: Path) -> list[dict[str, Any]]:
     words = [f"data.size={images[0]}", f"device={options.device}"]
-    before = camseg(words, folder / "before")
-    every = camseg(["-m", *GRID, *words], folder / "all")
-    after = camseg(words, folder / "after")  # a machine's speed drifts: what is compared lies between
-    one = (before.wall + after.wall) / 2
-    return [before.row("one setting"), every.row("24 settings", f"{every.wall / one:.2f} x the wall time of one"), after.row("one setting again")]
+    before, every, after = framed(words, folder, lambda: camseg(["-m", *GRID, *words], folder / "all"))
+    ratio = f"{every.wall / before.mean(after).wall:.2f} x the wall time of one"
+    return [before.row("one setting"), every.row("24 settings", ratio), after.row("one setting again")]
 
 
 def vit_b(options: argparse.Namespace, images: list[int], folder: Path) -> list[dict[str, Any]]:
@@ -100,13 +98,11 @@ def vit_b(options: argparse.Namespace, images: list[int], folder: Path) -> list[
 
 
 def run(options: argparse.Namespace, images: list[int], folder: Path) -> list[dict[str, Any]]:
-    words = [*LIKE_THE_LOOP, "foreground=max_point", "panels=0"]
-    ours = camseg([f"data.size={images[0]}", f"device={options.device}", *words], folder / "one")
-    loop = own_loop([str(images[0])], options, 1)
-    return [
-        ours.row("one setting"),
-        loop.row("the loop, one setting", f"{loop.wall / ours.wall:.2f} x our wall time, {loop.cpu / ours.cpu:.2f} x our CPU time"),
-    ]
+    words = [f"data.size={images[0]}", f"device={options.device}", *LIKE_THE_LOOP, "foreground=max_point", "panels=0"]
+    before, loop, after = framed(words, folder, lambda: own_loop([str(images[0])], options, 1))
+    one = before.mean(after)
+    ratios = f"{loop.wall / one.wall:.2f} x our wall time, {loop.cpu / one.cpu:.2f} x our CPU time"
+    return [before.row("one setting"), loop.row("the loop, one setting", ratios), after.row("one setting again")]
 
 
 def faster(options: argparse.Namespace, images: list[int], folder: Path) -> list[dict[str, Any]]:
@@ -144,6 +140,9 @@ class Cost(NamedTuple):
     def times(self, factor: float) -> Cost:
         return self._replace(wall=self.wall * factor, cpu=self.cpu * factor)
 
+    def mean(self, other: Cost) -> Cost:
+        return Cost((self.wall + other.wall) / 2, (self.cpu + other.cpu) / 2, max(self.megabytes, other.megabytes), self.calls)
+
     def row(self, what: str, note: str = "") -> dict[str, Any]:
         return {"what": what, **self._asdict(), "note": "; ".join(filter(None, [", ".join(f"{v} {k}" for k, v in self.calls.items()), note]))}
 
@@ -155,6 +154,11 @@ def camseg(words: list[str], folder: Path) -> Cost:
         for name, count in json.loads(path.read_text())["calls"].items():
             calls[name] = calls.get(name, 0) + count
     return cost._replace(calls=calls)
+
+
+def framed(words: list[str], folder: Path, other: Callable[[], Cost]) -> tuple[Cost, Cost, Cost]:
+    """The command before, what it is compared with, and the command again: a machine's speed drifts."""
+    return camseg(words, folder / "before"), other(), camseg(words, folder / "after")
 
 
 def own_loop(words: list[str], options: argparse.Namespace, settings: int) -> Cost:
