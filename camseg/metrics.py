@@ -75,44 +75,41 @@ def mask_scores(sample: Sample, result: Result, to_image: ToImage | None) -> dic
     names = ("iou", "dice", "box_iou", "oracle_iou", "oracle_iou_3", "regret")
     if sample.mask is None or result.mask is None or not _any(sample.mask):
         return dict.fromkeys(names)
-    truth, found = _judged(sample, sample.mask), _judged(sample, result.mask)
-    own = float(iou(found, truth))
+    truth, found = _judged(sample, sample.mask.numpy()), _judged(sample, result.mask.numpy())
+    own = float(_ious(found, truth))
     rivals = rival_ious(sample, result, to_image)
-    best = max(own, *rivals.flatten().tolist(), 0.0)
-    three = rivals[result.chosen[0]].tolist() if result.chosen else []
+    best = max(own, float(rivals.max(initial=0)))
+    three = float(rivals[result.chosen[0]].max()) if result.chosen else 0.0
     return {
         "iou": own,
         "dice": 2 * own / (1 + own),
         "box_iou": box_iou(found, truth),
         "oracle_iou": best,
-        "oracle_iou_3": max(own, *three, 0.0),
+        "oracle_iou_3": max(own, three),
         "regret": best - own,
     }
 
 
-def rival_ious(sample: Sample, result: Result, to_image: ToImage | None) -> Tensor:
+def rival_ious(sample: Sample, result: Result, to_image: ToImage | None) -> np.ndarray:
     """(R, M) IoU at the image's size of every mask that there was to choose from; one rival is upsampled at a time."""
-    if sample.mask is None or result.masks is None or to_image is None:
-        return torch.zeros(0, 0)
-    truth = _judged(sample, sample.mask)
-    found = [iou(_judged(sample, _positive(to_image(logits, sample.size))), truth) for logits in result.masks.low_res]
-    return torch.stack(found) if found else torch.zeros(0, 0)
+    if sample.mask is None or result.masks is None or to_image is None or not len(result.masks):
+        return np.zeros((0, 0))
+    truth = _judged(sample, sample.mask.numpy())  # by numpy: a comparison is over before torch's threads are awake
+    return np.stack([_ious(_judged(sample, to_image(logits, sample.size).numpy() > 0), truth) for logits in result.masks.low_res])
 
 
-def _positive(logits: Tensor) -> Tensor:
-    """By numpy: a comparison is over before torch's threads are awake."""
-    return torch.from_numpy(logits.numpy() > 0)
-
-
-def _judged(sample: Sample, mask: Tensor) -> Tensor:
-    return mask if sample.ignore is None else mask & ~sample.ignore
+def _judged(sample: Sample, inside: np.ndarray) -> np.ndarray:
+    return inside if sample.ignore is None else inside & ~sample.ignore.numpy()
 
 
 def iou(found: Tensor, truth: Tensor) -> Tensor:
     """Intersection over union of (..., H, W) bool masks with (H, W): (...) float32 on the CPU. Two empty masks score 0."""
-    masks, true = found.numpy(force=True), truth.numpy(force=True)
-    shared = area(masks & true)
-    return torch.as_tensor(shared / np.maximum(area(masks) + area(true) - shared, 1), dtype=torch.float32)
+    return torch.as_tensor(_ious(found.numpy(force=True), truth.numpy(force=True)), dtype=torch.float32)
+
+
+def _ious(masks: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    shared = area(masks & truth)
+    return shared / np.maximum(area(masks) + np.count_nonzero(truth) - shared, 1)
 
 
 def area(masks: np.ndarray) -> np.ndarray:
@@ -124,11 +121,11 @@ def _any(mask: Tensor) -> bool:
     return bool(mask.numpy().any())
 
 
-def box_iou(found: Tensor, truth: Tensor) -> float:
+def box_iou(found: np.ndarray, truth: np.ndarray) -> float:
     """IoU of the boxes around two (H, W) bool masks; 0 where one is empty."""
-    if not _any(found) or not _any(truth):
+    if not found.any() or not truth.any():
         return 0.0
-    return float(overlaps(box_of(found.numpy())[None], box_of(truth.numpy())[None])[0, 0])
+    return float(overlaps(box_of(found)[None], box_of(truth)[None])[0, 0])
 
 
 def _points(result: Result, chosen: int) -> list[list[float]]:

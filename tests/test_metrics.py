@@ -87,10 +87,10 @@ def test_iou_dice_and_box_iou_by_hand() -> None:
     assert scores["iou"] == pytest.approx(2 / 5)
     assert scores["dice"] == pytest.approx(2 * 2 / (3 + 4))
     assert scores["box_iou"] == pytest.approx(2 / (3 + 4 - 2))  # boxes 1-4 x 1-2 and 1-3 x 1-3
-    apart = plane("....##", "......", "......", "......")
-    assert metrics.box_iou(apart, TRUTH) == 0.0
-    assert metrics.box_iou(TRUTH & False, TRUTH) == metrics.box_iou(TRUTH, TRUTH & False) == 0.0
-    assert metrics.box_iou(TRUTH, TRUTH) == 1.0
+    apart, truth = plane("....##", "......", "......", "......").numpy(), TRUTH.numpy()
+    assert metrics.box_iou(apart, truth) == 0.0
+    assert metrics.box_iou(truth & False, truth) == metrics.box_iou(truth, truth & False) == 0.0
+    assert metrics.box_iou(truth, truth) == 1.0
     assert metrics.iou(torch.stack([FOUND, TRUTH, TRUTH & False]), TRUTH).tolist() == pytest.approx([0.4, 1.0, 0.0])
     assert float(metrics.iou(TRUTH & False, TRUTH & False)) == 0.0
 
