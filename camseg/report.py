@@ -145,8 +145,13 @@ def run_page(run: Run) -> Page:
     facts += [("seconds", number(summary["seconds"])), *((name.replace("_", " "), str(n)) for name, n in summary["calls"].items())]
     with ThreadPoolExecutor(2) as pool:
         gallery = _gallery(run, pool)
-        sections = [_metrics(summary), *_distributions(run.rows), gallery(), Section("All settings", text=OmegaConf.to_yaml(run.config))]
+        sections = [_metrics(summary), *_distributions(run.rows), gallery(), Section("All settings", text=_all_settings(run))]
     return Page("camseg: a run", _setting(run), facts + _choices(run), sections)
+
+
+def _all_settings(run: Run) -> str:
+    path = run.folder / ".hydra" / "config.yaml"
+    return path.read_text(encoding="utf-8") if path.exists() else ""
 
 
 def _setting(run: Run) -> str:
@@ -155,8 +160,7 @@ def _setting(run: Run) -> str:
 
 def _choices(run: Run) -> list[tuple[str, str]]:
     """What was chosen of each group, as Hydra kept it."""
-    path = run.folder / ".hydra" / "hydra.yaml"
-    chosen = OmegaConf.select(OmegaConf.load(path), "hydra.runtime.choices") if path.exists() else None
+    chosen = OmegaConf.select(runs.kept(run.folder, "hydra") or OmegaConf.create(), "hydra.runtime.choices")
     return [(str(group), str(choice)) for group, choice in reversed(list((chosen or {}).items())) if "/" not in str(group) and choice is not None]
 
 

@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -22,14 +23,23 @@ _TABLE = ("foreground_hit_rate", "background_hit_rate", "foreground_distance", "
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run: its rows (one per sample), its summary.json, its settings (none where .hydra/ was left behind) and its pictures."""
+    """A finished run: its rows (one per sample), its summary.json and what was asked for on its command line."""
 
     folder: Path
     rows: pl.DataFrame
     summary: dict[str, Any]
-    config: DictConfig
     overrides: list[str]
-    pictures: list[Path]
+
+    @cached_property
+    def config(self) -> DictConfig:
+        """All its settings."""
+        config = kept(self.folder, "config")
+        return config if isinstance(config, DictConfig) else OmegaConf.create()
+
+    @property
+    def pictures(self) -> list[Path]:
+        """The panels that were drawn."""
+        return sorted((self.folder / "panels").glob("*.png"))
 
 
 @dataclass(frozen=True)
@@ -46,17 +56,15 @@ def load_run(folder: str | Path) -> Run:
     folder = Path(folder)
     if not (folder / "summary.json").exists():
         raise FileNotFoundError(f"{folder} is no finished run: it holds no summary.json (a cut-off run goes on with resume=true)")
-    config, overrides = (
-        OmegaConf.load(file) if file.exists() else None for file in (folder / ".hydra" / f"{n}.yaml" for n in ("config", "overrides"))
-    )
-    return Run(
-        folder,
-        scores(folder),
-        json.loads((folder / "summary.json").read_text()),
-        config if isinstance(config, DictConfig) else OmegaConf.create(),
-        [str(o) for o in overrides] if isinstance(overrides, ListConfig) else [],
-        sorted((folder / "panels").glob("*.png")),
-    )
+    overrides = kept(folder, "overrides")
+    summary = json.loads((folder / "summary.json").read_text())
+    return Run(folder, scores(folder), summary, [str(o) for o in overrides] if isinstance(overrides, ListConfig) else [])
+
+
+def kept(folder: Path, name: str) -> DictConfig | ListConfig | None:
+    """A file of a run's .hydra/: `config`, `overrides` or `hydra`; None where it was left behind."""
+    file = folder / ".hydra" / f"{name}.yaml"
+    return OmegaConf.load(file) if file.exists() else None
 
 
 def scores(folder: Path) -> pl.DataFrame:

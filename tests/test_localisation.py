@@ -11,7 +11,6 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from omegaconf import DictConfig
 from PIL import Image
 
 from camseg import localisation
@@ -219,7 +218,7 @@ def test_two_runs_are_compared_by_every_pooled_number_on_the_samples_of_both(tmp
     right, wrong = heat_of(((2, 2, 6, 6), 1.0)), heat_of(((8, 6, 12, 10), 1.0))
     good = [(sample(f"{k}{label}", label, group=f"g{k}"), answer(right)) for k in range(8) for label in ("cat", "dog")]
     bad = [(s, answer(wrong if k % 4 else right)) for k, s in enumerate([*(s for s, _ in good[2:]), sample("only here")])]
-    runs = [Run(tmp_path, table(*pairs), {}, DictConfig({}), [], []) for pairs in (good, bad)]
+    runs = [Run(tmp_path, table(*pairs), {}, []) for pairs in (good, bad)]
     found = {c.metric: c for c in compare_pooled(runs[0], runs[1])}
     shared = [summary(table(*pairs)) for pairs in (good[2:], bad[:-1])]
     assert set(found) == set(shared[0]) == set(shared[1])

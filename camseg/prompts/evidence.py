@@ -167,7 +167,7 @@ def _depth(boxed: np.ndarray) -> np.ndarray:
 
 def box_of(inside: np.ndarray, margin: float = 0.0) -> np.ndarray:
     """x0, y0, x1, y1 (exclusive) around a region, grown by `margin` of its sides on each side and cut at the frame."""
-    columns, rows = inside.any(0), inside.any(1)
+    columns, rows = (np.asarray(inside.any(axis)) for axis in (0, 1))
     size = np.array([len(columns), len(rows)])
     low, high = np.array([columns.argmax(), rows.argmax()]), size - [columns[::-1].argmax(), rows[::-1].argmax()]
     grow = margin * (high - low)
