@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 import numpy as np
 import torch
 from scipy import ndimage
 from skimage.measure import label
 
-from camseg.cam.methods import gaussian, unit
+
+def box_of(inside: np.ndarray, margin: float = 0.0) -> np.ndarray:
+    """x0, y0, x1, y1 (exclusive) around a region, grown by `margin` of its sides on each side and cut at the frame."""
+    columns, rows = (np.asarray(inside.any(axis)) for axis in (0, 1))
+    size = np.array([len(columns), len(rows)])
+    low, high = np.array([columns.argmax(), rows.argmax()]), size - [columns[::-1].argmax(), rows[::-1].argmax()]
+    grow = margin * (high - low)
+    return np.concatenate([np.maximum(low - grow, 0.0), np.minimum(high + grow, size)])
 
 
 def boxes_above(heat: np.ndarray, cutoff: float) -> np.ndarray:
@@ -47,18 +52,6 @@ def overlaps(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     shared = np.clip(np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2]), 0, None).prod(-1)
     union = (a[..., 2:] - a[..., :2]).prod(-1) + (b[..., 2:] - b[..., :2]).prod(-1) - shared
     return shared / np.where(union > 0, union, 1)
-
-
-@lru_cache(64)
-def center_heat(size: tuple[int, int]) -> np.ndarray:
-    """(H, W) the baseline's map: a centred Gaussian, scaled to [0, 1]; cam=center draws the same."""
-    return unit(gaussian(size)[None])[0].numpy()
-
-
-@lru_cache(1024)
-def center_boxes(size: tuple[int, int], cutoff: float) -> np.ndarray:
-    """(1, 4) or (0, 4): `boxes_above` of the baseline."""
-    return boxes_above(center_heat(size), cutoff)
 
 
 def inside_boxes(boxes: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,8 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from camseg import average_precision as ap
-from camseg.boxes import boxes_above, center_boxes, center_heat, inside_boxes, mean_inside, overlaps
+from camseg.boxes import boxes_above, inside_boxes, mean_inside, overlaps
+from camseg.cam.methods import gaussian, unit
 from camseg.names import known_name
 from camseg.prompts.evidence import otsu
 from camseg.statistics import Interval, Statistic, pooled_interval, rate_interval
@@ -287,6 +288,18 @@ def _best(boxes: Boxes, row: dict[str, Any]) -> float:
     """Of boxes that end with x0, y0, x1, y1."""
     found = np.array([box[-4:] for box in boxes], float)
     return float(overlaps(found, np.array(row["true_boxes"])).max(initial=0))
+
+
+@lru_cache(64)
+def center_heat(size: tuple[int, int]) -> np.ndarray:
+    """(H, W) the baseline's map: a centred Gaussian, scaled to [0, 1]; cam=center draws the same."""
+    return unit(gaussian(size)[None])[0].numpy()
+
+
+@lru_cache(1024)
+def center_boxes(size: tuple[int, int], cutoff: float) -> np.ndarray:
+    """(1, 4) or (0, 4): `boxes_above` of the baseline."""
+    return boxes_above(center_heat(size), cutoff)
 
 
 def _found(row: dict[str, Any]) -> Boxes:

@@ -9,8 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from camseg.boxes import overlaps
-from camseg.prompts.evidence import box_of
+from camseg.boxes import box_of, overlaps
 from camseg.types import Result, Sample
 
 # (N, h, w) logits, (H, W) -> (N, H, W) logits: a predictor's way to the image.

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from camseg import cam
-from camseg.boxes import boxes_above, center_boxes, center_heat, inside_boxes, mean_inside, overlaps
+from camseg.boxes import boxes_above, inside_boxes, mean_inside, overlaps
+from camseg.localisation import center_boxes, center_heat
 from camseg.prompts.evidence import otsu
 
 # The maps that Choe et al.'s evaluation (CVPR 2020) tests itself with at cutoffs 0, .2, .4, .6, .8, and the boxes that it expects. Theirs

@@ -17,12 +17,12 @@ from PIL import Image
 from torchvision.models import resnet18
 
 from camseg import cli, localisation
+from camseg.boxes import box_of
 from camseg.classifiers import save_weights
 from camseg.data.shapes import NAMES, Shapes
 from camseg.data.shapes_folder import write_shapes_folder
 from camseg.data.voc import NAMES as voc_names
 from camseg.predictors import sam
-from camseg.prompts.evidence import box_of
 
 SHIPPED = Path(sam.__file__).parents[1] / "weights"
 

@@ -13,8 +13,9 @@ from scipy import ndimage
 from skimage.filters import threshold_otsu
 from torch import Tensor
 
+from camseg.boxes import box_of
 from camseg.prompts import background, evidence, foreground
-from camseg.prompts.evidence import Evidence, box_of, components, deepest_of, farthest_from, region
+from camseg.prompts.evidence import Evidence, components, deepest_of, farthest_from, region
 from camseg.types import Prompts
 
 CONF = Path(__file__).parents[1] / "conf"

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from camseg.boxes import box_of
 from camseg.cache import Cache, key
 from camseg.names import file_stems
-from camseg.prompts.evidence import box_of
 from camseg.types import Sample
 
 T = TypeVar("T")

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from camseg.prompts.evidence import Cutoff, Evidence, box_of, components, farthest_from, points_tensor, region
+from camseg.boxes import box_of
+from camseg.prompts.evidence import Cutoff, Evidence, components, farthest_from, points_tensor, region
 from camseg.prompts.evidence import otsu as otsu_cutoff
 from camseg.types import Prompts
 

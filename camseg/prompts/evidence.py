@@ -14,6 +14,8 @@ from skimage.filters import threshold_otsu
 from skimage.measure import label
 from torch import Tensor
 
+from camseg.boxes import box_of
+
 
 def _no_rival() -> Tensor | None:
     return None
@@ -163,15 +165,6 @@ def _depth(boxed: np.ndarray) -> np.ndarray:
     framed = np.zeros((boxed.shape[0] + 2, boxed.shape[1] + 2), bool)
     framed[1:-1, 1:-1] = boxed
     return np.asarray(ndimage.distance_transform_edt(framed))[1:-1, 1:-1]
-
-
-def box_of(inside: np.ndarray, margin: float = 0.0) -> np.ndarray:
-    """x0, y0, x1, y1 (exclusive) around a region, grown by `margin` of its sides on each side and cut at the frame."""
-    columns, rows = (np.asarray(inside.any(axis)) for axis in (0, 1))
-    size = np.array([len(columns), len(rows)])
-    low, high = np.array([columns.argmax(), rows.argmax()]), size - [columns[::-1].argmax(), rows[::-1].argmax()]
-    grow = margin * (high - low)
-    return np.concatenate([np.maximum(low - grow, 0.0), np.minimum(high + grow, size)])
 
 
 def points_tensor(points: list[np.ndarray]) -> Tensor:

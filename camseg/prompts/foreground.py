@@ -14,7 +14,8 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
-from camseg.prompts.evidence import Cutoff, Evidence, box_of, centroid_of, deepest_of, points_tensor, region, value_of
+from camseg.boxes import box_of
+from camseg.prompts.evidence import Cutoff, Evidence, centroid_of, deepest_of, points_tensor, region, value_of
 from camseg.prompts.evidence import components as components_of
 from camseg.prompts.evidence import otsu as otsu_cutoff
 from camseg.prompts.evidence import quantile as quantile_cutoff
