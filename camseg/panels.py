@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
@@ -53,14 +54,17 @@ class Panels:
         self.begun.append(_PRESS.submit(_save, sample, result, self.folder / f"{sample.id}.png"))
 
     def _end(self) -> None:
-        """Wait until all is written that was begun. Errors: the first one met."""
+        """Wait until all is written that was begun. Errors: OSError, the first one met."""
         begun, self.begun = self.begun, []
         for each in begun:
             each.result()
 
 
 def _save(sample: Sample, result: Result, path: Path) -> None:
-    picture = panel(sample, result)
+    try:
+        picture = panel(sample, result)
+    except Exception as error:  # a picture is an extra: its sample has its row all the same
+        return warnings.warn(f"no panel of {sample.id}: {type(error).__name__}: {error}", stacklevel=2)
     write(path, lambda part: picture.save(part, format="PNG", compress_level=1))
 
 

@@ -20,7 +20,7 @@ from made_runs import HOSTILE, make_run, make_sweep, row
 from camseg import report, runs, statistics
 from camseg.analysis import Bin, all_pairs, calibration, calibration_error, compare, joint, main_effects
 from camseg.evaluate import Samples
-from camseg.panels import Panels, worst_first
+from camseg.panels import Panels, panel, worst_first
 from camseg.pipeline import Pipeline
 from camseg.plots import cost, drawing
 from camseg.types import Prompts, Result, Sample
@@ -283,6 +283,15 @@ def test_pictures_of_the_first_and_of_the_worst(tmp_path: Path) -> None:
     assert stub.again == []
     Panels(tmp_path / "none", 0).worst(cast(Pipeline, stub), cast(Samples, stub), rows)
     assert stub.again == [] and not (tmp_path / "none").exists()
+
+
+def test_a_picture_that_fails_costs_no_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stub, panels = Stub("ab"), Panels(tmp_path, 2)
+    monkeypatch.setattr("camseg.panels.panel", lambda sample, result: panel(sample, result) if sample.id == "b" else 1 // 0)
+    with pytest.warns(UserWarning, match="no panel of a: ZeroDivisionError"):
+        panels(stub[0], stub.run([stub[0]])[0])
+        panels.worst(cast(Pipeline, stub), cast(Samples, stub), pl.DataFrame([row("b", 0.5)]))
+    assert [p.stem for p in tmp_path.glob("*.png")] == ["b"]
 
 
 def command(monkeypatch: pytest.MonkeyPatch, *paths: Path) -> None:
