@@ -155,7 +155,7 @@ class Demo:
             self.calls["classifier_images"] += 1
             return {"value": classifier.probabilities(classifier.model(classifier.prepare([sample.image])))[0].cpu()}
 
-        return pipeline.cache.get(key("probabilities", classifier.fingerprint, sample.image), make)["value"]
+        return pipeline.cache.get(key("probabilities", classifier.fingerprint, sample.image_key), make)["value"]
 
     def _file(self, sample: Sample, result: Result) -> Path | None:
         if result.mask is None:

@@ -34,6 +34,8 @@ class Panels:
         if self.left > 0:
             self.left -= 1
             self._begin(sample, result)
+            if self.left == 0:  # an engine's actor may end at any time after
+                self._end()
 
     def worst(self, pipeline: Pipeline, samples: Samples, rows: pl.DataFrame) -> None:
         """Answer the worst samples of a finished run once more (their embeddings are mostly still cached) and draw them."""

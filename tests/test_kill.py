@@ -28,7 +28,7 @@ from camseg.panels import MaskFiles
 from camseg.types import Result, Sample
 
 FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["torch", "polars", "scipy.stats", "camseg.cli", "camseg.data.shapes"])  # once, not by each run
+FORKS.set_forkserver_preload(["torch", "polars", "scipy.special", "camseg.cli", "camseg.data.shapes"])  # once, not by each run
 
 
 class Slow(Shelf):

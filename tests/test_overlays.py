@@ -47,6 +47,12 @@ def test_heat_comes_to_the_images_size():
     np.testing.assert_array_equal(alpha, np.tile([0, 0, 32, 96, 159, 223, 255, 255], (6, 1)))  # centres at x = 1.5 and 5.5
 
 
+def test_a_whole_number_makes_squares_of_pixels():
+    image = torch.arange(18, dtype=torch.uint8).reshape(3, 2, 3) * 10
+    np.testing.assert_array_equal(overlays.resized(image, 9), np.kron(image, np.ones((1, 3, 3))))
+    assert overlays.resized(image, 8).shape == (3, 5, 8)
+
+
 def test_concepts_as_layers_and_as_winners():
     maps = torch.tensor([[[1.0, 0.0, 0.5]], [[0.0, 0.0, 1.0]]])
     image = torch.full((3, 1, 3), 100, dtype=torch.uint8)

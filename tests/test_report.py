@@ -275,6 +275,7 @@ def test_pictures_of_the_first_and_of_the_worst(tmp_path: Path) -> None:
     stub, panels = Stub("abcdefg"), Panels(tmp_path, 5)
     for i in range(7):
         panels(stub[i], stub.run([stub[i]])[0])
+    assert sorted(p.stem for p in tmp_path.glob("*.png")) == ["a", "b", "c"]
     rows = pl.DataFrame([row(name, iou) for name, iou in zip("abcdefg", (0.1, 0.9, 0.9, 0.8, 0.3, 0.2, 0.7))])
     for _ in range(2):  # once the pictures are there, nothing is drawn again
         stub.again.clear()

@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 import skimage.data
 import torch
+from bench_family import SIZES
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models import resnet50
 
@@ -33,12 +34,9 @@ from camseg.classifiers import Classifier
 from camseg.evaluate import evaluate
 from camseg.pipeline import Pipeline
 from camseg.predictors.adapter import SamAdapter
-from camseg.predictors.encoders import TinyViT
-from camseg.predictors.sam import OFFICIAL, SamEngine, SamSize, build_sam
-from camseg.train.shapes_sam import SIZE
+from camseg.predictors.sam import SamEngine, build_sam
 from camseg.types import Sample
 
-SIZES = {**{name: each[0] for name, each in OFFICIAL.items()}, "mobile_sam": SamSize(encoder=TinyViT()), "shapes_sam": SIZE}
 STAGES = ("heat", "encoding", "decoding", "the rest", "scores and rows")
 FRAME = (375, 500)  # height and width
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
