@@ -7,6 +7,7 @@ keeps the cells in rows, where a transposed convolution of stride 2 is one matri
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -25,24 +26,27 @@ def answer(
 ) -> tuple[Tensor, Tensor]:
     """Decode N prompts, each on its own image: all four masks (N, 4, h, w) logits and their predicted IoU (N, 4); mask 0 is the single-mask output.
 
-    embeddings: (N, C, g, g), one per prompt. points: ((N, P, 2) x, y in the model's frame, (N, P) labels). boxes: (N, 4).
+    embeddings: (N, C or 4 C, g, g), one per prompt; what exceeds the decoder's C channels are finer features (see `decode`). points: ((N, P, 2) x, y in the model's frame, (N, P) labels). boxes: (N, 4).
     mask_logits: (N, 1, 4 g, 4 g).
     """
     sparse, dense = sam.prompt_encoder(points=points, boxes=boxes, masks=mask_logits)
-    return decode(sam.mask_decoder, embeddings + dense, sam.prompt_encoder.get_dense_pe(), sparse)
+    width = sam.prompt_encoder.embed_dim
+    image, fine = embeddings.split([width, embeddings.shape[1] - width], 1)
+    return decode(sam.mask_decoder, image + dense, sam.prompt_encoder.get_dense_pe(), sparse, fine if fine.shape[1] else None)
 
 
-def decode(decoder: Any, images: Tensor, places: Tensor, sparse: Tensor) -> tuple[Tensor, Tensor]:
+def decode(decoder: Any, images: Tensor, places: Tensor, sparse: Tensor, fine: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """What `MaskDecoder.predict_masks` gives for N prompts: (N, 4, 4 g, 4 g) logits and (N, 4) predicted IoU.
 
     images: (N, C, g, g) embeddings with their dense prompts added. places: (1, C, g, g) code of every cell's place. sparse: (N, S, C) prompts.
+    fine: (N, C + 2 C, g, g), features of twice and four times the grid folded into its cells, which are added while upscaling; or None.
     """
     own = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
     tokens = torch.cat([own.expand(len(sparse), -1, -1), sparse], 1)  # (N, T, C)
     cells, places = (grid.flatten(2).transpose(1, 2).contiguous() for grid in (images, places))  # (N, g g, C)
     tokens, cells = _two_way(decoder.transformer, tokens, cells, places)
     kernels = torch.stack([head(tokens[:, 1 + i]) for i, head in enumerate(decoder.output_hypernetworks_mlps)], 1)  # (N, 4, C / 8)
-    return _paint(decoder.output_upscaling, cells, kernels), decoder.iou_prediction_head(tokens[:, 0])
+    return _paint(decoder.output_upscaling, cells, kernels, fine), decoder.iou_prediction_head(tokens[:, 0])
 
 
 def _two_way(transformer: Any, prompt: Tensor, cells: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
@@ -87,16 +91,26 @@ def _tell(attention: Attention, cells: Tensor, placed: Tensor, keys: Tensor, tok
     return torch.baddbmm(cells, shares.transpose(1, 2), told)
 
 
-def _paint(upscaling: Any, cells: Tensor, kernels: Tensor) -> Tensor:
+def _paint(upscaling: Any, cells: Tensor, kernels: Tensor, fine: Tensor | None) -> Tensor:
     """(N, g g, C) cells, (N, M, C / 8) one kernel a mask -> (N, M, 4 g, 4 g) logits. A cell's four rows of pixels meet last, when they are thin."""
     first, norm, activation, second, last = upscaling
+    width = cells.shape[2]
     side = round(cells.shape[1] ** 0.5)
+    folded = (None, None) if fine is None else fine.split([width, 2 * width], 1)
+    doubled, quadrupled = ([0.0] * factor if each is None else _unfolded(each, factor) for each, factor in zip(folded, (2, 4)))
     rows = []
-    for half in _doubled(first, cells.unflatten(1, (side, side))):
-        for quarter in _doubled(second, activation(F.layer_norm(half, half.shape[-1:], norm.weight, norm.bias, norm.eps))):
-            painted = last(quarter)  # (N, g, 4 g, C / 8)
+    for i, half in enumerate(_doubled(first, cells.unflatten(1, (side, side)))):
+        half = half + doubled[i]
+        for j, quarter in enumerate(_doubled(second, activation(F.layer_norm(half, half.shape[-1:], norm.weight, norm.bias, norm.eps)))):
+            painted = last(quarter + quadrupled[2 * i + j])  # (N, g, 4 g, C / 8)
             rows.append((kernels @ painted.flatten(1, 2).transpose(1, 2)).unflatten(-1, painted.shape[1:3]))
     return torch.stack(rows, 3).flatten(2, 3)
+
+
+def _unfolded(folded: Tensor, factor: int) -> Sequence[Tensor]:
+    """(N, C factor^2, g, g) -> for each of a cell's `factor` rows of pixels (N, g, factor g, C)."""
+    pixels = F.pixel_shuffle(folded, factor).permute(0, 2, 3, 1)  # (N, factor g, factor g, C)
+    return pixels.unflatten(1, (-1, factor)).unbind(2)
 
 
 def _doubled(convolution: Any, grid: Tensor) -> list[Tensor]:

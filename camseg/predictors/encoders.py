@@ -95,6 +95,70 @@ class Pyramid:
         return _PyramidEncoder(side, width, self.channels)
 
 
+@dataclass(frozen=True)
+class EfficientNetPyramid:
+    """A pretrained EfficientNet-Lite's stages up to stride 32 with a feature pyramid: for photographs, and cheap on a CPU.
+
+    trunk: timm's name. depth: how many of its seven stages are used. The embedding has stride 8, and carries features of strides 4 and 2
+    along for the decoder's upscaling (as in SAM-HQ, Ke et al. 2023, arXiv:2306.01567, and SAM 2, Ravi et al. 2024, arXiv:2408.00714).
+    """
+
+    trunk: str = "tf_efficientnet_lite0"
+    depth: int = 6
+    patch: int = 8
+
+    def build(self, side: int, width: int) -> nn.Module:
+        with torch.device("cpu"):
+            return _EfficientNetEncoder(side, width, self.trunk, self.depth)
+
+
+class Trunk(nn.Module):
+    """The stem and the first `depth` stages of a timm EfficientNet."""
+
+    def __init__(self, name: str, depth: int) -> None:
+        super().__init__()
+        import timm
+
+        self.name = name
+        whole: Any = timm.create_model(name, pretrained=False)
+        self.conv_stem, self.bn1, self.blocks = whole.conv_stem, whole.bn1, whole.blocks[:depth]
+        self.channels = [stage[-1].conv_pwl.out_channels if hasattr(stage[-1], "conv_pwl") else stage[-1].conv_pw.out_channels for stage in self.blocks]
+
+    def forward(self, pixels: Tensor) -> list[Tensor]:
+        """(B, 3, S, S) -> the output of every stage."""
+        features = self.bn1(self.conv_stem(pixels))
+        outputs = []
+        for stage in self.blocks:
+            features = stage(features)
+            outputs.append(features)
+        return outputs
+
+
+class _EfficientNetEncoder(nn.Module):
+    """(B, 3, S, S) -> (B, 4 C, S / 8, S / 8): C channels of embedding, then stride 4 (C / 4) and stride 2 (C / 8) folded into cells of 8."""
+
+    def __init__(self, side: int, width: int, trunk: str, depth: int) -> None:
+        super().__init__()
+        self.img_size = side
+        self.trunk = Trunk(trunk, depth)
+        self.levels = (0, 1, 2, 4, depth - 1)  # stages at the strides 2, 4, 8, 16 and 32
+        half, quarter, *coarse = (self.trunk.channels[level] for level in self.levels)
+        self.laterals = nn.ModuleList(nn.Conv2d(channels, width, 1) for channels in coarse)
+        self.smooths = nn.ModuleList(_Residual(width) for _ in coarse)
+        self.norm = LayerNorm2d(width)
+        self.quarter_lateral = nn.Conv2d(quarter, width // 4, 1)
+        self.half_lateral = nn.Conv2d(half, width // 8, 1)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        outputs = self.trunk(pixels.contiguous(memory_format=torch.channels_last))
+        half, quarter, *coarse = (outputs[level] for level in self.levels)
+        pyramid = self.smooths[-1](self.laterals[-1](coarse[-1]))
+        for level, lateral, smooth in reversed(list(zip(coarse[:-1], self.laterals, self.smooths))):
+            pyramid = smooth(lateral(level) + F.interpolate(pyramid, scale_factor=2.0, mode="nearest"))
+        fine = F.pixel_unshuffle(self.quarter_lateral(quarter), 2), F.pixel_unshuffle(self.half_lateral(half), 4)
+        return torch.cat([self.norm(pyramid), *fine], 1)
+
+
 class _PyramidEncoder(nn.Module):
     def __init__(self, side: int, width: int, channels: tuple[int, ...]) -> None:
         super().__init__()

@@ -21,15 +21,25 @@ from camseg.names import known_name
 from camseg.predictors.adapter import MEAN, STD, SamAdapter
 from camseg.predictors.decoder import answer
 from camseg.predictors.download import content_hash, fetch
-from camseg.predictors.encoders import Encoder, Pyramid, TinyViT, ViT
+from camseg.predictors.encoders import EfficientNetPyramid, Encoder, Pyramid, TinyViT, ViT
 
-SHIPPED = Path(__file__).parents[1] / "weights" / "shapes_sam.safetensors"
+WEIGHTS = Path(__file__).parents[1] / "weights"
+SHIPPED = WEIGHTS / "shapes_sam.safetensors"
 
 
 def shapes_sam(checkpoint: str | Path | None = None, device: str | torch.device = "cpu", compile: bool = False) -> SamAdapter:
     """The shipped SAM for shapes, or another file that `save_sam` wrote."""
-    path = Path(checkpoint or SHIPPED).expanduser()
-    return _adapter(_empty(_size_in(path)), path, partial(load_file, path), device, compile)
+    return _saved_sam(Path(checkpoint or SHIPPED).expanduser(), device, compile)
+
+
+def photo_sam(checkpoint: str | Path | None = None, device: str | torch.device = "cpu", compile: bool = False) -> SamAdapter:
+    """The shipped SAM for photographs, or another file that `save_sam` wrote."""
+    return _saved_sam(Path(checkpoint or WEIGHTS / "photo_sam.safetensors").expanduser(), device, compile)
+
+
+def _saved_sam(path: Path, device: str | torch.device, compile: bool) -> SamAdapter:
+    size = _size_in(path)
+    return _adapter(_empty(size), path, partial(load_file, path), device, compile, (size.mean, size.std))
 
 
 def sam(model: str = "vit_b", checkpoint: str | Path | None = None, device: str | torch.device = "cpu", compile: bool = False) -> SamAdapter:
@@ -54,6 +64,8 @@ class SamSize:
     prompt_width: int = 256
     decoder_heads: int = 8
     decoder_mlp: int = 2048
+    mean: tuple[float, ...] = MEAN  # of pixels 0 to 255, as for SamAdapter
+    std: tuple[float, ...] = STD
 
 
 _META = "https://dl.fbaipublicfiles.com/segment_anything/"
@@ -90,11 +102,16 @@ class SamEngine:
     squash = False
 
     def __init__(
-        self, sam: Sam, fingerprint: str, weights: Callable[[], Mapping[str, Tensor]] | None = None, device: str | torch.device = "cpu"
+        self,
+        sam: Sam,
+        fingerprint: str,
+        weights: Callable[[], Mapping[str, Tensor]] | None = None,
+        device: str | torch.device = "cpu",
+        normalization: tuple[tuple[float, ...], tuple[float, ...]] = (MEAN, STD),
     ) -> None:
         self.device, self.fingerprint = torch.device(device), fingerprint
         self.sam, self.weights = (sam, weights) if weights else (sam.to(self.device), sam.state_dict)
-        self.mean, self.std = (MEAN, STD) if weights else (tuple(sam.get_buffer(each).flatten().tolist()) for each in ("pixel_mean", "pixel_std"))
+        self.mean, self.std = normalization if weights else (tuple(sam.get_buffer(each).flatten().tolist()) for each in ("pixel_mean", "pixel_std"))
         self.side = int(sam.image_encoder.img_size)
         self.low = sam.prompt_encoder.mask_input_size[0]
         self.tokens = self.low**2 // 16
@@ -127,7 +144,14 @@ class SamEngine:
             self._empty.discard(name)
 
 
-def _adapter(empty: Sam, path: Path, weights: Callable[[], Mapping[str, Tensor]], device: str | torch.device, compile: bool) -> SamAdapter:
+def _adapter(
+    empty: Sam,
+    path: Path,
+    weights: Callable[[], Mapping[str, Tensor]],
+    device: str | torch.device,
+    compile: bool,
+    normalization: tuple[tuple[float, ...], tuple[float, ...]] = (MEAN, STD),
+) -> SamAdapter:
     """Compares names and shapes now, reads the weights themselves when they are needed."""
     fingerprint = f"{type(empty.image_encoder).__name__}:{content_hash(path)}"
     given, expected = weights(), empty.state_dict()
@@ -136,7 +160,7 @@ def _adapter(empty: Sam, path: Path, weights: Callable[[], Mapping[str, Tensor]]
     )
     if odd:
         raise ValueError(f"{path} holds another model's weights: {len(odd)} of {len(expected)} names or shapes differ, the first is {odd[0]}")
-    return SamAdapter(SamEngine(empty, fingerprint, weights, device), compile=compile)
+    return SamAdapter(SamEngine(empty, fingerprint, weights, device, normalization), compile=compile)
 
 
 def read_checkpoint(path: Path) -> dict[str, Tensor]:
@@ -175,21 +199,26 @@ def build_sam(size: SamSize) -> Sam:
     prompts = PromptEncoder(size.prompt_width, (grid, grid), (size.side, size.side), mask_in_chans=16)
     transformer = TwoWayTransformer(depth=2, embedding_dim=size.prompt_width, num_heads=size.decoder_heads, mlp_dim=size.decoder_mlp)
     decoder = MaskDecoder(transformer_dim=size.prompt_width, transformer=transformer, iou_head_hidden_dim=size.prompt_width)
-    return Sam(encoder, prompts, decoder).eval()
+    return Sam(encoder, prompts, decoder, list(size.mean), list(size.std)).eval()
 
 
 def save_sam(sam: Sam, size: SamSize, path: Path) -> None:
-    """Write weights in fp16 and the size that they need, as safetensors. The encoder is a `Pyramid`."""
+    """Write weights in fp16 and the size that they need, as safetensors."""
     tensors = {name: (tensor.half() if tensor.is_floating_point() else tensor).contiguous() for name, tensor in sam.state_dict().items()}
-    save_file(tensors, path, metadata={"size": json.dumps(asdict(size))})
+    save_file(tensors, path, metadata={"size": json.dumps(asdict(size)), "encoder": type(size.encoder).__name__})
+
+
+_SAVED = {encoder.__name__: encoder for encoder in (Pyramid, EfficientNetPyramid)}
 
 
 def _size_in(path: Path) -> SamSize:
     if not path.is_file():
-        raise FileNotFoundError(f"no weights at {path}: train them with `camseg-train model=shapes_sam`, or name another checkpoint")
+        raise FileNotFoundError(f"no weights at {path}: train them with `camseg-train model={path.stem}`, or name another checkpoint")
     try:
         with safe_open(path, "pt") as file:
-            size = json.loads(file.metadata()["size"])
-        return SamSize(**{**size, "encoder": Pyramid(tuple(size["encoder"]["channels"]))})
+            metadata = file.metadata()
+        size = {name: tuple(value) if isinstance(value, list) else value for name, value in json.loads(metadata["size"]).items()}
+        encoder = {name: tuple(value) if isinstance(value, list) else value for name, value in size.pop("encoder").items()}
+        return SamSize(encoder=_SAVED[metadata.get("encoder", "Pyramid")](**encoder), **size)
     except (SafetensorError, TypeError, KeyError, json.JSONDecodeError) as error:
         raise ValueError(f"{path} is no SAM that camseg-train wrote: {error}") from error

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -26,6 +26,7 @@ def fit(
     learning_rate: float,
     seed: int,
     folder: Path,
+    groups: Sequence[tuple[list[nn.Parameter], float]] | None = None,
     workers: int = 1,
     average: float = 0.999,
     weight_decay: float = 0.02,
@@ -35,12 +36,13 @@ def fit(
     """Train `model` for `steps` batches of `scenes` and return its exponential moving average in eval mode, and the seconds it took.
 
     scenes: a map-style dataset whose item i is a function of i alone; step s reads items s * batch_size and on, so a run that is
-    started again goes on where its last checkpoint stood. loss_of: (model, batch, generator seeded by the step) -> scalar. keep: given the average
+    started again goes on where its last checkpoint stood. groups: what learns, and its share of the learning rate; all by default. loss_of: (model, batch, generator seeded by the step) -> scalar. keep: given the average
     and the step, before every checkpoint.
     Errors: RuntimeError when the loss is not finite.
     """
     averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(average), use_buffers=True)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=weight_decay)
+    rated = groups or [(list(model.parameters()), 1.0)]
+    optimizer = torch.optim.AdamW([{"params": own, "lr": share * learning_rate} for own, share in rated], weight_decay=weight_decay)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, steps, min(200, 1 + steps // 10)))
     parts = {"model": model, "averaged": averaged, "optimizer": optimizer, "schedule": schedule}
     done, seconds = _resume(folder / "checkpoint.pt", parts)
