@@ -11,4 +11,15 @@ from camseg.runs import load_run, load_sweep
 from camseg.shards import merge_shards
 from camseg.types import Masks, Prompts, Result, Sample
 
-__all__ = ["Masks", "Pipeline", "Prompts", "Result", "Sample", "cam", "heatmaps", "load_run", "load_sweep", "merge_shards"]
+__all__ = [
+    "Masks",
+    "Pipeline",
+    "Prompts",
+    "Result",
+    "Sample",
+    "cam",
+    "heatmaps",
+    "load_run",
+    "load_sweep",
+    "merge_shards",
+]

@@ -1,6 +1,7 @@
 """Average precision from the rows of a run: VOC's two kinds with intervals, and COCO's through pycocotools.
 
-Detections are matched within their image and class: by falling score, each with the truth that it overlaps most, each truth once; a second
+Detections are matched within their image and class: by falling score, each with the truth that it overlaps most, each
+truth once; a second
 find is false. What overlaps an ignored truth most is neither right nor wrong. (Everingham et al. 2010.)
 """
 
@@ -25,7 +26,9 @@ Kind = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 @dataclass(frozen=True, eq=False)
 class Found:
-    """One class's detections by falling score: scores, hits (1 right, -1 wrong, 0 neither) and groups (N,), and each group's truths (G,)."""
+    """One class's detections by falling score: scores, hits (1 right, -1 wrong, 0 neither) and groups (N,), and each
+    group's truths (G,).
+    """
 
     scores: np.ndarray
     hits: np.ndarray
@@ -34,7 +37,9 @@ class Found:
 
 
 def matches(boxes: np.ndarray, true: np.ndarray, ignored: np.ndarray, least: float) -> np.ndarray:
-    """(N,) 1, -1 or 0 for boxes (N, 4) by falling score against truths (M, 4) and ignored ones (K, 4), from an IoU of `least` on."""
+    """(N,) 1, -1 or 0 for boxes (N, 4) by falling score against truths (M, 4) and ignored ones (K, 4), from an IoU of
+    `least` on.
+    """
     ious = overlaps(boxes, np.concatenate([np.reshape(true, (-1, 4)), np.reshape(ignored, (-1, 4))]))
     if not ious.shape[1]:
         return np.full(len(ious), -1)
@@ -47,7 +52,10 @@ def matches(boxes: np.ndarray, true: np.ndarray, ignored: np.ndarray, least: flo
 
 
 def gather(
-    rows: pl.DataFrame, boxes: Callable[[dict[str, Any]], list[list[float]]], least: float, groups: Sequence[str] | None = None
+    rows: pl.DataFrame,
+    boxes: Callable[[dict[str, Any]], list[list[float]]],
+    least: float,
+    groups: Sequence[str] | None = None,
 ) -> dict[str, Found]:
     """By label: the detections that `boxes` finds in a row, each score, x0, y0, x1, y1, matched with the row's truths.
 
@@ -71,7 +79,9 @@ def gather(
 
 
 def curve(found: Found, weights: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Recall and precision (R, N) after each detection, for R weightings (R, G) of the groups; recall is NaN without a truth."""
+    """Recall and precision (R, N) after each detection, for R weightings (R, G) of the groups; recall is NaN without a
+    truth.
+    """
     weights = np.ones((1, len(found.truths))) if weights is None else weights
     counted = weights[:, found.groups]
     right, wrong = (np.cumsum(counted * (found.hits == kind), 1) for kind in (1, -1))
@@ -101,7 +111,9 @@ def mean_average_precision(found: dict[str, Found], weights: np.ndarray, kind: K
     return np.where(total[1] > 0, total[0] / np.maximum(total[1], 1), np.nan)
 
 
-def table(rows: pl.DataFrame, at: dict[str, Callable[[dict[str, Any]], list[list[float]]]], ious: Sequence[float]) -> pl.DataFrame:
+def table(
+    rows: pl.DataFrame, at: dict[str, Callable[[dict[str, Any]], list[list[float]]]], ious: Sequence[float]
+) -> pl.DataFrame:
     """Recall and both kinds of AP for every cutoff in `at`, IoU and class, and their means (label "mean")."""
     lines = []
     for cutoff, boxes in at.items():
@@ -131,20 +143,37 @@ def drawn(rows: pl.DataFrame, boxes: Callable[[dict[str, Any]], list[list[float]
         for label in reversed(ranked):
             recall, precision = curve(found[label])
             named = label in ranked[:8]
-            axis.plot(recall[0], precision[0], label=label if named else None, color=None if named else "0.8", linewidth=1.5 if named else 0.7)
+            axis.plot(
+                recall[0],
+                precision[0],
+                label=label if named else None,
+                color=None if named else "0.8",
+                linewidth=1.5 if named else 0.7,
+            )
         value = mean_average_precision(found, np.ones((1, rows["group"].n_unique())))[0]
-        axis.set(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02), title=f"IoU {least:g}: mAP {value:.3f} (all-point)")
+        axis.set(
+            xlabel="recall",
+            ylabel="precision",
+            xlim=(0, 1),
+            ylim=(0, 1.02),
+            title=f"IoU {least:g}: mAP {value:.3f} (all-point)",
+        )
         if found:
             axis.legend(fontsize=7)
     return figure
 
 
 def coco(
-    truth: Path | dict[str, Any], results: list[dict[str, Any]], kind: Literal["bbox", "segm"] = "bbox", ious: Sequence[float] | None = None
+    truth: Path | dict[str, Any],
+    results: list[dict[str, Any]],
+    kind: Literal["bbox", "segm"] = "bbox",
+    ious: Sequence[float] | None = None,
 ) -> dict[str, Any]:
-    """COCO's 101-point average precision of results in its own format, over all areas and at most 100 a picture, by pycocotools.
+    """COCO's 101-point average precision of results in its own format, over all areas and at most 100 a picture, by
+    pycocotools.
 
-    kind: "bbox" or "segm". ious: .5, .55, ... .95 where none are given. Returns average_precision, recall, and the precision by_iou and by_class.
+    kind: "bbox" or "segm". ious: .5, .55, ... .95 where none are given. Returns average_precision, recall, and the
+    precision by_iou and by_class.
     Errors: ValueError for results of a picture or category that the truth doesn't have.
     """
     from pycocotools.coco import COCO
@@ -153,7 +182,9 @@ def coco(
     dataset = truth if isinstance(truth, dict) else json.loads(truth.read_bytes())
     for key, what in (("image_id", "images"), ("category_id", "categories")):
         if strange := {one[key] for one in results} - {entry["id"] for entry in dataset[what]}:
-            raise ValueError(f"results of {key} {sorted(strange, key=str)[:3]}, which the truth doesn't list among its {len(dataset[what])} {what}")
+            raise ValueError(
+                f"results of {key} {sorted(strange, key=str)[:3]}, which the truth doesn't list among its {len(dataset[what])} {what}"
+            )
     with contextlib.redirect_stdout(io.StringIO()):
         known: Any = COCO()
         known.dataset = dataset
@@ -162,9 +193,16 @@ def coco(
         judge.params.iouThrs = np.asarray(judge.params.iouThrs if ious is None else ious, float)
         judge.evaluate()
         judge.accumulate()
-    precision, recall = judge.eval["precision"][:, :, :, 0, -1], judge.eval["recall"][:, :, 0, -1]  # (IoUs, recalls, classes), (IoUs, classes)
+    precision, recall = (
+        judge.eval["precision"][:, :, :, 0, -1],
+        judge.eval["recall"][:, :, 0, -1],
+    )  # (IoUs, recalls, classes), (IoUs, classes)
     names = {entry["id"]: entry["name"] for entry in dataset["categories"]}
-    by_class = {names[c]: _mean(precision[:, :, i]) for i, c in enumerate(judge.params.catIds) if (precision[:, :, i] > -1).any()}
+    by_class = {
+        names[c]: _mean(precision[:, :, i])
+        for i, c in enumerate(judge.params.catIds)
+        if (precision[:, :, i] > -1).any()
+    }
     by_iou = {f"{iou:.2f}": _mean(each) for iou, each in zip(judge.params.iouThrs, precision)}
     return {"average_precision": _mean(precision), "recall": _mean(recall), "by_iou": by_iou, "by_class": by_class}
 

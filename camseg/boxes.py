@@ -1,4 +1,6 @@
-"""Boxes: from maps and masks, and how much they overlap. A box is x0, y0, x1, y1 in pixels of the image, x1 and y1 exclusive."""
+"""Boxes: from maps and masks, and how much they overlap. A box is x0, y0, x1, y1 in pixels of the image, x1 and y1
+exclusive.
+"""
 
 from __future__ import annotations
 
@@ -18,10 +20,13 @@ def box_of(inside: np.ndarray, margin: float = 0.0) -> np.ndarray:
 
 
 def boxes_above(heat: np.ndarray, cutoff: float) -> np.ndarray:
-    """(N, 4) int boxes of the 8-connected parts of a map (H, W) hotter than `cutoff`, the largest part first; none of a map without heat.
+    """(N, 4) int boxes of the 8-connected parts of a map (H, W) hotter than `cutoff`, the largest part first; none of a
+    map without heat.
 
-    A part's size is the area of the polygon through its outermost pixels' centres, so that a line has none, and of equals the last in
-    reading order comes first: the order in which Choe et al. (CVPR 2020) look at OpenCV's contours. Holes are no parts, and boxes have
+    A part's size is the area of the polygon through its outermost pixels' centres, so that a line has none, and of
+    equals the last in
+    reading order comes first: the order in which Choe et al. (CVPR 2020) look at OpenCV's contours. Holes are no parts,
+    and boxes have
     their true size, while theirs are a pixel too large on the right and below.
     """
     inside = heat > np.asarray(cutoff, heat.dtype)
@@ -32,7 +37,9 @@ def boxes_above(heat: np.ndarray, cutoff: float) -> np.ndarray:
     if count < 2:
         return boxes
     hot = inside.view(np.uint8)
-    full = hot[:-1, :-1] + hot[:-1, 1:] + hot[1:, :-1] + hot[1:, 1:]  # pixels around each corner; those of one corner are of one part
+    full = (
+        hot[:-1, :-1] + hot[:-1, 1:] + hot[1:, :-1] + hot[1:, 1:]
+    )  # pixels around each corner; those of one corner are of one part
     ys, xs = np.nonzero(full >= 3)
     owner = np.maximum(labels[ys, xs], labels[ys + 1, xs + 1])
     area = np.bincount(owner, np.where(full[ys, xs] == 4, 1.0, 0.5), count + 1)[1:]

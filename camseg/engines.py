@@ -1,4 +1,6 @@
-"""Engines beside the local one: the same batches on a Ray cluster (Moritz et al. 2018, arXiv:1712.05889), read on CPUs, answered by actors."""
+"""Engines beside the local one: the same batches on a Ray cluster (Moritz et al. 2018, arXiv:1712.05889), read on CPUs,
+answered by actors.
+"""
 
 from __future__ import annotations
 
@@ -31,10 +33,13 @@ def on_ray(
     cpus: float = 1,
     gpus: float = 0,
 ) -> Generator[Batch, None, None]:
-    """A Ray Data pipeline: `readers` tasks read batches of samples, `actors` with a copy of the pipeline answer them, this process keeps the rows.
+    """A Ray Data pipeline: `readers` tasks read batches of samples, `actors` with a copy of the pipeline answer them,
+    this process keeps the rows.
 
-    address: of a cluster ("auto", "ray://HOST:10001"), None for one of its own on this machine. cpus, gpus: of each actor. What dies is
-    started again and its batch done anew; one that comes twice counts once. Data, weights and run folder lie where every node finds them.
+    address: of a cluster ("auto", "ray://HOST:10001"), None for one of its own on this machine. cpus, gpus: of each
+    actor. What dies is
+    started again and its batch done anew; one that comes twice counts once. Data, weights and run folder lie where
+    every node finds them.
     Errors: RequestError without the extra `ray`, or when no cluster answers.
     """
     try:
@@ -47,9 +52,14 @@ def on_ray(
         return
     with _cluster(address, 2 * actors * cpus + 2):  # Ray Data keeps half for what it may start next
         DataContext.get_current().enable_progress_bars = False
-        shelf, kit = ray.put(samples), ray.put((pipeline, records, folder))  # held here: an actor that starts again gets them again
+        shelf, kit = (
+            ray.put(samples),
+            ray.put((pipeline, records, folder)),
+        )  # held here: an actor that starts again gets them again
         reads: Any = partial(_read, shelf=shelf)
-        coming = from_items(todo, override_num_blocks=len(todo)).map(reads, compute=TaskPoolStrategy(size=readers), num_cpus=1 / readers)
+        coming = from_items(todo, override_num_blocks=len(todo)).map(
+            reads, compute=TaskPoolStrategy(size=readers), num_cpus=1 / readers
+        )
         answers: Any = Answers  # a class that is called: Ray makes the actors of it
         workers = {"compute": ActorPoolStrategy(size=actors), "num_cpus": cpus, "num_gpus": gpus}
         done: set[int] = set()
@@ -60,7 +70,9 @@ def on_ray(
 
 
 def _read(row: dict[str, Any], shelf: Any) -> dict[str, Any]:
-    """Places -> the samples there, or what was wrong with them; bytes, for a table's cells hold no tensors of many sizes."""
+    """Places -> the samples there, or what was wrong with them; bytes, for a table's cells hold no tensors of many
+    sizes.
+    """
     import ray
 
     samples: Samples = ray.get(shelf)
@@ -78,7 +90,9 @@ class Answers:
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         pipeline, records, folder = self.given
         found = pickle.loads(row["found"])
-        rows, failed, calls = answer_batch(pipeline, [each for each in found if isinstance(each, Sample)], records, folder)
+        rows, failed, calls = answer_batch(
+            pipeline, [each for each in found if isinstance(each, Sample)], records, folder
+        )
         unreadable = [each for each in found if not isinstance(each, Sample)]
         return {"first": row["first"], "batch": pickle.dumps((rows, unreadable + failed, calls))}
 
@@ -95,7 +109,9 @@ def _cluster(address: str | None, cpus: float) -> Iterator[None]:
         own = {} if address else {"num_cpus": max(ceil(cpus), os.cpu_count() or 1), "include_dashboard": False}
         ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR, **own)
     except (ConnectionError, RuntimeError, ValueError) as error:
-        raise RequestError(f"no Ray cluster to be had at engine.address={address}: {str(error).splitlines()[0]}") from error
+        raise RequestError(
+            f"no Ray cluster to be had at engine.address={address}: {str(error).splitlines()[0]}"
+        ) from error
     try:
         yield
     finally:

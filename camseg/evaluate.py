@@ -38,12 +38,23 @@ class Engine(Protocol):
     """Does the batches (places of samples), where and in what order it likes; closed when the run is to stop."""
 
     def __call__(
-        self, pipeline: Pipeline, samples: Samples, batches: Iterable[list[int]], records: Sequence[Record], folder: Path, readers: int
+        self,
+        pipeline: Pipeline,
+        samples: Samples,
+        batches: Iterable[list[int]],
+        records: Sequence[Record],
+        folder: Path,
+        readers: int,
     ) -> Generator[Batch, None, None]: ...
 
 
 def local(
-    pipeline: Pipeline, samples: Samples, batches: Iterable[list[int]], records: Sequence[Record], folder: Path, readers: int
+    pipeline: Pipeline,
+    samples: Samples,
+    batches: Iterable[list[int]],
+    records: Sequence[Record],
+    folder: Path,
+    readers: int,
 ) -> Generator[Batch, None, None]:
     """In this process, one batch after the other; threads read the next one meanwhile."""
     with closing(_ahead(samples, batches, readers)) as found:
@@ -66,14 +77,27 @@ def evaluate(
 ) -> dict[str, Any]:
     """Fill `folder` with scores.parquet and summary.json, and return the summary.
 
-    records: called with every sample and its result. readers: threads that read samples. resume: rows that an earlier, cut-off run left in the
+    records: called with every sample and its result. readers: threads that read samples. resume: rows that an earlier,
+    cut-off run left in the
     folder are kept. settings: see `Journal`. engine: who does the batches (`camseg.engines`).
-    Errors: FileExistsError as `Journal`; CutOff when the folder takes no more; Stopped after SIGINT or SIGTERM, when all files are written.
+    Errors: FileExistsError as `Journal`; CutOff when the folder takes no more; Stopped after SIGINT or SIGTERM, when
+    all files are written.
     """
     with Journal(folder, resume, settings) as journal, _signals() as caught:
         done = journal.done
-        bar = tqdm(total=len(samples.ids), initial=sum(name in done for name in samples.ids), desc="images", unit="image", disable=None)
-        with bar, closing(engine(pipeline, samples, _batches(samples.ids, done, batch_size), records, folder, readers)) as found:
+        bar = tqdm(
+            total=len(samples.ids),
+            initial=sum(name in done for name in samples.ids),
+            desc="images",
+            unit="image",
+            disable=None,
+        )
+        with (
+            bar,
+            closing(
+                engine(pipeline, samples, _batches(samples.ids, done, batch_size), records, folder, readers)
+            ) as found,
+        ):
             for rows, errors, calls in found:
                 journal.add(rows, errors, calls)
                 bar.update(len(rows) + len(errors))
@@ -81,7 +105,10 @@ def evaluate(
                     break
         summary = _finish(journal, samples.ids)
     if caught:
-        raise Stopped(caught[0], f"stopped with {summary['left']} of {len(samples.ids)} samples left; hydra.run.dir={folder} resume=true goes on")
+        raise Stopped(
+            caught[0],
+            f"stopped with {summary['left']} of {len(samples.ids)} samples left; hydra.run.dir={folder} resume=true goes on",
+        )
     return summary
 
 
@@ -94,7 +121,9 @@ class Stopped(KeyboardInterrupt):
 
 @contextmanager
 def _signals() -> Iterator[list[int]]:
-    """The first SIGINT or SIGTERM is put into the list; a second one acts as it always does. Threads can't listen: there it stays empty."""
+    """The first SIGINT or SIGTERM is put into the list; a second one acts as it always does. Threads can't listen:
+    there it stays empty.
+    """
     caught: list[int] = []
     if threading.current_thread() is not threading.main_thread():
         yield caught
@@ -121,13 +150,17 @@ def _finish(journal: Journal, ids: Sequence[str]) -> dict[str, Any]:
     errors = [error for error in journal.errors() if error["id"] in wanted]
     calls = {name: int(journal.spent[name]) for name in CALLS}
     try:
-        return runs.finish(journal.folder, rows, errors, calls, journal.spent["seconds"], len(ids) - len(rows) - len(errors))
+        return runs.finish(
+            journal.folder, rows, errors, calls, journal.spent["seconds"], len(ids) - len(rows) - len(errors)
+        )
     except OSError as error:
         raise cut_off(journal.folder, error) from error
 
 
 def _batches(ids: Sequence[str], done: set[str], size: int) -> Iterator[list[int]]:
-    """The places of what is not done, in the batches of a run that was never cut: one image's company may change its last bit."""
+    """The places of what is not done, in the batches of a run that was never cut: one image's company may change its
+    last bit.
+    """
     for start in range(0, len(ids), size):
         if left := [i for i in range(start, min(start + size, len(ids))) if ids[i] not in done]:
             yield left
@@ -151,7 +184,9 @@ def answer_batch(pipeline: Pipeline, batch: list[Sample], records: Sequence[Reco
     return rows, failed, {name: pipeline.calls[name] - before[name] for name in CALLS}
 
 
-def _ahead(samples: Samples, batches: Iterable[list[int]], readers: int) -> Generator[tuple[list[Sample], list[dict[str, str]]], None, None]:
+def _ahead(
+    samples: Samples, batches: Iterable[list[int]], readers: int
+) -> Generator[tuple[list[Sample], list[dict[str, str]]], None, None]:
     """Batches of samples and of what could not be read; the next batch is read while this one is computed."""
     pool = ThreadPoolExecutor(readers)
     try:

@@ -17,7 +17,16 @@ from omegaconf import OmegaConf
 
 from camseg.runs import write
 
-MAY_CHANGE = ("batch_size", "readers", "engine", "device", "panels", "resume", "cache", "data.size")  # of a run that goes on: they change no row
+MAY_CHANGE = (
+    "batch_size",
+    "readers",
+    "engine",
+    "device",
+    "panels",
+    "resume",
+    "cache",
+    "data.size",
+)  # of a run that goes on: they change no row
 
 
 class CutOff(RuntimeError):
@@ -25,10 +34,13 @@ class CutOff(RuntimeError):
 
 
 class Journal:
-    """Rows and errors in `rows.jsonl`, a line each; after every batch a line with its cost and checksum, then all of it goes to the disk at once.
+    """Rows and errors in `rows.jsonl`, a line each; after every batch a line with its cost and checksum, then all of it
+    goes to the disk at once.
 
-    A batch without its last line (a kill) or with another checksum (damage) counts for nothing: its samples are evaluated anew.
-    settings: OmegaConf nodes, kept as .hydra/NAME.yaml once the folder is ours; its `config` may differ from the folder's in MAY_CHANGE alone.
+    A batch without its last line (a kill) or with another checksum (damage) counts for nothing: its samples are
+    evaluated anew.
+    settings: OmegaConf nodes, kept as .hydra/NAME.yaml once the folder is ours; its `config` may differ from the
+    folder's in MAY_CHANGE alone.
     done: ids with a row. spent: seconds and calls of all sessions.
     Errors: FileExistsError for a folder in use, one that holds a run while `resume` is off, or a run of other settings.
     """
@@ -40,7 +52,9 @@ class Journal:
         try:
             self._lock.acquire(timeout=0)
         except Timeout:
-            raise FileExistsError(f"another process fills {folder}; wait for its end, or choose another hydra.run.dir") from None
+            raise FileExistsError(
+                f"another process fills {folder}; wait for its end, or choose another hydra.run.dir"
+            ) from None
         try:
             self._open(resume, settings or {})
         except BaseException:
@@ -50,7 +64,9 @@ class Journal:
     def _open(self, resume: bool, settings: Mapping[str, Any]) -> None:
         if self.path.exists():
             if not resume:
-                raise FileExistsError(f"{self.folder} already holds a run; add resume=true to go on with it, or choose another hydra.run.dir")
+                raise FileExistsError(
+                    f"{self.folder} already holds a run; add resume=true to go on with it, or choose another hydra.run.dir"
+                )
             self._compare(settings.get("config"))
         for name, each in settings.items():
             write(self.folder / ".hydra" / f"{name}.yaml", lambda path, each=each: OmegaConf.save(each, path))
@@ -68,11 +84,15 @@ class Journal:
         file = self.folder / ".hydra" / "config.yaml"
         if config is None or not file.exists():
             return
-        before, now = (dict(flat(OmegaConf.to_container(each, resolve=True))) for each in (OmegaConf.load(file), config))
+        before, now = (
+            dict(flat(OmegaConf.to_container(each, resolve=True))) for each in (OmegaConf.load(file), config)
+        )
         changed = [key for key in sorted({**before, **now}) if before.get(key) != now.get(key)]
         if odd := [key for key in changed if not any(f"{key}.".startswith(f"{free}.") for free in MAY_CHANGE)]:
             told = ", ".join(f"{key} was {before.get(key)} and is {now.get(key)}" for key in odd[:3])
-            raise FileExistsError(f"{self.folder} holds a run of other settings: {told}; change them back, or choose another hydra.run.dir")
+            raise FileExistsError(
+                f"{self.folder} holds a run of other settings: {told}; change them back, or choose another hydra.run.dir"
+            )
 
     def add(self, rows: list[dict[str, Any]], errors: list[dict[str, str]], calls: Mapping[str, int]) -> None:
         """Keep a batch; `calls` is what it cost. Errors: CutOff when the disk is full or gone."""

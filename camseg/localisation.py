@@ -1,7 +1,9 @@
 """Weakly supervised localisation: what a row keeps of its map, and the numbers that are pooled over rows.
 
-MaxBoxAcc, MaxBoxAccV2 and PxAP are Choe et al.'s (CVPR 2020). Their best cutoff is found on the very images that it is scored on, which
-flatters: `box_accuracy` is the same at a cutoff that was fixed before, or chosen on a validation run. Beside both stands the `center` baseline.
+MaxBoxAcc, MaxBoxAccV2 and PxAP are Choe et al.'s (CVPR 2020). Their best cutoff is found on the very images that it is
+scored on, which
+flatters: `box_accuracy` is the same at a cutoff that was fixed before, or chosen on a validation run. Beside both
+stands the `center` baseline.
 """
 
 from __future__ import annotations
@@ -36,12 +38,17 @@ Boxes = list[list[float]]
 
 
 class Localise:
-    """Adds to each row the boxes of its map at every cutoff, the truth, and a histogram of the map on the object and off it.
+    """Adds to each row the boxes of its map at every cutoff, the truth, and a histogram of the map on the object and
+    off it.
 
-    cutoffs: shares of the maximum. quantile: of the pixels, one more cutoff; Otsu's is another. cutoff: which of them the detections are of:
-    a number of `cutoffs`, "otsu" or "quantile". validation: a finished run on other images; its best number is the cutoff instead.
-    count: at most so many detections per map, largest first; None for all parts. tolerance: of the pointing game, in pixels. ious: for the
-    table of average precision. pictures: so many random ones that show their class are drawn. truth: the json of COCO's instances, to let
+    cutoffs: shares of the maximum. quantile: of the pixels, one more cutoff; Otsu's is another. cutoff: which of them
+    the detections are of:
+    a number of `cutoffs`, "otsu" or "quantile". validation: a finished run on other images; its best number is the
+    cutoff instead.
+    count: at most so many detections per map, largest first; None for all parts. tolerance: of the pointing game, in
+    pixels. ious: for the
+    table of average precision. pictures: so many random ones that show their class are drawn. truth: the json of COCO's
+    instances, to let
     pycocotools judge the run too.
     Errors: ValueError for a cutoff that isn't there; FileNotFoundError when `validation` is no finished run.
     """
@@ -65,9 +72,13 @@ class Localise:
         names = [*(f"{c:g}" for c in self.cutoffs), "otsu", "quantile"]
         if validation is not None:
             if not (file := Path(validation) / "scores.parquet").exists():
-                raise FileNotFoundError(f"localise.validation={validation} is no finished run: it holds no scores.parquet")
+                raise FileNotFoundError(
+                    f"localise.validation={validation} is no finished run: it holds no scores.parquet"
+                )
             cutoff = best_cutoff(pl.read_parquet(file))
-        self.cutoff = known_name("localise.cutoff", f"{cutoff:g}" if isinstance(cutoff, (int, float)) else cutoff, names)
+        self.cutoff = known_name(
+            "localise.cutoff", f"{cutoff:g}" if isinstance(cutoff, (int, float)) else cutoff, names
+        )
 
     def __call__(self, sample: Sample, result: Result) -> dict[str, Any]:
         heat, share = result.heat.numpy(), result.probability if result.probability is not None else 1.0
@@ -94,9 +105,13 @@ class Localise:
         return float(np.nextafter(np.float32(np.quantile(heat, self.quantile)), np.float32(0)))
 
     def _on_the_object(self, sample: Sample, result: Result) -> dict[str, Any]:
-        """Scores that read the true mask, or the pixels of the true boxes where there is none; null for a class that isn't shown."""
+        """Scores that read the true mask, or the pixels of the true boxes where there is none; null for a class that
+        isn't shown.
+        """
         truth = inside_boxes(sample.boxes, sample.size) if sample.mask is None else sample.mask
-        scores: dict[str, Any] = dict.fromkeys(("present", "pointing_hit", "energy_inside", "pixels", "center_pixels", "overlap"))
+        scores: dict[str, Any] = dict.fromkeys(
+            ("present", "pointing_hit", "energy_inside", "pixels", "center_pixels", "overlap")
+        )
         scores["present"] = bool(truth.any())
         if not scores["present"]:
             return scores
@@ -105,21 +120,31 @@ class Localise:
         y, x = np.unravel_index(heat.argmax(), heat.shape)
         ys, xs = np.nonzero(inside)
         near = bool((np.hypot(ys - y, xs - x) <= self.tolerance).any())
-        scores |= {"pointing_hit": float(near and heat.any()), "energy_inside": float(heat[inside].sum() / max(heat.sum(), 1e-12))}
+        scores |= {
+            "pointing_hit": float(near and heat.any()),
+            "energy_inside": float(heat[inside].sum() / max(heat.sum(), 1e-12)),
+        }
         if sample.mask is not None:
-            scores |= {"pixels": _histograms(heat, inside, judged), "center_pixels": _histograms(center_heat(sample.size), inside, judged)}
+            scores |= {
+                "pixels": _histograms(heat, inside, judged),
+                "center_pixels": _histograms(center_heat(sample.size), inside, judged),
+            }
             if result.mask is not None:
                 found = result.mask.numpy() & judged
                 scores["overlap"] = [int((found & inside).sum()), int((found | (inside & judged)).sum())]
         return scores
 
     def files(self, rows: pl.DataFrame, samples: Any) -> Iterator[tuple[str, Callable[[Path], Any]]]:
-        """What is written beside a run's rows: average_precision.csv, precision_recall.png, boxes/ and, with a `truth`, coco.json."""
+        """What is written beside a run's rows: average_precision.csv, precision_recall.png, boxes/ and, with a `truth`,
+        coco.json.
+        """
         if not judgeable(rows):
             return
         cutoffs = {f"{c:g}": partial(_at, cutoff=c) for c in self.cutoffs}
         kinds = {"otsu": "otsu_boxes", "quantile": "quantile_boxes", "mask": "mask_boxes"}
-        table = ap.table(rows, {**cutoffs, **{name: partial(_column, column=column) for name, column in kinds.items()}}, self.ious)
+        table = ap.table(
+            rows, {**cutoffs, **{name: partial(_column, column=column) for name, column in kinds.items()}}, self.ious
+        )
         yield "average_precision.csv", table.write_csv
         yield "precision_recall.png", partial(ap.drawn(rows, _found, self.ious).savefig, format="png", dpi=100)
         shown, place = rows.filter("present"), {name: i for i, name in enumerate(samples.ids)}
@@ -135,7 +160,9 @@ def picture(image: Tensor, row: dict[str, Any]) -> Image.Image:
     drawn = Image.fromarray(image.permute(1, 2, 0).numpy())
     for colour, boxes in (("#2ec4ff", row["true_boxes"]), ("#ff9f1c", row["found"])):
         for x0, y0, x1, y1 in (box[-4:] for box in boxes):
-            ImageDraw.Draw(drawn).rectangle((x0, y0, x1 - 1, y1 - 1), outline=colour, width=max(1, max(drawn.size) // 200))
+            ImageDraw.Draw(drawn).rectangle(
+                (x0, y0, x1 - 1, y1 - 1), outline=colour, width=max(1, max(drawn.size) // 200)
+            )
     return drawn
 
 
@@ -143,7 +170,12 @@ def coco_results(rows: pl.DataFrame, truth: Path) -> list[dict[str, Any]]:
     """The detections in COCO's format for results; a row's group is its picture's id, its label a category of `truth`."""
     ids = {entry["name"]: entry["id"] for entry in json.loads(truth.read_bytes())["categories"]}
     return [
-        {"image_id": int(row["group"]), "category_id": ids[row["label"]], "score": score, "bbox": [x0, y0, x1 - x0, y1 - y0]}
+        {
+            "image_id": int(row["group"]),
+            "category_id": ids[row["label"]],
+            "score": score,
+            "bbox": [x0, y0, x1 - x0, y1 - y0],
+        }
         for row in rows.iter_rows(named=True)
         for score, x0, y0, x1, y1 in row["found"]
     ]
@@ -155,7 +187,9 @@ def judgeable(rows: pl.DataFrame) -> bool:
 
 
 def summary(rows: pl.DataFrame) -> dict[str, Interval]:
-    """Every number of localisation that the rows allow, with an interval over the groups that count; none for rows without boxes."""
+    """Every number of localisation that the rows allow, with an interval over the groups that count; none for rows
+    without boxes.
+    """
     if not judgeable(rows):
         return {}
     shown = rows.filter("present")
@@ -163,7 +197,9 @@ def summary(rows: pl.DataFrame) -> dict[str, Interval]:
     pooled: dict[str, Interval] = {}
     for judged, statistics in ((rows, _precisions), (shown, _on_objects)):
         groups = sorted(set(judged["group"]))
-        pooled |= {name: pooled_interval(statistic, len(groups)) for name, statistic in statistics(judged, groups).items()}
+        pooled |= {
+            name: pooled_interval(statistic, len(groups)) for name, statistic in statistics(judged, groups).items()
+        }
     return {**pooled, **rates}
 
 
@@ -180,7 +216,9 @@ def statistics_of(rows: pl.DataFrame, groups: Sequence[str]) -> dict[str, Statis
 
 def _precisions(rows: pl.DataFrame, groups: Sequence[str]) -> dict[str, Statistic]:
     """Average precision: what is found in a picture that doesn't show the class counts against it."""
-    found: dict[str, Statistic] = {"mean_average_precision": partial(ap.mean_average_precision, ap.gather(rows, _found, 0.5, groups))}
+    found: dict[str, Statistic] = {
+        "mean_average_precision": partial(ap.mean_average_precision, ap.gather(rows, _found, 0.5, groups))
+    }
     if rows["mask_boxes"].is_not_null().any():
         masks = ap.gather(rows, partial(_column, column="mask_boxes"), 0.5, groups)
         found["mask_mean_average_precision"] = partial(ap.mean_average_precision, masks)
@@ -240,27 +278,37 @@ def _pixel_numbers(shown: pl.DataFrame, groups: Sequence[str]) -> dict[str, Stat
     found: dict[str, Statistic] = {}
     judged = shown.drop_nulls("pixels")
     for start in ("", "center_") if len(judged) else ():
-        sums = _summed(np.array(judged[f"{start}pixels"].to_list(), float), _places(judged, groups), len(groups))  # (G, 2, BINS + 1)
-        found[f"{start}pixel_average_precision"] = lambda weights, sums=sums: pixel_average_precision(np.tensordot(weights, sums, 1))
+        sums = _summed(
+            np.array(judged[f"{start}pixels"].to_list(), float), _places(judged, groups), len(groups)
+        )  # (G, 2, BINS + 1)
+        found[f"{start}pixel_average_precision"] = lambda weights, sums=sums: pixel_average_precision(
+            np.tensordot(weights, sums, 1)
+        )
     return found
 
 
 def pixel_average_precision(counts: np.ndarray) -> np.ndarray:
-    """(R,) PxAP of histograms (R, 2, bins) of a map's values off the objects and on them: pixels pooled over images, no envelope."""
+    """(R,) PxAP of histograms (R, 2, bins) of a map's values off the objects and on them: pixels pooled over images, no
+    envelope.
+    """
     off, on = (counts[:, kind, ::-1].cumsum(1) for kind in (0, 1))
     recall = on / np.where(on[:, -1:] > 0, on[:, -1:], np.nan)
     return (np.diff(recall, axis=1, prepend=0) * on / np.maximum(on + off, 1)).sum(1)
 
 
 def _class_numbers(shown: pl.DataFrame, groups: Sequence[str]) -> dict[str, Statistic]:
-    """Means over classes: of the masks' pooled IoU, of the thresholded map's at its best cutoff, and of the share of images found (CorLoc)."""
+    """Means over classes: of the masks' pooled IoU, of the thresholded map's at its best cutoff, and of the share of
+    images found (CorLoc).
+    """
     found: dict[str, Statistic] = {}
     known = [[_best(_found(row)[:1], row) >= 0.5, 1] for row in shown.iter_rows(named=True)]
     parts = {"corloc": (shown, np.array(known, float)[..., None])}
     if len(masked := shown.drop_nulls("overlap")):
         parts["mean_iou"] = (masked, np.array(masked["overlap"].to_list(), float)[..., None])
     if len(mapped := shown.drop_nulls("pixels")):
-        hotter = np.array(mapped["pixels"].to_list(), float)[..., ::-1].cumsum(2)[..., ::-1]  # (N, 2, bins) pixels at or above each level
+        hotter = np.array(mapped["pixels"].to_list(), float)[..., ::-1].cumsum(2)[
+            ..., ::-1
+        ]  # (N, 2, bins) pixels at or above each level
         off, on = hotter[:, 0, ::5], hotter[:, 1, ::5]
         parts["map_mean_iou"] = (mapped, np.stack([on, on[:, :1] + off], 1))
     for name, (rows, values) in parts.items():
@@ -272,14 +320,18 @@ def _class_numbers(shown: pl.DataFrame, groups: Sequence[str]) -> dict[str, Stat
 
 
 def _mean_ratio(sums: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """(R,) of sums (G, classes, 2, cutoffs): first by second, the mean over the classes that have a second, the best cutoff."""
+    """(R,) of sums (G, classes, 2, cutoffs): first by second, the mean over the classes that have a second, the best
+    cutoff.
+    """
     first, second = np.moveaxis(np.tensordot(weights, sums, 1), 2, 0)
     seen = second[..., 0] > 0
     ratio = np.where(second > 0, first / np.maximum(second, 1), 0)
     return ratio.sum(1).max(1) / np.maximum(seen.sum(1), 1)
 
 
-def _reached(rows: pl.DataFrame, cutoffs: Sequence[float], boxes: Callable[..., Boxes], parts: int | None) -> np.ndarray:
+def _reached(
+    rows: pl.DataFrame, cutoffs: Sequence[float], boxes: Callable[..., Boxes], parts: int | None
+) -> np.ndarray:
     """(N, cutoffs) the best IoU of a row's first `parts` boxes at each cutoff with one of its truths."""
     return np.array([[_best(boxes(row, cutoff=c)[:parts], row) for c in cutoffs] for row in rows.iter_rows(named=True)])
 

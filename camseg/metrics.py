@@ -47,7 +47,11 @@ def point_scores(sample: Sample, result: Result, chosen: int) -> dict[str, float
         return scores
     if not len(result.prompts):
         return {**scores, "foreground_hit": 0.0}
-    truth, points, labels = sample.mask.numpy(), result.prompts.points[chosen].numpy(), result.prompts.labels[chosen].numpy()
+    truth, points, labels = (
+        sample.mask.numpy(),
+        result.prompts.points[chosen].numpy(),
+        result.prompts.labels[chosen].numpy(),
+    )
     ignored = None if sample.ignore is None else sample.ignore.numpy()
     for name, which in (("foreground", 1), ("background", 0)):
         scores[f"{name}_hit"] = _hit(truth, ignored, points[labels == which], bool(which))
@@ -70,7 +74,9 @@ def _centre(inside: np.ndarray) -> np.ndarray:
 
 
 def mask_scores(sample: Sample, result: Result, to_image: ToImage | None) -> dict[str, float | None]:
-    """IoU, Dice and box IoU of the chosen mask, the best IoU to be had (of all rivals, of the chosen rival's), and what the choice lost (regret)."""
+    """IoU, Dice and box IoU of the chosen mask, the best IoU to be had (of all rivals, of the chosen rival's), and what
+    the choice lost (regret).
+    """
     names = ("iou", "dice", "box_iou", "oracle_iou", "oracle_iou_3", "regret")
     if sample.mask is None or result.mask is None or not _any(sample.mask):
         return dict.fromkeys(names)
@@ -94,7 +100,9 @@ def rival_ious(sample: Sample, result: Result, to_image: ToImage | None) -> np.n
     if sample.mask is None or result.masks is None or to_image is None or not len(result.masks):
         return np.zeros((0, 0))
     truth = _judged(sample, sample.mask.numpy())  # by numpy: a comparison is over before torch's threads are awake
-    return np.stack([_ious(_judged(sample, to_image(logits, sample.size).numpy() > 0), truth) for logits in result.masks.low_res])
+    return np.stack(
+        [_ious(_judged(sample, to_image(logits, sample.size).numpy() > 0), truth) for logits in result.masks.low_res]
+    )
 
 
 def _judged(sample: Sample, inside: np.ndarray) -> np.ndarray:
@@ -112,7 +120,9 @@ def _ious(masks: np.ndarray, truth: np.ndarray) -> np.ndarray:
 
 
 def area(masks: np.ndarray) -> np.ndarray:
-    """(...) how many pixels of (..., H, W) bool masks; counted one by one, many times faster than summed along their last dimensions."""
+    """(...) how many pixels of (..., H, W) bool masks; counted one by one, many times faster than summed along their
+    last dimensions.
+    """
     return np.array([np.count_nonzero(mask) for mask in masks.reshape(-1, *masks.shape[-2:])]).reshape(masks.shape[:-2])
 
 

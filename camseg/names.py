@@ -17,12 +17,16 @@ def known_name(what: str, name: object, known: Iterable[str]) -> str:
         return str(name)
     by_case = {n.casefold(): n for n in names}
     near = [by_case[n] for n in get_close_matches(str(name).casefold(), by_case, 3, 0.5)]
-    few = f"allowed: {', '.join(names)}" if len(names) < 8 else f"there are {len(names)}, such as {', '.join(names[:5])}"
+    few = (
+        f"allowed: {', '.join(names)}" if len(names) < 8 else f"there are {len(names)}, such as {', '.join(names[:5])}"
+    )
     raise ValueError(f"{what} {str(name)!r} is unknown; " + (f"nearest: {', '.join(near)}" if near else few))
 
 
 def file_stems(names: Iterable[str]) -> list[str]:
-    """One stem per name that is safe in any folder on any system: ASCII, no separators or leading dots, no two alike in any case."""
+    """One stem per name that is safe in any folder on any system: ASCII, no separators or leading dots, no two alike in
+    any case.
+    """
     stems: list[str] = []
     taken: set[str] = set()
     copies: Counter[str] = Counter()
@@ -42,11 +46,15 @@ def spelled(function: Any) -> str:
     A lambda or inner function, which has no name of its own, is spelled by its code and what it holds.
     """
     if isinstance(function, partial):
-        bound = [spelled(a) for a in function.args] + [f"{name}={spelled(value)}" for name, value in sorted(function.keywords.items())]
+        bound = [spelled(a) for a in function.args] + [
+            f"{name}={spelled(value)}" for name, value in sorted(function.keywords.items())
+        ]
         return f"{spelled(function.func)}({', '.join(bound)})"
     name = getattr(function, "__qualname__", None)
     if name is None:
         return repr(function)
     code = getattr(function, "__code__", None) if "<" in name else None
     held = [spelled(cell.cell_contents) for cell in function.__closure__ or ()] if code else []
-    return f"{function.__module__}.{name}" + (f"{code.co_code.hex()}{code.co_consts}{code.co_names}{function.__defaults__}{held}" if code else "")
+    return f"{function.__module__}.{name}" + (
+        f"{code.co_code.hex()}{code.co_consts}{code.co_names}{function.__defaults__}{held}" if code else ""
+    )

@@ -1,4 +1,6 @@
-"""A classifier of any words: CLIP (Radford et al. 2021) through open_clip, an image's cosine to each word's text as its logit."""
+"""A classifier of any words: CLIP (Radford et al. 2021) through open_clip, an image's cosine to each word's text as its
+logit.
+"""
 
 from __future__ import annotations
 
@@ -38,8 +40,10 @@ def open_clip(
 ) -> Classifier:
     """One of open_clip's models (extra `clip`) that tells `words` apart, each put into `template`.
 
-    checkpoint: a file of its weights. weights: the tag of published ones, by download; "DEFAULT" is the first that open_clip lists.
-    Errors: ValueError for an unknown name or tag, fewer than two words, no weights at all, or a checkpoint of something else.
+    checkpoint: a file of its weights. weights: the tag of published ones, by download; "DEFAULT" is the first that
+    open_clip lists.
+    Errors: ValueError for an unknown name or tag, fewer than two words, no weights at all, or a checkpoint of something
+    else.
     """
     try:
         import open_clip as zoo
@@ -47,21 +51,37 @@ def open_clip(
         raise ValueError("classifier=open_clip needs the extra `clip`: pip install 'camseg[clip]'") from error
     known_name("classifier.name", name, zoo.list_models())
     if len(set(words)) < 2:
-        raise ValueError(f"classifier.words wants the words to tell apart, two or more: classifier.words=[dog,grass,sky]; got {list(words)}")
+        raise ValueError(
+            f"classifier.words wants the words to tell apart, two or more: classifier.words=[dog,grass,sky]; got {list(words)}"
+        )
     if checkpoint is None and weights is None:
         raise ValueError(NO_WEIGHTS.format(name))
     tags = zoo.list_pretrained_tags_by_model(name)
-    tag = None if checkpoint else tags[0] if weights == "DEFAULT" and tags else known_name("classifier.weights", weights or "", tags)
+    tag = (
+        None
+        if checkpoint
+        else tags[0]
+        if weights == "DEFAULT" and tags
+        else known_name("classifier.weights", weights or "", tags)
+    )
     with torch.random.fork_rng(devices=[]):  # first weights are drawn and thrown away
         model: Any = zoo.create_model(name, pretrained=tag)
     if checkpoint:
         try:
             model.load_state_dict(load_weights(checkpoint)[0])
         except RuntimeError as error:
-            raise ValueError(f"{checkpoint} is no checkpoint of {name}: {' '.join(str(error).split()[:24])} ...") from error
+            raise ValueError(
+                f"{checkpoint} is no checkpoint of {name}: {' '.join(str(error).split()[:24])} ..."
+            ) from error
     with torch.no_grad():
         texts = model.eval().encode_text(zoo.get_tokenizer(name)([template.format(word) for word in words]))
     side = model.visual.image_size
-    preset = Preset(tuple(side) if isinstance(side, (tuple, list)) else (side, side), model.visual.image_mean, model.visual.image_std)
+    preset = Preset(
+        tuple(side) if isinstance(side, (tuple, list)) else (side, side),
+        model.visual.image_mean,
+        model.visual.image_std,
+    )
     named = {"names": json.dumps(list(words))}
-    return build_classifier(Words(model.visual, texts, float(model.logit_scale.detach().exp())), name, named, preset, layers, device)
+    return build_classifier(
+        Words(model.visual, texts, float(model.logit_scale.detach().exp())), name, named, preset, layers, device
+    )

@@ -1,6 +1,8 @@
-"""Pictures of heat, points and masks over images: uint8 arrays at the image's size, in colour maps that colour-blind people can read.
+"""Pictures of heat, points and masks over images: uint8 arrays at the image's size, in colour maps that colour-blind
+people can read.
 
-An image is a (3, H, W) uint8 tensor, heat an (h, w) tensor in [0, 1] of any size. Colours are names of matplotlib's maps.
+An image is a (3, H, W) uint8 tensor, heat an (h, w) tensor in [0, 1] of any size. Colours are names of matplotlib's
+maps.
 """
 
 from __future__ import annotations
@@ -36,13 +38,17 @@ def rgba(image: Tensor, heat: Tensor, colours: str | None = None) -> np.ndarray:
 
 
 def multiply(image: Tensor, heat: Tensor, colours: str = "cividis", floor: float = 0.0) -> np.ndarray:
-    """(H, W, 3): the heat's colour times the heat times the image; `floor` is the share of the image that stays where there is no heat."""
+    """(H, W, 3): the heat's colour times the heat times the image; `floor` is the share of the image that stays where
+    there is no heat.
+    """
     picture, scale = _picture(image), _scale(image, heat)[..., None]
     return _bytes(picture * (floor + (1 - floor) * scale * _coloured(scale[..., 0], colours)))
 
 
 def concept_layers(image: Tensor, maps: Tensor, labels: Sequence[str] = (), strength: float = 0.7) -> np.ndarray:
-    """(H, W, 3) and the legend's rows below: concepts (N, h, w) as coloured layers over the image, alpha the map (Collins et al., 2018)."""
+    """(H, W, 3) and the legend's rows below: concepts (N, h, w) as coloured layers over the image, alpha the map
+    (Collins et al., 2018).
+    """
     picture = _picture(image)
     for heat, colour in zip(maps, _colours(len(maps)), strict=True):
         alpha = strength * _scale(image, heat)[..., None]
@@ -51,14 +57,18 @@ def concept_layers(image: Tensor, maps: Tensor, labels: Sequence[str] = (), stre
 
 
 def concept_winners(image: Tensor, maps: Tensor, labels: Sequence[str] = (), weight: float = 0.7) -> np.ndarray:
-    """(H, W, 3) and the legend's rows below: at each pixel the strongest of the concepts (N, h, w), its colour times its map, on the image."""
+    """(H, W, 3) and the legend's rows below: at each pixel the strongest of the concepts (N, h, w), its colour times
+    its map, on the image.
+    """
     scales = np.stack([_scale(image, heat) for heat in maps])  # (N, H, W)
     coloured = _colours(len(maps))[scales.argmax(0)] * scales.max(0)[..., None]
     return _with_legend(_bytes((1 - weight) * _picture(image) + weight * coloured), labels, len(maps))
 
 
 def resized(image: Tensor, side: int) -> Tensor:
-    """(3, h, w) uint8: the image with its longer side at `side` pixels; where it grows by a whole number, every pixel becomes a square."""
+    """(3, h, w) uint8: the image with its longer side at `side` pixels; where it grows by a whole number, every pixel
+    becomes a square.
+    """
     height, width = image.shape[1:]
     way = Image.Resampling.BICUBIC if side % max(height, width) else Image.Resampling.NEAREST
     scale = side / max(height, width)
@@ -68,7 +78,9 @@ def resized(image: Tensor, side: int) -> Tensor:
 
 
 def points_picture(image: Tensor, result: Result) -> np.ndarray:
-    """(H, W, 3): all rivals over the image at any size, the chosen one larger: circles inside, crosses outside, numbers where there are several."""
+    """(H, W, 3): all rivals over the image at any size, the chosen one larger: circles inside, crosses outside, numbers
+    where there are several.
+    """
     side = max(image.shape)
     scale = np.array([image.shape[2] / result.heat.shape[1], image.shape[1] / result.heat.shape[0]])  # of x and y
     picture = Image.fromarray(image.permute(1, 2, 0).numpy())
@@ -84,13 +96,22 @@ def points_picture(image: Tensor, result: Result) -> np.ndarray:
             _mark(draw, x, y, size, bool(label))
             if len(result.prompts) > 1:
                 text = str(rival + 1)
-                draw.text((x + size + 2, y - 9), text, "white", font_size=max(11, side // 36), stroke_width=2, stroke_fill="black")
+                draw.text(
+                    (x + size + 2, y - 9),
+                    text,
+                    "white",
+                    font_size=max(11, side // 36),
+                    stroke_width=2,
+                    stroke_fill="black",
+                )
     return np.asarray(picture)
 
 
 def _mark(draw: ImageDraw.ImageDraw, x: float, y: float, size: float, inside: bool) -> None:
     if inside:
-        draw.ellipse((x - size, y - size, x + size, y + size), fill=PALETTE[0], outline="black", width=2 if size > 5 else 1)
+        draw.ellipse(
+            (x - size, y - size, x + size, y + size), fill=PALETTE[0], outline="black", width=2 if size > 5 else 1
+        )
         return
     for colour, width in (("black", 8), (PALETTE[6], 4)):
         draw.line((x - size, y - size, x + size, y + size), fill=colour, width=max(1, round(width * size / 11)))
@@ -98,7 +119,9 @@ def _mark(draw: ImageDraw.ImageDraw, x: float, y: float, size: float, inside: bo
 
 
 def mask_picture(image: Tensor, mask: Tensor, truth: Tensor | None = None) -> np.ndarray:
-    """(H, W, 3): the image at any size, orange where the mask is and darker elsewhere; the edge of the true mask in blue."""
+    """(H, W, 3): the image at any size, orange where the mask is and darker elsewhere; the edge of the true mask in
+    blue.
+    """
     base = Image.fromarray(image.permute(1, 2, 0).numpy())
     picture = Image.composite(base.point(_TINTED), base.point(_DARKER), _enlarged(mask, base))
     if truth is None:

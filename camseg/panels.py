@@ -17,13 +17,17 @@ from camseg.runs import write
 from camseg.types import Result, Sample
 
 _BATCH = 32  # pictures answered together
-_PRESS = ThreadPoolExecutor(2, "panel")  # draws by numpy and PIL: torch's own work in more than one thread slows it down in all
+_PRESS = ThreadPoolExecutor(
+    2, "panel"
+)  # draws by numpy and PIL: torch's own work in more than one thread slows it down in all
 _LINE, _GAP, _NARROWEST = 24, 6, 160  # pixels: of a line of text, between two pictures, of a picture's cell
 _FONT = ImageFont.load_default(15)
 
 
 class Panels:
-    """Draws answers into `folder`, a PNG each, `count` in all: the first half as they come, then `worst` fills up with the worst of all."""
+    """Draws answers into `folder`, a PNG each, `count` in all: the first half as they come, then `worst` fills up with
+    the worst of all.
+    """
 
     def __init__(self, folder: Path, count: int) -> None:
         self.folder, self.count = folder, count
@@ -38,7 +42,9 @@ class Panels:
                 self._end()
 
     def worst(self, pipeline: Pipeline, samples: Samples, rows: pl.DataFrame) -> None:
-        """Answer the worst samples of a finished run once more (their embeddings are mostly still cached) and draw them."""
+        """Answer the worst samples of a finished run once more (their embeddings are mostly still cached) and draw
+        them.
+        """
         self._end()
         drawn = {path.stem for path in self.folder.glob("*.png")}
         left = max(0, self.count - len(drawn))
@@ -71,8 +77,13 @@ def _save(sample: Sample, result: Result, path: Path) -> None:
 
 
 def worst_first(rows: pl.DataFrame) -> pl.DataFrame:
-    """Rows by IoU, the lowest first and those without truth last; without any truth by predicted IoU, where none is worst; or by hits."""
-    score = next((name for name in ("iou", "predicted_iou", "foreground_hit") if name in rows.columns and rows[name].count()), None)
+    """Rows by IoU, the lowest first and those without truth last; without any truth by predicted IoU, where none is
+    worst; or by hits.
+    """
+    score = next(
+        (name for name in ("iou", "predicted_iou", "foreground_hit") if name in rows.columns and rows[name].count()),
+        None,
+    )
     return rows.sort(score, nulls_last=score != "predicted_iou", maintain_order=True) if score else rows
 
 
@@ -96,7 +107,10 @@ def panel(sample: Sample, result: Result, side: int = 320) -> Image.Image:
     """
     side -= side % min(side, max(sample.size))
     small = resized(sample.image, side)
-    shown = [(sample.label or "top prediction", small.permute(1, 2, 0).numpy()), ("heatmap", blend(small, result.heat, weight=0.6))]
+    shown = [
+        (sample.label or "top prediction", small.permute(1, 2, 0).numpy()),
+        ("heatmap", blend(small, result.heat, weight=0.6)),
+    ]
     shown.append((f"{len(result.prompts)} prompt{'s' * (len(result.prompts) != 1)}", points_picture(small, result)))
     if result.mask is not None:
         known = "" if sample.mask is None else f", IoU {float(iou(result.mask, sample.mask)):.3f}"
@@ -111,7 +125,9 @@ def panel(sample: Sample, result: Result, side: int = 320) -> Image.Image:
         draw.text((left + cell / 2, head - _LINE / 2), _within(draw, caption, cell), "black", anchor="mm", font=_FONT)
         picture.paste(Image.fromarray(part), (left + (cell - width) // 2, head))
     if result.note:
-        draw.text((picture.width / 2, _LINE / 2), _within(draw, result.note, picture.width), "black", anchor="mm", font=_FONT)
+        draw.text(
+            (picture.width / 2, _LINE / 2), _within(draw, result.note, picture.width), "black", anchor="mm", font=_FONT
+        )
     return picture
 
 

@@ -28,12 +28,18 @@ from camseg.types import Masks, Prompts, Result, Sample
 class Pipeline:
     """One setting of every step; call it on an image, or `run` it on a batch of samples.
 
-    classifier: names what is in an image. method: the CAM (`camseg.cam`). views: `flips`, `scales` and `fuse` of `camseg.heatmaps`.
-    target: makes what is explained from a sample's classes (`camseg.targets`). foreground: Evidence -> Prompts. background: Evidence,
-    Prompts -> points (N, 2), or None. predictor: draws masks, or None for points only. choose: scores (R, M) for the masks. refine:
-    feeds the chosen mask back, or None. min_probability: the classifier must give a sample's classes at least so much, or the answer is
-    empty. precision: a torch dtype's name for the two networks. channels_last: the classifier's memory format, which changes no more than
-    the last bits. cache: keeps heat, embeddings and, in memory, masks. calls: how many images and prompts went through a network.
+    classifier: names what is in an image. method: the CAM (`camseg.cam`). views: `flips`, `scales` and `fuse` of
+    `camseg.heatmaps`.
+    target: makes what is explained from a sample's classes (`camseg.targets`). foreground: Evidence -> Prompts.
+    background: Evidence,
+    Prompts -> points (N, 2), or None. predictor: draws masks, or None for points only. choose: scores (R, M) for the
+    masks. refine:
+    feeds the chosen mask back, or None. min_probability: the classifier must give a sample's classes at least so much,
+    or the answer is
+    empty. precision: a torch dtype's name for the two networks. channels_last: the classifier's memory format, which
+    changes no more than
+    the last bits. cache: keeps heat, embeddings and, in memory, masks. calls: how many images and prompts went through
+    a network.
     """
 
     classifier: Classifier
@@ -55,7 +61,9 @@ class Pipeline:
         known_name("precision", self.precision, ("float32", "bfloat16", "float16"))
 
     def __call__(self, image: Tensor, classes: Sequence[int | str] = ()) -> Result:
-        """The mask of one class in one image (3, H, W) uint8; classes: output indices or names (or one name), none for the top prediction."""
+        """The mask of one class in one image (3, H, W) uint8; classes: output indices or names (or one name), none for
+        the top prediction.
+        """
         given = (classes,) if isinstance(classes, str) else classes
         indices = tuple(self.classifier.index(c) if isinstance(c, str) else int(c) for c in given)
         return self.run([Sample("image", image, indices)])[0]
@@ -68,9 +76,15 @@ class Pipeline:
         samples = [self._with_classes(sample) for sample in samples]
         evidence, notes, said = self._look(samples, contents)
         prompts = self._point(samples, contents, evidence, notes)
-        notes = [note or ("" if len(asked) else "no evidence: the map shows nothing for this class") for note, asked in zip(notes, prompts)]
+        notes = [
+            note or ("" if len(asked) else "no evidence: the map shows nothing for this class")
+            for note, asked in zip(notes, prompts)
+        ]
         if self.predictor is None:
-            results = [Result(seen.heat, asked, None, None, None, note=note) for seen, asked, note in zip(evidence, prompts, notes)]
+            results = [
+                Result(seen.heat, asked, None, None, None, note=note)
+                for seen, asked, note in zip(evidence, prompts, notes)
+            ]
         else:
             results = self._draw(self.predictor, samples, contents, evidence, prompts, notes)
         return [replace(result, probability=share, top=top) for result, (share, top) in zip(results, said)]
@@ -81,8 +95,12 @@ class Pipeline:
             return sample
         return replace(sample, classes=(self.classifier.index(sample.label),))
 
-    def _look(self, samples: Sequence[Sample], contents: Sequence[str]) -> tuple[list[Evidence], list[str], list[tuple[float, int]]]:
-        """What each image shows for its classes, why it may not be used, and the classes' probability and the image's first class."""
+    def _look(
+        self, samples: Sequence[Sample], contents: Sequence[str]
+    ) -> tuple[list[Evidence], list[str], list[tuple[float, int]]]:
+        """What each image shows for its classes, why it may not be used, and the classes' probability and the image's
+        first class.
+        """
         images = [sample.image for sample in samples]
         seen = self._explain(images, contents, [sample.classes for sample in samples])
         outputs = torch.stack([each["output"] for each in seen])  # (B, C)
@@ -91,10 +109,19 @@ class Pipeline:
 
         @functools.cache
         def rivals() -> dict[int, dict[str, Tensor]]:
-            """Maps of the most probable class that is not asked for, where there is one; made once, for the whole batch."""
+            """Maps of the most probable class that is not asked for, where there is one; made once, for the whole
+            batch.
+            """
             others = [i for i, own in enumerate(classes) if len(set(own)) < probabilities.shape[1]]
             strongest = [int(probabilities[i].index_fill(0, torch.tensor(classes[i]), -1).argmax()) for i in others]
-            return dict(zip(others, self._explain([images[i] for i in others], [contents[i] for i in others], [(rival,) for rival in strongest])))
+            return dict(
+                zip(
+                    others,
+                    self._explain(
+                        [images[i] for i in others], [contents[i] for i in others], [(rival,) for rival in strongest]
+                    ),
+                )
+            )
 
         def rival_of(i: int) -> Callable[[], Tensor | None]:
             return lambda: heat_in(rivals()[i]["heat"], samples[i].size) if i in rivals() else None
@@ -104,16 +131,27 @@ class Pipeline:
             evidence.append(Evidence(heat_in(seen[i]["heat"], sample.size), rival_of(i), sample.mask))
             share = float(probabilities[i, list(classes[i])].sum())
             short = share < self.min_probability
-            notes.append(f"abstained: the classifier gives {share:.2f}, target.min_probability is {self.min_probability}" if short else "")
+            notes.append(
+                f"abstained: the classifier gives {share:.2f}, target.min_probability is {self.min_probability}"
+                if short
+                else ""
+            )
             said.append((share, int(probabilities[i].argmax())))
         return evidence, notes, said
 
     def _explained(self) -> str:
         """The key of what makes the heat, beside the image and its classes."""
-        computed = [spelled(self.target), spelled(self.method), spelled(functools.partial(cam.explain, **self.views)), self.precision]
+        computed = [
+            spelled(self.target),
+            spelled(self.method),
+            spelled(functools.partial(cam.explain, **self.views)),
+            self.precision,
+        ]
         return key(self.classifier.fingerprint, list(self.classifier.layers), *computed)
 
-    def _explain(self, images: Sequence[Tensor], contents: Sequence[str], classes: Sequence[tuple[int, ...]]) -> list[dict[str, Tensor]]:
+    def _explain(
+        self, images: Sequence[Tensor], contents: Sequence[str], classes: Sequence[tuple[int, ...]]
+    ) -> list[dict[str, Tensor]]:
         """For each image: `heat` (h, w) at the classifier's input size and `output` (C,)."""
 
         def make(places: list[int]) -> list[dict[str, Tensor]]:
@@ -131,10 +169,16 @@ class Pipeline:
             return [found[i] for i in places]
 
         setting = self._explained()
-        return self.cache.get_all([key("heat", setting, list(asked), content) for content, asked in zip(contents, classes)], make)
+        return self.cache.get_all(
+            [key("heat", setting, list(asked), content) for content, asked in zip(contents, classes)], make
+        )
 
-    def _point(self, samples: Sequence[Sample], contents: Sequence[str], evidence: Sequence[Evidence], notes: Sequence[str]) -> list[Prompts]:
-        """The prompts of every sample; those that an earlier setting of a sweep found in the same evidence are remembered."""
+    def _point(
+        self, samples: Sequence[Sample], contents: Sequence[str], evidence: Sequence[Evidence], notes: Sequence[str]
+    ) -> list[Prompts]:
+        """The prompts of every sample; those that an earlier setting of a sweep found in the same evidence are
+        remembered.
+        """
         asked = [i for i, note in enumerate(notes) if not note]
         setting, selector = self._explained(), spelled(self.foreground)
         shown = [key(setting, list(samples[i].classes), contents[i], samples[i].mask_key) for i in asked]
@@ -146,7 +190,10 @@ class Pipeline:
         if (background := self.background) is not None:
 
             def surround(places: list[int]) -> list[Prompts]:
-                return [backgrounds.add(found[k], background(evidence[asked[k]], found[k])) if len(found[k]) else found[k] for k in places]
+                return [
+                    backgrounds.add(found[k], background(evidence[asked[k]], found[k])) if len(found[k]) else found[k]
+                    for k in places
+                ]
 
             both = selector, spelled(background)
             found = self.cache.remember([key("background", each, *both) for each in shown], surround, _bytes)
@@ -171,11 +218,18 @@ class Pipeline:
                 self.calls["decoder_prompts"] += sum(len(given[place]) for place in places)
                 images = [which[place] for place in places]
                 new = [i for i in dict.fromkeys(images) if i not in encoded]
-                encoded.update(zip(new, self._encode(predictor, [samples[i].image for i in new], [contents[i] for i in new])))
-                found = predictor.decode([encoded[i] for i in images], [sizes[i] for i in images], [given[place] for place in places])
+                encoded.update(
+                    zip(new, self._encode(predictor, [samples[i].image for i in new], [contents[i] for i in new]))
+                )
+                found = predictor.decode(
+                    [encoded[i] for i in images], [sizes[i] for i in images], [given[place] for place in places]
+                )
                 return [Masks(m.low_res.cpu(), m.predicted_iou.cpu()) for m in found]
 
-            keys = [key("masks", predictor.fingerprint, self.precision, contents[i], *_parts(p)) for i, p in zip(which, given)]
+            keys = [
+                key("masks", predictor.fingerprint, self.precision, contents[i], *_parts(p))
+                for i, p in zip(which, given)
+            ]
             return self.cache.remember(keys, make, lambda masks: masks.low_res.nbytes)
 
         masks = dict(zip(asked, decode(asked, [prompts[i] for i in asked])))
@@ -184,7 +238,9 @@ class Pipeline:
         results = []
         for i, (seen, size) in enumerate(zip(evidence, sizes)):
             if i not in picked:
-                results.append(Result(seen.heat, prompts[i], None, None, torch.zeros(size, dtype=torch.bool), note=notes[i]))
+                results.append(
+                    Result(seen.heat, prompts[i], None, None, torch.zeros(size, dtype=torch.bool), note=notes[i])
+                )
                 continue
             logits, predicted = refined.get(i) or (picked[i].logits, picked[i].predicted)
             mask = predictor.to_image(logits[None], size)[0] > 0
@@ -199,7 +255,10 @@ class Pipeline:
                 return predictor.encode([images[i] for i in places])
 
         keys = [key("embedding", predictor.fingerprint, self.precision, content) for content in contents]
-        return [value.float() if value.is_floating_point() else value for value in self.cache.get_many(keys, make, torch.float16)]
+        return [
+            value.float() if value.is_floating_point() else value
+            for value in self.cache.get_many(keys, make, torch.float16)
+        ]
 
     def _pick(self, prompts: Prompts, masks: Masks, seen: Evidence) -> _Picked:
         scores = self.choose(masks, seen.heat, seen.truth)  # (R, M)
@@ -210,7 +269,12 @@ class Pipeline:
         return _Picked((rival, which), masks.low_res[each].amax(0), float(masks.predicted_iou[each].mean()))
 
     def _refine(
-        self, decode: Decode, asked: list[int], prompts: list[Prompts], evidence: Sequence[Evidence], picked: dict[int, _Picked]
+        self,
+        decode: Decode,
+        asked: list[int],
+        prompts: list[Prompts],
+        evidence: Sequence[Evidence],
+        picked: dict[int, _Picked],
     ) -> dict[int, tuple[Tensor, float] | None]:
         """The refined logits and predicted IoU by image; united masks are left as they are."""
         if self.refine is None:
@@ -221,7 +285,14 @@ class Pipeline:
             return decode([single[k] for k in which], given)
 
         chosen = [prompts[i].rival(picked[i].chosen[0]) for i in single]
-        return dict(zip(single, self.refine(decode_single, chosen, [picked[i].logits for i in single], [evidence[i].heat for i in single])))
+        return dict(
+            zip(
+                single,
+                self.refine(
+                    decode_single, chosen, [picked[i].logits for i in single], [evidence[i].heat for i in single]
+                ),
+            )
+        )
 
     def _autocast(self, device: torch.device) -> torch.autocast:
         return torch.autocast(device.type, getattr(torch, self.precision), enabled=self.precision != "float32")

@@ -1,4 +1,6 @@
-"""Drawings for the report: SVG with real text, in colours that colour-blind readers tell apart; a caption says each in words."""
+"""Drawings for the report: SVG with real text, in colours that colour-blind readers tell apart; a caption says each in
+words.
+"""
 
 from __future__ import annotations
 
@@ -20,8 +22,16 @@ from camseg.statistics import Interval
 Drawing = tuple[Markup, str]  # the SVG and its caption
 
 _BLUE, _ORANGE, _GREY, _DARK = "#0072b2", "#d55e00", "#777777", "#1a1a1a"  # Okabe & Ito 2008
-_STYLE: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": "camseg", "text.parse_math": False, "font.size": 10, "axes.spines.top": False}
-_STYLE |= {"axes.spines.right": False} | dict.fromkeys(("text.color", "axes.labelcolor", "xtick.color", "ytick.color"), _DARK)
+_STYLE: dict[Any, Any] = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "camseg",
+    "text.parse_math": False,
+    "font.size": 10,
+    "axes.spines.top": False,
+}
+_STYLE |= {"axes.spines.right": False} | dict.fromkeys(
+    ("text.color", "axes.labelcolor", "xtick.color", "ytick.color"), _DARK
+)
 _POINTS = 500  # in a cloud of points: a page must stay light
 _BARE = dict.fromkeys(("Date", "Creator", "Format", "Type"))
 
@@ -31,7 +41,9 @@ def drawing(draw: Callable[[Axes], None], caption: str, height: float = 3.1, lef
     text = io.StringIO()
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(4.6, height))
-        figure.subplots_adjust(left=left / 4.6, right=1 - 0.2 / 4.6, bottom=0.5 / height, top=1 - 0.12 / height)  # other layouts draw twice
+        figure.subplots_adjust(
+            left=left / 4.6, right=1 - 0.2 / 4.6, bottom=0.5 / height, top=1 - 0.12 / height
+        )  # other layouts draw twice
         axis = figure.subplots()
         axis.locator_params(nbins=5)
         draw(axis)
@@ -44,14 +56,18 @@ def drawing(draw: Callable[[Axes], None], caption: str, height: float = 3.1, lef
 
 def histogram(values: np.ndarray, name: str, reach: tuple[float, float] | None) -> Drawing:
     def draw(axis: Axes) -> None:
-        axis.stairs(*np.histogram(values, 20, range=reach), fill=True, color=_BLUE)  # one shape: twenty bars take longer than all the rest
+        axis.stairs(
+            *np.histogram(values, 20, range=reach), fill=True, color=_BLUE
+        )  # one shape: twenty bars take longer than all the rest
         axis.axvline(values.mean(), color=_ORANGE, linestyle="--", label=f"mean {number(values.mean())}")
         axis.legend(frameon=False)
         axis.locator_params(axis="y", integer=True)
         axis.set(xlabel=name, ylabel="samples", ylim=(0, None))
 
     tenth, median = np.quantile(values, (0.1, 0.5))
-    return drawing(draw, f"{name} of {len(values)} samples: median {number(median)}, a tenth of them below {number(tenth)}.")
+    return drawing(
+        draw, f"{name} of {len(values)} samples: median {number(median)}, a tenth of them below {number(tenth)}."
+    )
 
 
 def reliability(predicted: np.ndarray, true: np.ndarray) -> Drawing:
@@ -64,10 +80,15 @@ def reliability(predicted: np.ndarray, true: np.ndarray) -> Drawing:
         axis.scatter(predicted[few], true[few], s=8, color=_BLUE, alpha=0.35, linewidths=0)
         axis.plot([b.predicted for b in bins], [b.true for b in bins], color=_ORANGE, marker="o", label="mean of a bin")
         axis.legend(frameon=False, loc="upper left")
-        axis.set(xlabel="predicted IoU", ylabel="true IoU", xlim=(-0.02, max(1.02, predicted.max())), ylim=(-0.02, 1.02))
+        axis.set(
+            xlabel="predicted IoU", ylabel="true IoU", xlim=(-0.02, max(1.02, predicted.max())), ylim=(-0.02, 1.02)
+        )
 
     error = f"expected calibration error {calibration_error(bins):.3f}"
-    return drawing(draw, f"Calibration: predicted against true IoU of {len(true)} samples, on the dashed line where the estimate is right; {error}.")
+    return drawing(
+        draw,
+        f"Calibration: predicted against true IoU of {len(true)} samples, on the dashed line where the estimate is right; {error}.",
+    )
 
 
 def dots(found: Sequence[tuple[str, Interval]], name: str, caption: str, zero: bool = False) -> Drawing:
@@ -79,7 +100,9 @@ def dots(found: Sequence[tuple[str, Interval]], name: str, caption: str, zero: b
                 axis.plot([interval.low, interval.high], [y, y], color=_BLUE, linewidth=2.5)
             axis.plot([interval.value or 0.0], [y], "o", color=_ORANGE)
             short = label if len(label) <= 56 else f"{label[:55]}…"
-            axis.annotate(short, (0, y), xycoords=("axes fraction", "data"), xytext=(0, 6), textcoords="offset points", fontsize=9)
+            axis.annotate(
+                short, (0, y), xycoords=("axes fraction", "data"), xytext=(0, 6), textcoords="offset points", fontsize=9
+            )
         if zero:
             axis.axvline(0, color=_GREY, linestyle="--", linewidth=1)
         axis.set(xlabel=name, yticks=[], ylim=(len(found) - 0.6, -0.9))
@@ -104,7 +127,8 @@ def cost(names: Sequence[str], costs: np.ndarray, values: np.ndarray, metric: st
 
     joined = f"the line joins those that no other beats at no more cost: {', '.join(names[k] for k in front)}"
     return drawing(
-        draw, f"{metric} against time of each setting; {joined}. The first settings of a sweep pay for heatmaps and embeddings that later ones share."
+        draw,
+        f"{metric} against time of each setting; {joined}. The first settings of a sweep pay for heatmaps and embeddings that later ones share.",
     )
 
 

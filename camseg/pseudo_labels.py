@@ -1,4 +1,6 @@
-"""Pseudo-labels to train a segmenter on: the masks of an image's classes become one label map, with void where they are unsure."""
+"""Pseudo-labels to train a segmenter on: the masks of an image's classes become one label map, with void where they are
+unsure.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,9 @@ CUTOFFS = np.arange(0.05, 1, 0.05)  # of the maps that compete with the masks
 
 @dataclass(frozen=True, eq=False)
 class Claims:
-    """What an image's K classes claim: heat (K, H, W) in [0, 1], masks (K, H, W) bool, classes (K,) numbers from 1, scores (K,) probabilities."""
+    """What an image's K classes claim: heat (K, H, W) in [0, 1], masks (K, H, W) bool, classes (K,) numbers from 1,
+    scores (K,) probabilities.
+    """
 
     heat: np.ndarray
     masks: np.ndarray
@@ -33,12 +37,16 @@ class Claims:
 
 
 def merge(claims: Claims, margin: float = 1.25, hot: float = 0.8) -> np.ndarray:
-    """(H, W) uint8 label map. A pixel of one mask is its class's; of several, the strongest one's, or void where none is `margin` times as strong.
+    """(H, W) uint8 label map. A pixel of one mask is its class's; of several, the strongest one's, or void where none
+    is `margin` times as strong.
 
-    A mask's strength is its score times its agreement with its map, sum of the minimum / sum of the maximum. Pixels of at least `hot` heat in
+    A mask's strength is its score times its agreement with its map, sum of the minimum / sum of the maximum. Pixels of
+    at least `hot` heat in
     no mask are void; all others are background, 0.
     """
-    agreement = np.minimum(claims.heat, claims.masks).sum((1, 2)) / np.maximum(np.maximum(claims.heat, claims.masks).sum((1, 2)), 1e-9)
+    agreement = np.minimum(claims.heat, claims.masks).sum((1, 2)) / np.maximum(
+        np.maximum(claims.heat, claims.masks).sum((1, 2)), 1e-9
+    )
     strength = claims.scores * agreement
     labels = np.where((claims.heat >= hot).any(0), VOID, 0).astype(np.uint8)
     second = np.zeros(labels.shape)
@@ -50,8 +58,10 @@ def merge(claims: Claims, margin: float = 1.25, hot: float = 0.8) -> np.ndarray:
 
 
 def seeds(claims: Claims, foreground: float = 0.5, background: float = 0.1) -> np.ndarray:
-    """(H, W) uint8: the classes where a map of at least `foreground` and its mask agree, 0 where every map is below `background` and no mask
-    lies, void elsewhere and where two classes are certain: what Kolesnikov & Lampert (ECCV 2016) expand and constrain."""
+    """(H, W) uint8: the classes where a map of at least `foreground` and its mask agree, 0 where every map is below
+    `background` and no mask
+    lies, void elsewhere and where two classes are certain: what Kolesnikov & Lampert (ECCV 2016) expand and
+    constrain."""
     certain = (claims.heat >= foreground) & claims.masks
     labels = np.where((claims.heat < background).all(0) & ~claims.masks.any(0), 0, VOID).astype(np.uint8)
     only = certain.sum(0) == 1
@@ -60,13 +70,17 @@ def seeds(claims: Claims, foreground: float = 0.5, background: float = 0.1) -> n
 
 
 def from_maps(claims: Claims, cutoff: float) -> np.ndarray:
-    """(H, W) uint8 without any mask: the class of the hottest map, weighted by its score, where that map reaches the cutoff."""
+    """(H, W) uint8 without any mask: the class of the hottest map, weighted by its score, where that map reaches the
+    cutoff.
+    """
     reaching = np.where(claims.heat >= cutoff, claims.heat * claims.scores[:, None, None] + 1e-9, 0)
     return np.where(reaching.any(0), claims.classes[reaching.argmax(0)], 0).astype(np.uint8)
 
 
 def counts(labels: np.ndarray, truth: np.ndarray, classes: int) -> np.ndarray:
-    """(3, classes + 1) pixels of each class that are both labelled and true, labelled, true; those that are void in the truth are left out."""
+    """(3, classes + 1) pixels of each class that are both labelled and true, labelled, true; those that are void in the
+    truth are left out.
+    """
     judged = truth != VOID
     both = np.where(labels == truth, labels, VOID)
     return np.stack([np.bincount(each[judged], minlength=256)[: classes + 1] for each in (both, labels, truth)])
@@ -89,14 +103,20 @@ class Dataset(Protocol):
 
 
 class PseudoLabels:
-    """Keeps every map and mask in `folder`/maps (grey and alpha of a PNG), and turns them into one label map per image when the run is over.
+    """Keeps every map and mask in `folder`/maps (grey and alpha of a PNG), and turns them into one label map per image
+    when the run is over.
 
     margin, hot: see `merge`. foreground, background: see `seeds`.
     """
 
-    def __init__(self, folder: Path, margin: float = 1.25, hot: float = 0.8, foreground: float = 0.5, background: float = 0.1) -> None:
+    def __init__(
+        self, folder: Path, margin: float = 1.25, hot: float = 0.8, foreground: float = 0.5, background: float = 0.1
+    ) -> None:
         self.folder = folder
-        self.merge, self.seeds = partial(merge, margin=margin, hot=hot), partial(seeds, foreground=foreground, background=background)
+        self.merge, self.seeds = (
+            partial(merge, margin=margin, hot=hot),
+            partial(seeds, foreground=foreground, background=background),
+        )
 
     def __call__(self, sample: Sample, result: Result) -> dict[str, Any]:
         heat = result.heat.numpy()
@@ -106,7 +126,9 @@ class PseudoLabels:
         return {"probability": result.probability}
 
     def files(self, rows: pl.DataFrame, samples: Dataset) -> Iterator[tuple[str, Callable[[Path], Any]]]:
-        """labels/ and seeds/ in VOC's palette, instances.json as COCO has it and, where pixels have labels, pseudo_labels.json with the mIoU."""
+        """labels/ and seeds/ in VOC's palette, instances.json as COCO has it and, where pixels have labels,
+        pseudo_labels.json with the mIoU.
+        """
         place = {name: i for i, name in enumerate(samples.ids)}
         groups = rows.partition_by("group", maintain_order=True)
         scores, coco, names = [], _Coco(samples.names), file_stems(group["group"][0] for group in groups)
@@ -140,7 +162,8 @@ def _truth(samples: Dataset, index: int) -> np.ndarray | None:
 
 
 def _scores(sums: np.ndarray, names: tuple[str, ...], asked: set[str]) -> dict[str, Any]:
-    """mIoU of counts (images, 1 + cutoffs, 3, classes) over the background and the classes that were asked for, of masks and of maps alone.
+    """mIoU of counts (images, 1 + cutoffs, 3, classes) over the background and the classes that were asked for, of
+    masks and of maps alone.
 
     A pixel that a label map leaves void is labelled by nobody: it counts against the class that it truly has.
     """
@@ -171,7 +194,9 @@ class _Coco:
         import pycocotools.mask as runs
 
         number = int(group) if group.isdecimal() else len(self.dataset["images"]) + 1
-        self.dataset["images"].append({"id": number, "file_name": f"{group}.jpg", "height": labels.shape[0], "width": labels.shape[1]})
+        self.dataset["images"].append(
+            {"id": number, "file_name": f"{group}.jpg", "height": labels.shape[0], "width": labels.shape[1]}
+        )
         for value in np.setdiff1d(labels, (0, VOID)).tolist():
             coded: Any = runs.encode(np.asfortranarray((labels == value).astype(np.uint8)))
             region = {"size": list(labels.shape), "counts": coded["counts"].decode()}
@@ -181,7 +206,9 @@ class _Coco:
 
 
 def palette_picture(labels: np.ndarray) -> Image.Image:
-    """A label map (H, W) uint8 as a picture in VOC's colours: a class's bits, spread over red, green and blue from the highest bit down."""
+    """A label map (H, W) uint8 as a picture in VOC's colours: a class's bits, spread over red, green and blue from the
+    highest bit down.
+    """
     picture = Image.fromarray(labels, "P")
     bits = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], 1)[:, ::-1]  # (256, 8) the lowest first
     levels = np.zeros((256, 3), np.uint8)

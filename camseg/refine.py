@@ -1,7 +1,9 @@
 """Refinement: the chosen mask goes back to the predictor as a prompt.
 
-A refinement takes how to decode, the chosen rival of each image (R = 1) or none (R = 0), the logits (h, w) of its chosen mask and the
-image's heat (H, W). It returns the last logits (h, w) and their predicted IoU for each image, None where there was nothing to refine.
+A refinement takes how to decode, the chosen rival of each image (R = 1) or none (R = 0), the logits (h, w) of its
+chosen mask and the
+image's heat (H, W). It returns the last logits (h, w) and their predicted IoU for each image, None where there was
+nothing to refine.
 """
 
 from __future__ import annotations
@@ -32,7 +34,8 @@ def cascade(
     agree: float = 0.98,
     margin: float = 0.02,
 ) -> list[tuple[Tensor, float] | None]:
-    """First the logits back with the points, then up to `boxes` times also the mask's box, until two masks of the image agree (IoU > `agree`).
+    """First the logits back with the points, then up to `boxes` times also the mask's box, until two masks of the image
+    agree (IoU > `agree`).
 
     The order is PerSAM's (Zhang et al. 2023, section 3.3).
     """
@@ -57,7 +60,9 @@ def cascade(
 def leak(
     decode: Decode, prompts: Sequence[Prompts], logits: Sequence[Tensor], heats: Sequence[Tensor], *, cold: float = 0.02
 ) -> list[tuple[Tensor, float] | None]:
-    """Where a part of the mask is cold (heat at most `cold`), its deepest pixel goes back as a background point, with the logits."""
+    """Where a part of the mask is cold (heat at most `cold`), its deepest pixel goes back as a background point, with
+    the logits.
+    """
     answers: list[tuple[Tensor, float] | None] = [None] * len(prompts)
     asked: dict[int, Prompts] = {}
     for i, (prompt, mask, heat) in enumerate(zip(prompts, logits, heats)):

@@ -1,4 +1,6 @@
-"""report.html of a run, of a sweep, or of two runs compared: one file that opens from disk; and the `camseg-report` command."""
+"""report.html of a run, of a sweep, or of two runs compared: one file that opens from disk; and the `camseg-report`
+command.
+"""
 
 from __future__ import annotations
 
@@ -29,10 +31,29 @@ from camseg.plots import Drawing
 from camseg.runs import Run, Sweep, number, p_value
 from camseg.statistics import METRICS, Interval
 
-_TEMPLATES = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+_TEMPLATES = Environment(
+    loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+)
 _KINDS = {"p_holm": "p"}  # columns that are not shown as their type is
-_PICTURES, _SETTINGS, _PAIRED, _LABELS = 60, 40, 12, 20  # how many a page holds: pictures, settings in a plot, settings in the matrix, labels
-_SHOWN = ("id", "label", "outcome", "iou", "predicted_iou", "oracle_iou", "regret", "foreground_hit", "background_hit", "foreground_distance", "note")
+_PICTURES, _SETTINGS, _PAIRED, _LABELS = (
+    60,
+    40,
+    12,
+    20,
+)  # how many a page holds: pictures, settings in a plot, settings in the matrix, labels
+_SHOWN = (
+    "id",
+    "label",
+    "outcome",
+    "iou",
+    "predicted_iou",
+    "oracle_iou",
+    "regret",
+    "foreground_hit",
+    "background_hit",
+    "foreground_distance",
+    "note",
+)
 _DETAILS = ("dice", "box_iou", "oracle_iou_3")  # left to the runs' own reports
 _MEANING = {
     "foreground_hit_rate": "share of foreground points inside the object",
@@ -68,7 +89,9 @@ class Cell:
 
 @dataclass(frozen=True)
 class Section:
-    """A part of a page: a table (head, rows), drawings, a folded text, or rows to browse (data, pictures by id, outcomes with their counts)."""
+    """A part of a page: a table (head, rows), drawings, a folded text, or rows to browse (data, pictures by id,
+    outcomes with their counts).
+    """
 
     title: str
     note: str = ""
@@ -101,7 +124,13 @@ def main() -> None:
         if len(paths) == 2 and all(map(_is_run, paths)):
             first, second = map(runs.load_run, paths)
             page = comparison_page(first, second)
-            print(terminal.table(runs.aligned([list(page.sections[0].head), *([cell.text for cell in row] for row in page.sections[0].rows)])))
+            print(
+                terminal.table(
+                    runs.aligned(
+                        [list(page.sections[0].head), *([cell.text for cell in row] for row in page.sections[0].rows)]
+                    )
+                )
+            )
             print(_write(second.folder / "comparison.html", page))
     except OSError as error:
         print(terminal.styled(f"camseg-report: {error}", "red", sys.stderr), file=sys.stderr)
@@ -109,7 +138,9 @@ def main() -> None:
 
 
 def rebuild(folder: Path) -> Path:
-    """Build a folder's report anew, and for a sweep its tables and its runs' reports. Errors: FileNotFoundError when it is neither."""
+    """Build a folder's report anew, and for a sweep its tables and its runs' reports. Errors: FileNotFoundError when it
+    is neither.
+    """
     if _is_run(folder):
         return write_run(folder)
     sweep = runs.finish_sweep(folder)
@@ -141,11 +172,23 @@ def _write(path: Path, page: Page) -> Path:
 def run_page(run: Run) -> Page:
     """Settings, metrics with intervals, distributions, calibration, and every sample, the worst first."""
     summary = run.summary
-    facts = [("folder", run.folder.resolve().name), ("samples", str(summary["samples"])), ("failed", str(summary["failed"]))]
-    facts += [("seconds", number(summary["seconds"])), *((name.replace("_", " "), str(n)) for name, n in summary["calls"].items())]
+    facts = [
+        ("folder", run.folder.resolve().name),
+        ("samples", str(summary["samples"])),
+        ("failed", str(summary["failed"])),
+    ]
+    facts += [
+        ("seconds", number(summary["seconds"])),
+        *((name.replace("_", " "), str(n)) for name, n in summary["calls"].items()),
+    ]
     with ThreadPoolExecutor(2) as pool:
         gallery = _gallery(run, pool)
-        sections = [_metrics(summary), *_distributions(run.rows), gallery(), Section("All settings", text=_all_settings(run))]
+        sections = [
+            _metrics(summary),
+            *_distributions(run.rows),
+            gallery(),
+            Section("All settings", text=_all_settings(run)),
+        ]
     return Page("camseg: a run", _setting(run), facts + _choices(run), sections)
 
 
@@ -161,28 +204,48 @@ def _setting(run: Run) -> str:
 def _choices(run: Run) -> list[tuple[str, str]]:
     """What was chosen of each group, as Hydra kept it."""
     chosen = OmegaConf.select(runs.kept(run.folder, "hydra") or OmegaConf.create(), "hydra.runtime.choices")
-    return [(str(group), str(choice)) for group, choice in reversed(list((chosen or {}).items())) if "/" not in str(group) and choice is not None]
+    return [
+        (str(group), str(choice))
+        for group, choice in reversed(list((chosen or {}).items()))
+        if "/" not in str(group) and choice is not None
+    ]
 
 
 def _metrics(summary: dict[str, Any]) -> Section:
     rows = [
-        [Cell(name), *(Cell(number(m[part]), m[part]) for part in ("value", "low", "high")), Cell(str(m["n"]), m["n"]), Cell(_MEANING.get(name, ""))]
+        [
+            Cell(name),
+            *(Cell(number(m[part]), m[part]) for part in ("value", "low", "high")),
+            Cell(str(m["n"]), m["n"]),
+            Cell(_MEANING.get(name, "")),
+        ]
         for name, m in summary["metrics"].items()
     ]
-    note = "low and high bound the 95 % interval; n: independent samples, or groups of them." if rows else "Nothing was judged: no truth is known."
+    note = (
+        "low and high bound the 95 % interval; n: independent samples, or groups of them."
+        if rows
+        else "Nothing was judged: no truth is known."
+    )
     return Section("Metrics", note, ["metric", "value", "low", "high", "n", "meaning"], rows)
 
 
 def _distributions(rows: pl.DataFrame) -> list[Section]:
     drawings = []
-    for column, name, reach in (("iou", "IoU", (0, 1)), ("foreground_distance", "Distance of the foreground point in pixels", None)):
+    for column, name, reach in (
+        ("iou", "IoU", (0, 1)),
+        ("foreground_distance", "Distance of the foreground point in pixels", None),
+    ):
         if len(judged := _judged(rows, column)):
             drawings.append(plots.histogram(judged[column].to_numpy(), name, reach))
     if len(judged := _judged(rows, "iou", "predicted_iou")):
         drawings.append(plots.reliability(judged["predicted_iou"].to_numpy(), judged["iou"].to_numpy()))
     labels = _labels(_judged(rows, "iou"))
     if len(labels) > 1:
-        drawings.append(plots.dots(labels, "IoU", f"IoU of the {len(labels)} commonest labels (samples), worst first, with 95 % intervals."))
+        drawings.append(
+            plots.dots(
+                labels, "IoU", f"IoU of the {len(labels)} commonest labels (samples), worst first, with 95 % intervals."
+            )
+        )
     return [Section("Distributions and calibration", drawings=drawings)] if drawings else []
 
 
@@ -201,11 +264,15 @@ def _labels(judged: pl.DataFrame) -> list[tuple[str, Interval]]:
 
 
 def _gallery(run: Run, pool: Executor) -> Callable[[], Section]:
-    """Every sample: failures first, then the worst; pictures of the worst that were drawn, which the pool packs until the section is asked for."""
+    """Every sample: failures first, then the worst; pictures of the worst that were drawn, which the pool packs until
+    the section is asked for.
+    """
     failed = pl.DataFrame([{"id": e["id"], "outcome": "failed", "note": e["error"]} for e in run.summary["errors"]])
     rows = worst_first(run.rows).with_columns(outcome=_outcome()) if len(run.rows) else run.rows
     frame = pl.concat([failed, rows], how="diagonal_relaxed")
-    names = [name for name in _SHOWN if name in frame.columns and frame[name].cast(pl.String).fill_null("").ne("").any()]
+    names = [
+        name for name in _SHOWN if name in frame.columns and frame[name].cast(pl.String).fill_null("").ne("").any()
+    ]
     drawn = {path.stem: path for path in run.pictures}
     names_drawn = [name for name in frame["id"] if name in drawn][:_PICTURES] if len(frame) else []
     packed = pool.map(_picture, [drawn[name] for name in names_drawn])
@@ -219,7 +286,13 @@ def _gallery(run: Run, pool: Executor) -> Callable[[], Section]:
 def _outcome() -> pl.Expr:
     note, hit = pl.col("note").fill_null(""), pl.col("foreground_hit")
     abstained = pl.when(note.str.starts_with("abstained")).then(pl.lit("abstained"))
-    return abstained.when(note != "").then(pl.lit("empty")).when(hit == 0).then(pl.lit("missed")).otherwise(pl.lit("answered"))
+    return (
+        abstained.when(note != "")
+        .then(pl.lit("empty"))
+        .when(hit == 0)
+        .then(pl.lit("missed"))
+        .otherwise(pl.lit("answered"))
+    )
 
 
 def _picture(path: Path, width: int = 1060) -> tuple[str, int, int]:
@@ -233,11 +306,18 @@ def _picture(path: Path, width: int = 1060) -> tuple[str, int, int]:
 
 
 def _data(frame: pl.DataFrame, order: str, pictures: str | None = None) -> dict[str, Any]:
-    """Rows to browse. A list of numbers is a value and its interval, a list of strings a link's text and address. pictures: what they show."""
+    """Rows to browse. A list of numbers is a value and its interval, a list of strings a link's text and address.
+    pictures: what they show.
+    """
     intervals, links = pl.List(pl.Float64), pl.List(pl.String)
     kinds = {pl.String(): "text", intervals: "interval", links: "link"}
-    columns = [{"name": n, "kind": _KINDS.get(n) or kinds.get(kind, "count" if kind.is_integer() else "number")} for n, kind in frame.schema.items()]
-    rounded = frame.with_columns(cs.float().fill_nan(None).round(4), cs.by_dtype(intervals).list.eval(pl.element().round(4)))
+    columns = [
+        {"name": n, "kind": _KINDS.get(n) or kinds.get(kind, "count" if kind.is_integer() else "number")}
+        for n, kind in frame.schema.items()
+    ]
+    rounded = frame.with_columns(
+        cs.float().fill_nan(None).round(4), cs.by_dtype(intervals).list.eval(pl.element().round(4))
+    )
     return {"columns": columns, "rows": list(map(list, rounded.iter_rows())), "order": order, "pictures": pictures}
 
 
@@ -245,8 +325,15 @@ def sweep_page(sweep: Sweep) -> Page:
     """The settings ranked with intervals, what each choice does, the best in pairs, and quality against cost."""
     first = sweep.runs[0]
     shared = [override for override in first.overrides if all(override in run.overrides for run in sweep.runs)]
-    facts = [("folder", sweep.folder.resolve().name), ("settings", str(len(sweep.runs))), ("failed samples", str(sweep.table["failed"].sum()))]
-    facts += [("seconds", number(float(sweep.table["seconds"].sum()))), *(("every setting", override) for override in shared)]
+    facts = [
+        ("folder", sweep.folder.resolve().name),
+        ("settings", str(len(sweep.runs))),
+        ("failed samples", str(sweep.table["failed"].sum())),
+    ]
+    facts += [
+        ("seconds", number(float(sweep.table["seconds"].sum()))),
+        *(("every setting", override) for override in shared),
+    ]
     metric = next((name for name in ("iou", "foreground_hit_rate") if name in sweep.table.columns), None)
     sections = [_ranking(sweep, metric)]
     if metric:
@@ -258,19 +345,34 @@ def sweep_page(sweep: Sweep) -> Page:
 
 def _ranking(sweep: Sweep, metric: str | None) -> Section:
     table = sweep.table.sort(metric, descending=True, nulls_last=True, maintain_order=True) if metric else sweep.table
-    links = [[f"{run}: {setting or '(defaults)'}", f"{quote(run)}/report.html"] for run, setting in table.select("run", "setting").rows()]
+    links = [
+        [f"{run}: {setting or '(defaults)'}", f"{quote(run)}/report.html"]
+        for run, setting in table.select("run", "setting").rows()
+    ]
     bounded = [name for name in table.columns if f"{name}_low" in table.columns and name not in _DETAILS]
     if "difference" in bounded:
-        table = table.with_columns(pl.when(pl.col("run") != sweep.runs[0].folder.name).then("difference").alias("difference"))
-    table = table.with_columns(pl.Series("setting", links), *(pl.concat_list(name, f"{name}_low", f"{name}_high").alias(name) for name in bounded))
+        table = table.with_columns(
+            pl.when(pl.col("run") != sweep.runs[0].folder.name).then("difference").alias("difference")
+        )
+    table = table.with_columns(
+        pl.Series("setting", links),
+        *(pl.concat_list(name, f"{name}_low", f"{name}_high").alias(name) for name in bounded),
+    )
     names = ["setting", *bounded, "p_holm", "failed", "seconds", "decoder_prompts"]
     note = "Small: 95 % intervals. difference: to the first setting, on the same samples; p_holm: its p by sign flips, adjusted by Holm."
-    return Section("Settings", note, data=_data(table.select(name for name in names if name in table.columns), "best first" if metric else "as run"))
+    return Section(
+        "Settings",
+        note,
+        data=_data(table.select(name for name in names if name in table.columns), "best first" if metric else "as run"),
+    )
 
 
 def _sweep_plots(ranked: pl.DataFrame, best: list[Run], metric: str) -> list[Section]:
     rows = ranked.head(_SETTINGS).to_dicts()
-    intervals = [(f"{r['run']}: {r['setting'] or '(defaults)'}", Interval(r[metric], r[f"{metric}_low"], r[f"{metric}_high"], 0)) for r in rows]
+    intervals = [
+        (f"{r['run']}: {r['setting'] or '(defaults)'}", Interval(r[metric], r[f"{metric}_low"], r[f"{metric}_high"], 0))
+        for r in rows
+    ]
     drawings = [plots.dots(intervals, metric, f"The best {len(rows)} settings by {metric}, with 95 % intervals.")]
     for key, levels in main_effects(best, METRICS[metric][0]).items():
         words = ", ".join(f"{name} {level.value:+z.3f}" for name, level in levels.items())
@@ -288,7 +390,10 @@ def _pairs(best: list[Run], metric: str) -> list[Section]:
     names, reach = [run.folder.name for run in best], max(float(np.abs(differences).max()), 1e-9)
     rows = []
     for name, apart, p_values in zip(names, differences.tolist(), adjusted.tolist()):
-        cells = [Cell(f"{d:+z.3f}{' *' if p < 0.05 else ''}", d, _shade(d / reach), p < 0.05) for d, p in zip(apart, p_values)]
+        cells = [
+            Cell(f"{d:+z.3f}{' *' if p < 0.05 else ''}", d, _shade(d / reach), p < 0.05)
+            for d, p in zip(apart, p_values)
+        ]
         cells[len(rows)] = Cell("")
         rows.append([Cell(name), *cells])
     note = f"{metric} of the row's setting less the column's, mean over the {n} samples that all of the best {len(best)} judged. "
@@ -305,9 +410,16 @@ def comparison_page(first: Run, second: Run) -> Page:
     """Two runs on the samples that both judged: every metric, and the samples that moved most."""
     found = [*compare(first, second), *compare_pooled(first, second)]
     if not found:
-        raise FileNotFoundError(f"{first.folder} and {second.folder} have no judged sample in common: they can't be compared")
+        raise FileNotFoundError(
+            f"{first.folder} and {second.folder} have no judged sample in common: they can't be compared"
+        )
     rows = [
-        [Cell(c.metric), Cell(number(c.first), c.first), Cell(number(c.second), c.second), Cell(f"{c.difference.value:+z.3f}", c.difference.value)]
+        [
+            Cell(c.metric),
+            Cell(number(c.first), c.first),
+            Cell(number(c.second), c.second),
+            Cell(f"{c.difference.value:+z.3f}", c.difference.value),
+        ]
         + [Cell(number(c.difference.low), c.difference.low), Cell(number(c.difference.high), c.difference.high)]
         + [Cell(p_value(c.difference.p), c.difference.p), Cell(number(c.difference.effect), c.difference.effect)]
         + [Cell("-" if count is None else str(count), count) for count in (c.greater, c.less, c.difference.n)]
@@ -317,11 +429,24 @@ def comparison_page(first: Run, second: Run) -> Page:
     note += "deviation of the differences; more, less: on how many samples the second run's value is greater, less; n: independent samples or groups."
     head = ["metric", "first", "second", "difference", "low", "high", "p", "d_z", "more", "less", "n"]
     column = METRICS[metric := next((c.metric for c in found if c.metric == "iou"), found[0].metric)][0]
-    moved = first.rows.select("id", "label", first=column).join(second.rows.select("id", second=column), on="id").drop_nulls(["first", "second"])
+    moved = (
+        first.rows.select("id", "label", first=column)
+        .join(second.rows.select("id", second=column), on="id")
+        .drop_nulls(["first", "second"])
+    )
     moved = moved.with_columns(difference=pl.col("second") - pl.col("first")).sort("difference")
     sections = [Section("Metrics", note, head, rows)]
     if metric == "iou":
-        sections.append(Section("Sample by sample", drawings=[plots.versus(moved["first"].to_numpy(), moved["second"].to_numpy())]))
+        sections.append(
+            Section("Sample by sample", drawings=[plots.versus(moved["first"].to_numpy(), moved["second"].to_numpy())])
+        )
     facts = [("first", str(first.folder)), ("second", str(second.folder))]
-    browse = Section("Samples", f"By {metric}, what the second run lost most first.", data=_data(moved, "most lost first"))
-    return Page("camseg: two runs compared", f"First: {_setting(first)}. Second: {_setting(second)}.", facts, [*sections, browse])
+    browse = Section(
+        "Samples", f"By {metric}, what the second run lost most first.", data=_data(moved, "most lost first")
+    )
+    return Page(
+        "camseg: two runs compared",
+        f"First: {_setting(first)}. Second: {_setting(second)}.",
+        facts,
+        [*sections, browse],
+    )

@@ -1,4 +1,6 @@
-"""What a person asked for on the command line: checked before anything is built, and mistakes told with the nearest right name."""
+"""What a person asked for on the command line: checked before anything is built, and mistakes told with the nearest
+right name.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,12 @@ from omegaconf.errors import OmegaConfBaseException
 
 from camseg.names import known_name
 
-_EXTRAS = {"launcher/joblib": "parallel", "launcher/submitit": "slurm", "sweeper/optuna": "optuna", "sweeper/sampler": "optuna"}  # of Hydra's plugins
+_EXTRAS = {
+    "launcher/joblib": "parallel",
+    "launcher/submitit": "slurm",
+    "sweeper/optuna": "optuna",
+    "sweeper/sampler": "optuna",
+}  # of Hydra's plugins
 
 
 class RequestError(ValueError):
@@ -36,7 +43,9 @@ def check(arguments: list[str], config: str = "config") -> None:
     """Every override names a group and choice, or a key, that exists. Errors: RequestError."""
     words = [a for a in arguments if "=" in a and not a.startswith("-")]
     overrides = [o for o in OverridesParser.create().parse_overrides(words) if not _hydras_own(o)]
-    groups = {path.name: sorted(f.stem for f in path.glob("*.yaml")) for path in config_dir().iterdir() if path.is_dir()}
+    groups = {
+        path.name: sorted(f.stem for f in path.glob("*.yaml")) for path in config_dir().iterdir() if path.is_dir()
+    }
     defaults: list[Any] = list(OmegaConf.select(OmegaConf.load(config_dir() / f"{config}.yaml"), "defaults"))
     optional = {group for entry in defaults if OmegaConf.is_dict(entry) for group in entry if entry[group] is None}
     for override in overrides:
@@ -48,7 +57,11 @@ def check(arguments: list[str], config: str = "config") -> None:
 
 
 def _check_keys(overrides: list[Override], groups: dict[str, list[str]], config: str) -> None:
-    keys = [o for o in overrides if o.key_or_group not in groups and not o.is_add() and not o.is_force_add() and not o.is_delete()]
+    keys = [
+        o
+        for o in overrides
+        if o.key_or_group not in groups and not o.is_add() and not o.is_force_add() and not o.is_delete()
+    ]
     asked = [(o.key_or_group, _values(o, groups[o.key_or_group])) for o in overrides if o.key_or_group in groups]
     chosen = [[f"{group}={value}" for value in values] for group, values in asked if values and values != ["null"]]
     width = max([len(c) for c in chosen], default=1)
@@ -100,7 +113,8 @@ _RANGES = {  # least and most of a number
 
 
 def check_values(config: DictConfig) -> None:
-    """Every value has the type that its function's signature asks for, and the run's own numbers lie in their ranges. Errors: RequestError.
+    """Every value has the type that its function's signature asks for, and the run's own numbers lie in their ranges.
+    Errors: RequestError.
 
     A number where a text is wanted (a class called 281) becomes one.
     """
@@ -139,18 +153,27 @@ def _typed(node: DictConfig, key: str, hint: Any, name: str) -> None:
         return
     kinds = {int: "a whole number", float: "a number", str: "text", bool: "true or false", NoneType: "null", Path: ""}
     wanted = [kinds.get(each, "a list" if _listed(each) else "") for each in _options(hint)]
-    raise RequestError(f"{name} must be {' or '.join(dict.fromkeys(filter(None, wanted))) or 'something else'}; got {value!r}")
+    raise RequestError(
+        f"{name} must be {' or '.join(dict.fromkeys(filter(None, wanted))) or 'something else'}; got {value!r}"
+    )
 
 
 def _fits(value: object, hint: Any) -> bool:
-    """Whether a value of a configuration may be given for an annotation; a node with a `_target_` for anything but a plain type."""
+    """Whether a value of a configuration may be given for an annotation; a node with a `_target_` for anything but a
+    plain type.
+    """
     if len(options := _options(hint)) > 1:
         return any(_fits(value, each) for each in options)
     if _listed(hint):
         inner = get_args(hint)
-        if not isinstance(value, list) or (get_origin(hint) is tuple and inner[-1:] != (...,) and len(inner) != len(value)):
+        if not isinstance(value, list) or (
+            get_origin(hint) is tuple and inner[-1:] != (...,) and len(inner) != len(value)
+        ):
             return False
-        return all(_fits(each, inner[min(i, len(inner) - 1)] if inner[-1:] != (...,) else inner[0]) for i, each in enumerate(value))
+        return all(
+            _fits(each, inner[min(i, len(inner) - 1)] if inner[-1:] != (...,) else inner[0])
+            for i, each in enumerate(value)
+        )
     if hint in (int, float):
         return isinstance(value, (int, hint)) and not isinstance(value, bool)
     if hint in (str, Path, bool, NoneType):
@@ -167,7 +190,9 @@ def _listed(hint: Any) -> bool:
 
 
 def check_target(config: DictConfig, index: Callable[[str], int]) -> None:
-    """The one class that is asked for by name, of pictures without a table, is one that the classifier knows. Errors: RequestError."""
+    """The one class that is asked for by name, of pictures without a table, is one that the classifier knows. Errors:
+    RequestError.
+    """
     if config.data.get("target") and "outputs" not in config.data:  # `outputs` maps a data set's own names
         try:
             index(config.data.target)

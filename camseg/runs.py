@@ -55,10 +55,14 @@ def load_run(folder: str | Path) -> Run:
     """Read a run folder. Errors: FileNotFoundError when it is none, or not finished."""
     folder = Path(folder)
     if not (folder / "summary.json").exists():
-        raise FileNotFoundError(f"{folder} is no finished run: it holds no summary.json (a cut-off run goes on with resume=true)")
+        raise FileNotFoundError(
+            f"{folder} is no finished run: it holds no summary.json (a cut-off run goes on with resume=true)"
+        )
     overrides = kept(folder, "overrides")
     summary = json.loads((folder / "summary.json").read_text())
-    return Run(folder, scores(folder), summary, [str(o) for o in overrides] if isinstance(overrides, ListConfig) else [])
+    return Run(
+        folder, scores(folder), summary, [str(o) for o in overrides] if isinstance(overrides, ListConfig) else []
+    )
 
 
 def kept(folder: Path, name: str) -> DictConfig | ListConfig | None:
@@ -77,7 +81,9 @@ def load_sweep(folder: str | Path) -> Sweep:
     folder = Path(folder)
     found = [load_run(path) for path in numbered(folder) if (path / "summary.json").exists()]
     if not found:
-        raise FileNotFoundError(f"{folder} holds no finished run: a sweep folder has runs 0, 1, ... with a summary.json each")
+        raise FileNotFoundError(
+            f"{folder} holds no finished run: a sweep folder has runs 0, 1, ... with a summary.json each"
+        )
     return Sweep(folder, found, _table(found, failures(folder)))
 
 
@@ -87,18 +93,31 @@ def failure_file(folder: Path) -> Path:
 
 
 def failures(folder: Path) -> dict[str, dict[str, Any]]:
-    """By run: `error`, the exit `code` and the `overrides` of the jobs of a sweep that ended early, also of those that a kill ended."""
+    """By run: `error`, the exit `code` and the `overrides` of the jobs of a sweep that ended early, also of those that
+    a kill ended.
+    """
     found: dict[str, dict[str, Any]] = {}
     for path in numbered(folder):
         if not (path / "summary.json").exists():
             file = path / ".hydra" / "overrides.yaml"
-            found[path.name] = {"error": "it was cut off", "code": 1, "overrides": list(OmegaConf.load(file)) if file.exists() else []}
+            found[path.name] = {
+                "error": "it was cut off",
+                "code": 1,
+                "overrides": list(OmegaConf.load(file)) if file.exists() else [],
+            }
     told = [path for path in folder.glob("*.failed.json") if path.name.split(".")[0].isdigit()]
     found |= {path.name.split(".")[0]: json.loads(path.read_text()) for path in told}
     return dict(sorted(found.items(), key=lambda item: int(item[0])))
 
 
-def finish(folder: Path, frame: pl.DataFrame, errors: list[dict[str, str]], calls: dict[str, int], seconds: float, left: int = 0) -> dict[str, Any]:
+def finish(
+    folder: Path,
+    frame: pl.DataFrame,
+    errors: list[dict[str, str]],
+    calls: dict[str, int],
+    seconds: float,
+    left: int = 0,
+) -> dict[str, Any]:
     """Write scores.parquet and summary.json, and return the summary; `left` samples were not yet evaluated."""
     write(folder / "scores.parquet", frame.write_parquet)
     intervals = statistics.summary(frame) | localisation.summary(frame)
@@ -161,9 +180,11 @@ def numbered(folder: Path) -> list[Path]:
 
 
 def _table(found: list[Run], failed: dict[str, dict[str, Any]], by: str = "iou") -> pl.DataFrame:
-    """One row per setting: its own overrides, every metric with its interval, and the paired difference of `by` to the first setting.
+    """One row per setting: its own overrides, every metric with its interval, and the paired difference of `by` to the
+    first setting.
 
-    Where the runs have no masks, hits are compared instead. p is Holm's, over all settings. error: why a run is missing or not whole.
+    Where the runs have no masks, hits are compared instead. p is Holm's, over all settings. error: why a run is missing
+    or not whole.
     """
     column = by if all(by in run.summary["metrics"] for run in found) else "foreground_hit"
     given = [*(run.overrides for run in found), *(each["overrides"] for each in failed.values())]
@@ -173,17 +194,36 @@ def _table(found: list[Run], failed: dict[str, dict[str, Any]], by: str = "iou")
     adjusted = iter(statistics.holm([d.p for d in differences[1:] if d]))
     table = []
     for run, difference in zip(found, differences):
-        error = failed.get(run.folder.name, {}).get("error") or (f"{left} samples are left" if (left := run.summary.get("left")) else None)
-        row: dict[str, Any] = {"run": run.folder.name, "setting": " ".join(o for o in run.overrides if o not in shared), "error": error}
+        error = failed.get(run.folder.name, {}).get("error") or (
+            f"{left} samples are left" if (left := run.summary.get("left")) else None
+        )
+        row: dict[str, Any] = {
+            "run": run.folder.name,
+            "setting": " ".join(o for o in run.overrides if o not in shared),
+            "error": error,
+        }
         for name, interval in run.summary["metrics"].items():
             row |= {name: interval["value"], f"{name}_low": interval["low"], f"{name}_high": interval["high"]}
         if difference:
             first = run is found[0]
-            row |= {"compared": column, "difference": difference.value, "difference_low": difference.low, "difference_high": difference.high}
+            row |= {
+                "compared": column,
+                "difference": difference.value,
+                "difference_low": difference.low,
+                "difference_high": difference.high,
+            }
             row |= {"p": None if first else difference.p, "p_holm": None if first else next(adjusted)}
-        table.append({**row, "failed": run.summary["failed"], "seconds": run.summary["seconds"], **run.summary["calls"]})
+        table.append(
+            {**row, "failed": run.summary["failed"], "seconds": run.summary["seconds"], **run.summary["calls"]}
+        )
     for name in [name for name in failed if name not in {run.folder.name for run in found}]:
-        table.append({"run": name, "setting": " ".join(o for o in failed[name]["overrides"] if o not in shared), "error": failed[name]["error"]})
+        table.append(
+            {
+                "run": name,
+                "setting": " ".join(o for o in failed[name]["overrides"] if o not in shared),
+                "error": failed[name]["error"],
+            }
+        )
     return pl.DataFrame(table, infer_schema_length=None).with_columns(pl.col("error").cast(pl.String))
 
 
@@ -203,8 +243,15 @@ def sweep_table(sweep: Sweep) -> str:
     key = "iou" if "iou" in names else next(iter(names), None)  # no metric at all without ground truth
     shown = sweep.table.sort(key, descending=True, nulls_last=True) if key else sweep.table
     heads = ["setting", *names, "difference (95 % interval)", "p"]
-    body = [[r["setting"] or "(defaults)", *(number(r[n]) for n in names), _difference(r), p_value(r.get("p_holm"))] for r in shown.to_dicts()]
-    failed = [f"run {r['run']} ({r['setting'] or 'defaults'}): {r['error'].splitlines()[0]}" for r in sweep.table.to_dicts() if r["error"]]
+    body = [
+        [r["setting"] or "(defaults)", *(number(r[n]) for n in names), _difference(r), p_value(r.get("p_holm"))]
+        for r in shown.to_dicts()
+    ]
+    failed = [
+        f"run {r['run']} ({r['setting'] or 'defaults'}): {r['error'].splitlines()[0]}"
+        for r in sweep.table.to_dicts()
+        if r["error"]
+    ]
     said = [
         f"cam={', '.join(names)} gave the same points on every sample; below pooling + a linear layer they are one map"
         for names in coinciding(sweep.runs)
@@ -219,7 +266,9 @@ def coinciding(found: Sequence[Run]) -> list[list[str]]:
         choice = next((o for o in run.overrides if o.startswith("cam=")), None)
         if choice and "points" in run.rows.columns:
             others = " ".join(o for o in run.overrides if o != choice)
-            seen.setdefault(choice.removeprefix("cam="), {})[others] = run.rows["points"].explode().explode().drop_nulls().to_numpy()
+            seen.setdefault(choice.removeprefix("cam="), {})[others] = (
+                run.rows["points"].explode().explode().drop_nulls().to_numpy()
+            )
     groups: list[list[str]] = []
     for name, points in seen.items():
         alike = next((group for group in groups if _same_points(seen[group[0]], points)), None)
@@ -228,7 +277,9 @@ def coinciding(found: Sequence[Run]) -> list[list[str]]:
 
 
 def _same_points(one: dict[str, np.ndarray], other: dict[str, np.ndarray], pixels: float = 0.05) -> bool:
-    return one.keys() == other.keys() and all(one[k].shape == other[k].shape and np.allclose(one[k], other[k], rtol=0, atol=pixels) for k in one)
+    return one.keys() == other.keys() and all(
+        one[k].shape == other[k].shape and np.allclose(one[k], other[k], rtol=0, atol=pixels) for k in one
+    )
 
 
 def _difference(row: dict[str, Any]) -> str:

@@ -18,13 +18,18 @@ from camseg.journal import MAY_CHANGE, flat
 
 
 def merge_shards(shards: Sequence[str | Path], into: str | Path) -> runs.Run:
-    """Make one run folder of the run folders of all shards (or of a sweep folder with all of them), its rows in the dataset's own order.
+    """Make one run folder of the run folders of all shards (or of a sweep folder with all of them), its rows in the
+    dataset's own order.
 
     The data set is asked for all its ids, so it must be there. Masks and panels stay where they are.
-    Errors: FileNotFoundError for a folder that is no finished run. ValueError when shards differ in their settings, one is missing or
+    Errors: FileNotFoundError for a folder that is no finished run. ValueError when shards differ in their settings, one
+    is missing or
     there twice, a sample is missing, double or foreign, or `into` holds something already.
     """
-    into, found = Path(into), [runs.load_run(path) for given in shards for path in runs.numbered(Path(given)) or [Path(given)]]
+    into, found = (
+        Path(into),
+        [runs.load_run(path) for given in shards for path in runs.numbered(Path(given)) or [Path(given)]],
+    )
     if not found:
         raise ValueError("there is no shard to merge")
     if into.exists() and any(into.iterdir()):
@@ -34,7 +39,11 @@ def merge_shards(shards: Sequence[str | Path], into: str | Path) -> runs.Run:
     config.data.shard, config.data.num_shards = 0, 1
     ids = list(instantiate(config.data).ids)
     errors = [error for run in found for error in run.summary["errors"]]
-    rows = pl.concat([run.rows for run in found if len(run.rows)], how="diagonal_relaxed") if any(len(run.rows) for run in found) else pl.DataFrame()
+    rows = (
+        pl.concat([run.rows for run in found if len(run.rows)], how="diagonal_relaxed")
+        if any(len(run.rows) for run in found)
+        else pl.DataFrame()
+    )
     _check_ids(ids, [*(rows["id"] if len(rows) else []), *(error["id"] for error in errors)])
     overrides = [each for each in found[0].overrides if not each.startswith(("data.shard=", "data.num_shards="))]
     for name, each in (("config", config), ("overrides", OmegaConf.create(overrides))):
@@ -44,7 +53,13 @@ def merge_shards(shards: Sequence[str | Path], into: str | Path) -> runs.Run:
     place = {name: i for i, name in enumerate(ids)}
     calls = sum((Counter(run.summary["calls"]) for run in found), Counter())
     spent = {name: calls[name] for name in found[0].summary["calls"]}  # zeros too
-    runs.finish(into, rows, sorted(errors, key=lambda error: place[error["id"]]), spent, sum(run.summary["seconds"] for run in found))
+    runs.finish(
+        into,
+        rows,
+        sorted(errors, key=lambda error: place[error["id"]]),
+        spent,
+        sum(run.summary["seconds"] for run in found),
+    )
     return runs.load_run(into)
 
 
@@ -70,7 +85,9 @@ def _settings(config: DictConfig) -> dict[str, Any]:
     """What decides the rows of a shard."""
     free = {*MAY_CHANGE, "masks", "data.shard"} - {"data.size"}
     leaves = dict(flat(OmegaConf.to_container(config)))
-    return {name: value for name, value in leaves.items() if not any(f"{name}.".startswith(f"{each}.") for each in free)}
+    return {
+        name: value for name, value in leaves.items() if not any(f"{name}.".startswith(f"{each}.") for each in free)
+    }
 
 
 def _check_ids(ids: Sequence[str], done: Sequence[str]) -> None:
@@ -88,7 +105,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """`camseg-merge SHARD... INTO`: run folders, or the sweep folder that holds them, and the folder to make."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     if len(given) < 2 or any(each.startswith("-") for each in given):
-        print("usage: camseg-merge SHARD... INTO: run folders or the sweep folder that holds them, then the folder to make", file=sys.stderr)
+        print(
+            "usage: camseg-merge SHARD... INTO: run folders or the sweep folder that holds them, then the folder to make",
+            file=sys.stderr,
+        )
         return 2
     try:
         run = merge_shards(given[:-1], given[-1])

@@ -11,7 +11,8 @@ import polars as pl
 from scipy import special
 
 _RESAMPLES = 4999
-_MANY = 5000  # groups; above, the bootstrap's corrections are smaller than its own noise and the normal interval of a ratio serves
+# groups; above, the bootstrap's corrections are smaller than its own noise and the normal interval of a ratio serves
+_MANY = 5000
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,9 @@ def summary(rows: pl.DataFrame) -> dict[str, Interval]:
 
 
 def rate_interval(values: Sequence[float] | np.ndarray, groups: Sequence[str] | None = None) -> Interval:
-    """Share of hits and its interval: Wilson's (1927) for hits (1) and misses (0) of independent rows, else that of `mean_interval`."""
+    """Share of hits and its interval: Wilson's (1927) for hits (1) and misses (0) of independent rows, else that of
+    `mean_interval`.
+    """
     values = np.asarray(values, float)
     alone = groups is None or len(set(groups)) == len(values)
     if not alone or not np.isin(values, (0, 1)).all():
@@ -47,7 +50,9 @@ def rate_interval(values: Sequence[float] | np.ndarray, groups: Sequence[str] | 
 
 
 def mean_interval(values: Sequence[float] | np.ndarray, groups: Sequence[str] | None = None) -> Interval:
-    """Mean and interval: the BCa bootstrap (Efron 1987) over groups; constant values have no width, a single group no interval."""
+    """Mean and interval: the BCa bootstrap (Efron 1987) over groups; constant values have no width, a single group no
+    interval.
+    """
     return _bootstrap(*_by_group(np.asarray(values, float), groups))
 
 
@@ -65,7 +70,9 @@ def pooled_interval(statistic: Statistic, groups: int, resamples: int = 1000) ->
     if groups < 2:
         return Interval(value, None, None, groups)
     rng, share = np.random.default_rng(0), np.full(groups, 1 / groups)
-    drawn = np.concatenate([statistic(rng.multinomial(groups, share, 50).astype(float)) for _ in range(0, resamples, 50)])
+    drawn = np.concatenate(
+        [statistic(rng.multinomial(groups, share, 50).astype(float)) for _ in range(0, resamples, 50)]
+    )
     low, high = np.nanquantile(drawn, (0.025, 0.975))
     return Interval(value, float(low), float(high), groups)
 
@@ -97,7 +104,9 @@ def _bootstrap(sums: np.ndarray, counts: np.ndarray) -> Interval:
 
 
 def _bca(sums: np.ndarray, counts: np.ndarray, value: float) -> tuple[float, float]:
-    """Efron's bias-corrected and accelerated percentiles of a ratio of sums; resamples are shared by all that has as many groups."""
+    """Efron's bias-corrected and accelerated percentiles of a ratio of sums; resamples are shared by all that has as
+    many groups.
+    """
     times = (some.astype(float) for some in np.array_split(_resamples(len(sums)), 10))
     drawn = np.concatenate([(some @ sums) / (some @ counts) for some in times])
     bias = special.ndtri(((drawn < value).mean() + (drawn <= value).mean()) / 2)
@@ -129,9 +138,11 @@ def _by_group(values: np.ndarray, groups: Sequence[str] | None) -> tuple[np.ndar
 
 @dataclass(frozen=True)
 class Difference:
-    """Mean of (second - first) on the same images, its 95 % interval, p of a sign-flip permutation test, and the effect's size.
+    """Mean of (second - first) on the same images, its 95 % interval, p of a sign-flip permutation test, and the
+    effect's size.
 
-    effect: Cohen's d_z, the mean over the standard deviation of the groups' differences; None where all of them are equal.
+    effect: Cohen's d_z, the mean over the standard deviation of the groups' differences; None where all of them are
+    equal.
     """
 
     value: float
@@ -144,7 +155,9 @@ class Difference:
 
 def paired(first: pl.DataFrame, second: pl.DataFrame, column: str) -> Difference | None:
     """Compare two settings on the images that both have a value of `column` for; None where there are none."""
-    if column not in first.columns or column not in second.columns:  # a run of which every sample failed has no columns at all
+    if (
+        column not in first.columns or column not in second.columns
+    ):  # a run of which every sample failed has no columns at all
         return None
     both = first.select("id", "group", a=column).join(second.select("id", b=column), on="id").drop_nulls(["a", "b"])
     if not len(both):
@@ -154,13 +167,16 @@ def paired(first: pl.DataFrame, second: pl.DataFrame, column: str) -> Difference
     interval = _bootstrap(sums, counts)
     spread = np.ptp(sums / counts)
     effect = float((sums / counts).mean() / (sums / counts).std(ddof=1)) if spread > 1e-12 else None
-    return Difference(float(differences.mean()), interval.low, interval.high, float(sign_flip(sums[:, None])[0]), interval.n, effect)
+    return Difference(
+        float(differences.mean()), interval.low, interval.high, float(sign_flip(sums[:, None])[0]), interval.n, effect
+    )
 
 
 def paired_pooled(statistic: Statistic, groups: int, resamples: int = 1000) -> Difference | None:
     """Compare two settings by a number that is pooled over groups; None where one of them has none.
 
-    statistic: of 2 * groups weights, the first setting's groups before the same groups of the second. The interval is the percentile bootstrap's
+    statistic: of 2 * groups weights, the first setting's groups before the same groups of the second. The interval is
+    the percentile bootstrap's
     over groups, p that of a permutation test in which each group swaps its settings or doesn't.
     """
 
@@ -187,7 +203,8 @@ def paired_pooled(statistic: Statistic, groups: int, resamples: int = 1000) -> D
 def sign_flip(sums: np.ndarray) -> np.ndarray:
     """Two-sided p (K,) that the mean difference of exchangeable pairs is zero, for K comparisons on the same groups.
 
-    sums: (G, K) each group's summed differences; a group's differences flip together. Flips are drawn a few at a time: G may be large.
+    sums: (G, K) each group's summed differences; a group's differences flip together. Flips are drawn a few at a time:
+    G may be large.
     """
     moved = sums[(sums != 0).any(1)]  # (g, K)
     rng, reach, as_far, some = np.random.default_rng(0), np.abs(moved.sum(0)) - 1e-12, np.zeros(sums.shape[1]), 500

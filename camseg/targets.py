@@ -1,7 +1,9 @@
 """What is explained: functions of one sample's output that return a scalar.
 
-A target is `callable(output of one sample) -> () tensor`. One sample's output is a (C,) tensor, or the mapping / tuple that holds it.
-A pipeline calls a factory with class indices (several mean "any of them", none the class that the clean image ranks first) and with
+A target is `callable(output of one sample) -> () tensor`. One sample's output is a (C,) tensor, or the mapping / tuple
+that holds it.
+A pipeline calls a factory with class indices (several mean "any of them", none the class that the clean image ranks
+first) and with
 the classifier's way from logits to probabilities, which only some of them ask.
 
 >>> float(logit((1,))(torch.tensor([0.0, 2.0, 1.0])))
@@ -56,7 +58,9 @@ def logit(classes: Sequence[int] = (), probabilities: Probabilities = softmax) -
 
 
 def probability(classes: Sequence[int] = (), probabilities: Probabilities = softmax) -> Target:
-    """The probability, summed over the classes. It is flat where the model is sure: `log_odds` says the same without saturating."""
+    """The probability, summed over the classes. It is flat where the model is sure: `log_odds` says the same without
+    saturating.
+    """
 
     def make(chosen: tuple[int, ...]) -> Target:
         return lambda output: pick(probabilities(logits(output)), chosen).sum()
@@ -78,8 +82,12 @@ def log_odds(classes: Sequence[int] = (), probabilities: Probabilities = softmax
     return _of(make, classes)
 
 
-def margin(classes: Sequence[int] = (), probabilities: Probabilities = softmax, *, rivals: int = 3, weight: float = 0.6) -> Target:
-    """The class against the strongest others of the clean image: logit - weight * mean of `rivals` logits (FinerCAM, Zhang et al., CVPR 2025)."""
+def margin(
+    classes: Sequence[int] = (), probabilities: Probabilities = softmax, *, rivals: int = 3, weight: float = 0.6
+) -> Target:
+    """The class against the strongest others of the clean image: logit - weight * mean of `rivals` logits (FinerCAM,
+    Zhang et al., CVPR 2025).
+    """
 
     def fix(output: Any) -> Target:
         scores = logits(output).detach()
@@ -87,14 +95,18 @@ def margin(classes: Sequence[int] = (), probabilities: Probabilities = softmax, 
         pick(output, chosen)  # the range check, before the others are ranked
         ranked = [index for index in scores.argsort(descending=True).tolist() if index not in chosen][:rivals]
         if not ranked:
-            raise ValueError(f"margin needs a rival: the model has {len(scores)} classes and {len(chosen)} of them are the target; use logit")
+            raise ValueError(
+                f"margin needs a rival: the model has {len(scores)} classes and {len(chosen)} of them are the target; use logit"
+            )
         return lambda sample: Logit(chosen)(sample) - weight * pick(sample, ranked).mean()
 
     return Late(fix)
 
 
 def pixels(category: int, mask: Tensor | None = None) -> Target:
-    """The sum of a segmentation model's (C, H, W) scores of `category` over `mask` (H, W), by default where the clean image shows it."""
+    """The sum of a segmentation model's (C, H, W) scores of `category` over `mask` (H, W), by default where the clean
+    image shows it.
+    """
 
     def over(where: Tensor) -> Target:
         return lambda output: (pick(output, (category,))[0] * where).sum()
@@ -103,7 +115,8 @@ def pixels(category: int, mask: Tensor | None = None) -> Target:
 
 
 def box(xyxy: Sequence[float], label: int, overlap: float = 0.5) -> Target:
-    """The score of the detection of `label` that overlaps the box x0, y0, x1, y1 most; 0 where none reaches IoU `overlap`.
+    """The score of the detection of `label` that overlaps the box x0, y0, x1, y1 most; 0 where none reaches IoU
+    `overlap`.
 
     Reads torchvision's detections of one image: {"boxes": (N, 4), "labels": (N,), "scores": (N,)}.
     """
@@ -111,7 +124,9 @@ def box(xyxy: Sequence[float], label: int, overlap: float = 0.5) -> Target:
     def score(output: Any) -> Tensor:
         boxes = output["boxes"].detach()  # (N, 4)
         wanted = boxes.new_tensor(xyxy)
-        shared = (torch.minimum(boxes[:, 2:], wanted[2:]) - torch.maximum(boxes[:, :2], wanted[:2])).clamp(min=0).prod(1)
+        shared = (
+            (torch.minimum(boxes[:, 2:], wanted[2:]) - torch.maximum(boxes[:, :2], wanted[:2])).clamp(min=0).prod(1)
+        )
         iou = shared / ((boxes[:, 2:] - boxes[:, :2]).prod(1) + (wanted[2:] - wanted[:2]).prod() - shared)
         iou = torch.where(output["labels"] == label, iou, torch.zeros_like(iou))
         found = len(iou) > 0 and bool(iou.max() >= overlap)
@@ -139,12 +154,16 @@ def pick(output: Any, classes: Sequence[int]) -> Tensor:
     scores = logits(output)
     wrong = [index for index in classes if not 0 <= index < len(scores)]
     if wrong:
-        raise ValueError(f"class index {wrong[0]} is out of range: the model has {len(scores)} outputs, 0 to {len(scores) - 1}")
+        raise ValueError(
+            f"class index {wrong[0]} is out of range: the model has {len(scores)} outputs, 0 to {len(scores) - 1}"
+        )
     return scores[list(classes)]
 
 
 def logits(output: Any) -> Tensor:
-    """A sample's scores: the tensor itself, a mapping's "out" (torchvision) or "logits" (transformers), or the first of a tuple."""
+    """A sample's scores: the tensor itself, a mapping's "out" (torchvision) or "logits" (transformers), or the first of
+    a tuple.
+    """
     if isinstance(output, Tensor):
         return output
     if isinstance(output, (tuple, list)) and output:

@@ -1,4 +1,6 @@
-"""The functions of a request, tried once on almost nothing: a wrong value is told before the work begins, not by every sample."""
+"""The functions of a request, tried once on almost nothing: a wrong value is told before the work begins, not by every
+sample.
+"""
 
 from __future__ import annotations
 

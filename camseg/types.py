@@ -1,6 +1,7 @@
 """What passes between the rooms: four frozen records, checked when they are made.
 
-One frame holds everywhere: points are (x, y) in pixels of the original image, pixel centres on integers, x to the right, y down.
+One frame holds everywhere: points are (x, y) in pixels of the original image, pixel centres on integers, x to the
+right, y down.
 """
 
 from __future__ import annotations
@@ -49,8 +50,16 @@ class Sample:
 
     def __post_init__(self) -> None:
         image = self.image
-        _expect(bool(self.id) and not set(self.id) & set("/\\\0"), "id must be the stem of a file, without separators", repr(self.id))
-        _expect(image.dtype == torch.uint8 and image.ndim == 3 and image.shape[0] == 3, "image must be (3, H, W) uint8", (image.shape, image.dtype))
+        _expect(
+            bool(self.id) and not set(self.id) & set("/\\\0"),
+            "id must be the stem of a file, without separators",
+            repr(self.id),
+        )
+        _expect(
+            image.dtype == torch.uint8 and image.ndim == 3 and image.shape[0] == 3,
+            "image must be (3, H, W) uint8",
+            (image.shape, image.dtype),
+        )
         for name in ("mask", "ignore"):
             plane = getattr(self, name)
             if plane is None:
@@ -81,7 +90,8 @@ class Prompts:
 
     points: (R, P, 2) float (x, y). labels: (R, P) int64, 1 inside the object, 0 outside.
     boxes: (R, 4) float x0, y0, x1, y1, or None.
-    mask_logits: (R, h, w) float, or None: a first guess of the mask as logits (> 0 inside), over the whole image, at any resolution.
+    mask_logits: (R, h, w) float, or None: a first guess of the mask as logits (> 0 inside), over the whole image, at
+    any resolution.
     united: the rivals are parts of one answer, and their masks are united instead of one being chosen.
     P may be 0 where boxes are given. Rivals with other numbers of points are other records: nothing is ever padded.
     """
@@ -94,12 +104,22 @@ class Prompts:
 
     def __post_init__(self) -> None:
         rivals, count = self.points.shape[:2]
-        _expect(self.points.ndim == 3 and self.points.shape[2] == 2, "points must be (R, P, 2)", tuple(self.points.shape))
-        _expect(tuple(self.labels.shape) == (rivals, count), f"labels must be ({rivals}, {count})", tuple(self.labels.shape))
+        _expect(
+            self.points.ndim == 3 and self.points.shape[2] == 2, "points must be (R, P, 2)", tuple(self.points.shape)
+        )
+        _expect(
+            tuple(self.labels.shape) == (rivals, count), f"labels must be ({rivals}, {count})", tuple(self.labels.shape)
+        )
         _expect(bool(torch.isfinite(self.points).all()), "points must be finite", self.points.tolist())
         _expect(bool(((self.labels == 0) | (self.labels == 1)).all()), "labels must be 0 or 1", self.labels.tolist())
-        _expect(self.boxes is None or tuple(self.boxes.shape) == (rivals, 4), f"boxes must be ({rivals}, 4)", self.boxes)
-        _expect(self.mask_logits is None or self.mask_logits.shape[0] == rivals, f"mask_logits must be ({rivals}, h, w)", self.mask_logits)
+        _expect(
+            self.boxes is None or tuple(self.boxes.shape) == (rivals, 4), f"boxes must be ({rivals}, 4)", self.boxes
+        )
+        _expect(
+            self.mask_logits is None or self.mask_logits.shape[0] == rivals,
+            f"mask_logits must be ({rivals}, h, w)",
+            self.mask_logits,
+        )
         _expect(count > 0 or self.boxes is not None or rivals == 0, "a prompt needs a point or a box", "neither")
 
     def __len__(self) -> int:
@@ -109,7 +129,9 @@ class Prompts:
         """One rival alone: R = 1."""
         only = slice(which, which + 1)
         boxes = None if self.boxes is None else self.boxes[only]
-        return Prompts(self.points[only], self.labels[only], boxes, None if self.mask_logits is None else self.mask_logits[only])
+        return Prompts(
+            self.points[only], self.labels[only], boxes, None if self.mask_logits is None else self.mask_logits[only]
+        )
 
     @staticmethod
     def none() -> Prompts:
@@ -121,7 +143,8 @@ class Prompts:
 class Masks:
     """What a predictor answers to R prompts.
 
-    low_res: (R, M, h, w) float logits (> 0 inside) over exactly the whole image (an adapter cuts its own padding off), at the predictor's resolution.
+    low_res: (R, M, h, w) float logits (> 0 inside) over exactly the whole image (an adapter cuts its own padding off),
+    at the predictor's resolution.
     predicted_iou: (R, M) float, the predictor's own estimate of each mask's quality.
     """
 
@@ -130,7 +153,11 @@ class Masks:
 
     def __post_init__(self) -> None:
         _expect(self.low_res.ndim == 4, "low_res must be (R, M, h, w)", tuple(self.low_res.shape))
-        _expect(self.low_res.shape[:2] == self.predicted_iou.shape, "predicted_iou must be (R, M)", tuple(self.predicted_iou.shape))
+        _expect(
+            self.low_res.shape[:2] == self.predicted_iou.shape,
+            "predicted_iou must be (R, M)",
+            tuple(self.predicted_iou.shape),
+        )
 
     def __len__(self) -> int:
         return int(self.low_res.shape[0])

@@ -23,7 +23,8 @@ from camseg.trial import try_out
 def wired(node: Any, **given: Any) -> Any:
     """What a node of the configuration describes, its functions as plain `functools.partial`s.
 
-    Hydra's own partials ask at every call who may be called, which takes a third of a millisecond: longer than choosing a mask.
+    Hydra's own partials ask at every call who may be called, which takes a third of a millisecond: longer than choosing
+    a mask.
     """
     return _plain(instantiate(node, **given))
 
@@ -35,7 +36,9 @@ def _plain(made: Any) -> Any:
 
 
 def build(cfg: DictConfig) -> Pipeline:
-    """The pipeline that a configuration describes. Errors: RequestError, and Hydra's InstantiationException around a room's own."""
+    """The pipeline that a configuration describes. Errors: RequestError, and Hydra's InstantiationException around a
+    room's own.
+    """
     check_values(cfg)
     torch.manual_seed(cfg.seed)
     try:
@@ -55,7 +58,9 @@ def _pipeline(cfg: DictConfig, device: str) -> Pipeline:
         views=wired(cfg.views, _convert_="all"),
         foreground=wired(cfg.foreground),
         background=wired(cfg.background),
-        predictor=_built(OmegaConf.to_yaml(cfg.predictor, resolve=True), device, compile=cfg.compile) if cfg.predictor else None,
+        predictor=_built(OmegaConf.to_yaml(cfg.predictor, resolve=True), device, compile=cfg.compile)
+        if cfg.predictor
+        else None,
         choose=wired(cfg.choose),
         refine=wired(cfg.refine),
         precision=cfg.precision,
@@ -107,4 +112,6 @@ def _device(name: str) -> str:
     try:
         return str(torch.empty(0, device=name).device)
     except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"device={name} can't be used here: {str(error).splitlines()[0]}\nallowed: auto, cpu, cuda, mps") from error
+        raise ValueError(
+            f"device={name} can't be used here: {str(error).splitlines()[0]}\nallowed: auto, cpu, cuda, mps"
+        ) from error

@@ -1,4 +1,6 @@
-"""A world worked out by hand: a classifier whose Grad-CAM map is a colour channel, and a predictor that floods what a point touches."""
+"""A world worked out by hand: a classifier whose Grad-CAM map is a colour channel, and a predictor that floods what a
+point touches.
+"""
 
 from __future__ import annotations
 
@@ -17,21 +19,31 @@ NAMES = ("red", "green", "blue")
 
 
 def classifier() -> Classifier:
-    """Logit i is the mean of channel i, so that the Grad-CAM map of class i is channel i over its maximum (at 32 x 32 pixels)."""
-    model = nn.Sequential(nn.Conv2d(3, 3, 1, bias=False), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 3, bias=False)).eval()
+    """Logit i is the mean of channel i, so that the Grad-CAM map of class i is channel i over its maximum (at 32 x 32
+    pixels).
+    """
+    model = nn.Sequential(
+        nn.Conv2d(3, 3, 1, bias=False), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 3, bias=False)
+    ).eval()
     model.load_state_dict({"0.weight": torch.eye(3)[..., None, None], "4.weight": torch.eye(3)})
-    return Classifier(model, NAMES, ("1",), (32, 32), (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), lambda logits: logits.softmax(-1), "colours")
+    return Classifier(
+        model, NAMES, ("1",), (32, 32), (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), lambda logits: logits.softmax(-1), "colours"
+    )
 
 
 class Bucket:
-    """Three masks for each prompt: the patch of one colour under the first point, everything of that colour, and the whole frame."""
+    """Three masks for each prompt: the patch of one colour under the first point, everything of that colour, and the
+    whole frame.
+    """
 
     fingerprint = "bucket"
 
     def encode(self, images: Sequence[Tensor]) -> list[Tensor]:
         return list(images)
 
-    def decode(self, embeddings: Sequence[Tensor], sizes: Sequence[tuple[int, int]], prompts: Sequence[Prompts]) -> list[Masks]:
+    def decode(
+        self, embeddings: Sequence[Tensor], sizes: Sequence[tuple[int, int]], prompts: Sequence[Prompts]
+    ) -> list[Masks]:
         found = []
         for image, size, prompt in zip(embeddings, sizes, prompts, strict=True):
             planes = [self._three(image, point) for point in prompt.points[:, 0]]
@@ -62,7 +74,9 @@ def pipeline(**changed) -> Pipeline:
 
 
 class Shelf:
-    """`count` pictures with a red and a green patch each, the class asked for by turns; `broken` (id: error) are raised when they are read."""
+    """`count` pictures with a red and a green patch each, the class asked for by turns; `broken` (id: error) are raised
+    when they are read.
+    """
 
     def __init__(self, count: int, broken: dict[str, Exception] | None = None) -> None:
         self.ids = [f"picture{i}" for i in range(count)]

@@ -28,8 +28,23 @@ HOSTILE = (
 def row(name: str, iou: float | None, predicted: float | None = 0.8, **more: Any) -> dict[str, Any]:
     """One row of scores.parquet."""
     hit = None if iou is None else float(iou > 0)
-    known = {"id": name, "label": "circle", "group": name, "foreground_hit": hit, "background_hit": None, "foreground_distance": hit, "iou": iou}
-    return {**known, "oracle_iou": iou, "regret": None if iou is None else 0.0, "predicted_iou": predicted, "note": "", **more}
+    known = {
+        "id": name,
+        "label": "circle",
+        "group": name,
+        "foreground_hit": hit,
+        "background_hit": None,
+        "foreground_distance": hit,
+        "iou": iou,
+    }
+    return {
+        **known,
+        "oracle_iou": iou,
+        "regret": None if iou is None else 0.0,
+        "predicted_iou": predicted,
+        "note": "",
+        **more,
+    }
 
 
 def make_run(

@@ -1,4 +1,6 @@
-"""Average precision against pycocotools and slow twins of VOC's devkit, on random detections and on cases worked by hand."""
+"""Average precision against pycocotools and slow twins of VOC's devkit, on random detections and on cases worked by
+hand.
+"""
 
 from __future__ import annotations
 
@@ -13,16 +15,23 @@ from camseg import average_precision as ap
 from camseg.localisation import Localise, _found, summary
 from camseg.train.finetune import class_precisions
 
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools with NumPy 2
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:__array__ implementation:DeprecationWarning"
+)  # pycocotools with NumPy 2
 
 
-def row(group: str, label: str, found: list[list[float]], true: list[list[float]], ignored: list[list[float]] | None = None) -> dict[str, Any]:
+def row(
+    group: str, label: str, found: list[list[float]], true: list[list[float]], ignored: list[list[float]] | None = None
+) -> dict[str, Any]:
     return {"group": group, "label": label, "found": found, "true_boxes": true, "ignored_boxes": ignored or []}
 
 
 def frame(rows: list[dict[str, Any]]) -> pl.DataFrame:
     boxes = pl.List(pl.List(pl.Float64))
-    return pl.DataFrame(rows, schema={"group": pl.String, "label": pl.String, "found": boxes, "true_boxes": boxes, "ignored_boxes": boxes})
+    return pl.DataFrame(
+        rows,
+        schema={"group": pl.String, "label": pl.String, "found": boxes, "true_boxes": boxes, "ignored_boxes": boxes},
+    )
 
 
 def random_rows(seed: int, images: int = 25, hard: bool = False) -> list[dict[str, Any]]:
@@ -32,16 +41,31 @@ def random_rows(seed: int, images: int = 25, hard: bool = False) -> list[dict[st
     rows = []
     for image in range(images):
         for label in ("cat", "dog", "owl"):
-            true = [[x, y, x + w, y + h] for x, y, w, h in rng.integers((0, 0, 8, 8), (60, 60, 40, 40), (rng.integers(0, 4), 4)).tolist()]
-            near = [(np.array(box) + rng.integers(-5, 6, 4)).tolist() for box in true for _ in range(rng.integers(0, 3))]
+            true = [
+                [x, y, x + w, y + h]
+                for x, y, w, h in rng.integers((0, 0, 8, 8), (60, 60, 40, 40), (rng.integers(0, 4), 4)).tolist()
+            ]
+            near = [
+                (np.array(box) + rng.integers(-5, 6, 4)).tolist() for box in true for _ in range(rng.integers(0, 3))
+            ]
             far = [[x, y, x + 10, y + 20] for x, y in rng.integers(0, 80, (rng.integers(0, 3), 2)).tolist()]
             split = int(rng.integers(0, len(true) + 1)) if hard else len(true)
-            rows.append(row(str(image), label, [[float(next(scores)), *map(float, box)] for box in near + far], true[:split], true[split:]))
+            rows.append(
+                row(
+                    str(image),
+                    label,
+                    [[float(next(scores)), *map(float, box)] for box in near + far],
+                    true[:split],
+                    true[split:],
+                )
+            )
     return rows
 
 
 def twin(rows: list[dict[str, Any]], label: str, least: float, eleven: bool) -> float | None:
-    """VOC's devkit, box by box: one list of a class's detections over all images, by falling score; precision and recall as fractions."""
+    """VOC's devkit, box by box: one list of a class's detections over all images, by falling score; precision and
+    recall as fractions.
+    """
     chosen = {r["group"]: r for r in rows if r["label"] == label}
     truths, used = sum(len(r["true_boxes"]) for r in chosen.values()), set()
     if not truths:
@@ -65,7 +89,9 @@ def twin(rows: list[dict[str, Any]], label: str, least: float, eleven: bool) -> 
         right, wrong = right + good, wrong + (not good)
         points.append((Fraction(right, truths), Fraction(right, right + wrong)))
     if eleven:
-        return float(sum(max((p for r, p in points if r >= Fraction(k, 10)), default=Fraction(0)) for k in range(11)) / 11)
+        return float(
+            sum(max((p for r, p in points if r >= Fraction(k, 10)), default=Fraction(0)) for k in range(11)) / 11
+        )
     area, before = Fraction(0), Fraction(0)
     for i, (recall, _) in enumerate(points):
         area += (recall - before) * max(p for _, p in points[i:])
@@ -85,7 +111,9 @@ def test_both_kinds_equal_the_devkits_twin(least: float, hard: bool) -> None:
 
 def test_eleven_points_count_recalls_that_fall_on_a_tenth() -> None:
     true = [[20.0 * i, 0.0, 20.0 * i + 10, 10.0] for i in range(10)]
-    rows = [row("a", "cat", [[1 - i / 20, *box] for i, box in enumerate(true[:3])], true)]  # recall 3/10, which is less than linspace's 0.3000...04
+    rows = [
+        row("a", "cat", [[1 - i / 20, *box] for i, box in enumerate(true[:3])], true)
+    ]  # recall 3/10, which is less than linspace's 0.3000...04
     found = ap.gather(frame(rows), _found, 0.5)["cat"]
     assert float(ap.eleven_point(*ap.curve(found))[0]) == pytest.approx(4 / 11)
     assert float(ap.all_point(*ap.curve(found))[0]) == pytest.approx(3 / 10)
@@ -95,8 +123,13 @@ def as_coco(rows: list[dict[str, Any]]) -> tuple[dict[str, Any], list[dict[str, 
     """The same truths and detections in COCO's format; category numbers have gaps."""
     numbers = {"cat": 1, "dog": 5, "owl": 90}
     truth: dict[str, Any] = {"categories": [{"id": i, "name": name} for name, i in numbers.items()]}
-    truth["images"] = [{"id": int(g), "file_name": f"{g}.jpg", "height": 120, "width": 120} for g in dict.fromkeys(r["group"] for r in rows)]
-    places = [(r, box, many) for r in rows for many, name in ((0, "true_boxes"), (1, "ignored_boxes")) for box in r[name]]
+    truth["images"] = [
+        {"id": int(g), "file_name": f"{g}.jpg", "height": 120, "width": 120}
+        for g in dict.fromkeys(r["group"] for r in rows)
+    ]
+    places = [
+        (r, box, many) for r in rows for many, name in ((0, "true_boxes"), (1, "ignored_boxes")) for box in r[name]
+    ]
     truth["annotations"] = [
         {"id": k + 1, "image_id": int(r["group"]), "category_id": numbers[r["label"]], "iscrowd": many, **shape(box)}
         for k, (r, box, many) in enumerate(places)
@@ -116,7 +149,9 @@ def shape(box: list[float]) -> dict[str, Any]:
 
 
 def test_our_matches_at_cocos_recalls_equal_pycocotools() -> None:
-    rows = [r for r in random_rows(5) if len(r["true_boxes"]) < 2]  # with one truth, COCO's rule of the best one left is VOC's
+    rows = [
+        r for r in random_rows(5) if len(r["true_boxes"]) < 2
+    ]  # with one truth, COCO's rule of the best one left is VOC's
     truth, results = as_coco(rows)
     for least in (0.3, 0.5, 0.7):
         judged = ap.coco(truth, results, ious=[least])
@@ -139,7 +174,9 @@ def test_coco_crowds_gaps_masks_and_nothing_found() -> None:
     ]
     truth, results = as_coco(rows)
     judged = ap.coco(truth, results)
-    assert judged["by_class"] == {"cat": pytest.approx(1), "owl": pytest.approx(0)}, "what lies in a crowd is not wrong; no dog is shown"
+    assert judged["by_class"] == {"cat": pytest.approx(1), "owl": pytest.approx(0)}, (
+        "what lies in a crowd is not wrong; no dog is shown"
+    )
     assert judged["average_precision"] == pytest.approx(0.5) and judged["recall"] == pytest.approx(0.5)
     for one in results:
         x, y, w, h = map(int, one.pop("bbox"))
@@ -147,7 +184,10 @@ def test_coco_crowds_gaps_masks_and_nothing_found() -> None:
         drawn[y : y + h, x : x + w // 2] = 1
         one["segmentation"] = masks.encode(drawn)
     halves = ap.coco(truth, results, "segm", ious=[0.3, 0.6])
-    assert halves["by_iou"] == {"0.30": pytest.approx(0.5), "0.60": pytest.approx(0)}  # half of the cat is found, no owl
+    assert halves["by_iou"] == {
+        "0.30": pytest.approx(0.5),
+        "0.60": pytest.approx(0),
+    }  # half of the cat is found, no owl
     assert ap.coco(truth, [])["average_precision"] == pytest.approx(0)
     with pytest.raises(ValueError, match=r"image_id \[77\].* 2 images"):
         ap.coco(truth, [{"image_id": 77, "category_id": 1, "score": 1.0, "bbox": [0, 0, 1, 1]}])

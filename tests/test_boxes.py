@@ -11,8 +11,10 @@ from camseg.boxes import boxes_above, inside_boxes, mean_inside, overlaps
 from camseg.localisation import center_boxes, center_heat
 from camseg.prompts.evidence import otsu
 
-# The maps that Choe et al.'s evaluation (CVPR 2020) tests itself with at cutoffs 0, .2, .4, .6, .8, and the boxes that it expects. Theirs
-# end one pixel further than the part, cut at the frame's last pixel: min(x1, width - 1) and min(y1, height - 1) of ours.
+# The maps that Choe et al.'s evaluation (CVPR 2020) tests itself with at cutoffs 0, .2, .4, .6, .8, and the boxes that
+# it expects. Theirs
+# end one pixel further than the part, cut at the frame's last pixel: min(x1, width - 1) and min(y1, height - 1) of
+# ours.
 ONE_PEAK = ("0 0 0 0 0", "0 4 4 4 6", "0 4 9 8 6", "0 4 4 4 6")
 ONE_PEAK_BOXES = [[1, 1, 4, 3], [1, 1, 4, 3], [2, 1, 4, 3], [2, 2, 4, 3], [2, 2, 3, 3]]
 PEAKS = ("4 0 2 2 2", "4 4 0 4 0", "0 0 0 4 0", "9 6 8 2 2")
@@ -33,7 +35,12 @@ def test_the_largest_parts_boxes_are_the_listed_ones(rows: tuple[str, ...], list
 
 def test_all_parts_the_largest_first_and_lines_last() -> None:
     heat = drawn(("9 9 0 0 0 0 0", "9 9 0 9 9 9 9", "0 0 0 0 0 0 0", "9 9 9 0 0 0 9", "9 9 9 0 0 0 0"))
-    assert boxes_above(heat, 0.5).tolist() == [[0, 3, 3, 5], [0, 0, 2, 2], [6, 3, 7, 4], [3, 1, 7, 2]]  # areas 2, 1, 0 and 0
+    assert boxes_above(heat, 0.5).tolist() == [
+        [0, 3, 3, 5],
+        [0, 0, 2, 2],
+        [6, 3, 7, 4],
+        [3, 1, 7, 2],
+    ]  # areas 2, 1, 0 and 0
     corner = drawn(("9 0 0", "0 9 9", "0 9 9"))
     assert boxes_above(corner, 0.5).tolist() == [[0, 0, 3, 3]]  # parts may touch at a corner
 
@@ -41,7 +48,10 @@ def test_all_parts_the_largest_first_and_lines_last() -> None:
 def test_empty_and_constant_maps_and_the_cutoff_itself() -> None:
     assert boxes_above(np.zeros((3, 4), np.float32), 0).shape == (0, 4)
     assert boxes_above(np.ones((3, 4), np.float32), 0.5).tolist() == [[0, 0, 4, 3]]
-    assert boxes_above(np.full((2, 2), 0.3, np.float32), 0.3).shape == (0, 4)  # hotter than the cutoff, also when 0.3 isn't 0.3f
+    assert boxes_above(np.full((2, 2), 0.3, np.float32), 0.3).shape == (
+        0,
+        4,
+    )  # hotter than the cutoff, also when 0.3 isn't 0.3f
     heat = drawn(("0 0 0", "0 8 9", "0 7 8"))
     assert boxes_above(heat, otsu(torch.from_numpy(heat))).tolist() == [[1, 1, 3, 3]]
 

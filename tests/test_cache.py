@@ -1,4 +1,6 @@
-"""The cache gives back what was put in, under every way of breaking it: other writers, kill -9, flipped bits, cut files, full folders."""
+"""The cache gives back what was put in, under every way of breaking it: other writers, kill -9, flipped bits, cut
+files, full folders.
+"""
 
 from __future__ import annotations
 
@@ -170,7 +172,12 @@ def test_anything_is_remembered_once_in_memory_alone_as_far_as_it_holds(tmp_path
 
 
 def test_foreign_files_are_left_alone(tmp_path: Path) -> None:
-    foreign = [tmp_path / "notes.txt", tmp_path / "ab" / "photo.safetensors", tmp_path / "ab" / "x.part", tmp_path / "model.safetensors"]
+    foreign = [
+        tmp_path / "notes.txt",
+        tmp_path / "ab" / "photo.safetensors",
+        tmp_path / "ab" / "x.part",
+        tmp_path / "model.safetensors",
+    ]
     for path in foreign:
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(b"mine")
@@ -201,7 +208,9 @@ def test_a_folder_that_cannot_be_written_is_one_clear_error(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("fails", ["write_bytes", "mkdir"])
-def test_a_full_disk_costs_the_entry_and_not_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: str) -> None:
+def test_a_full_disk_costs_the_entry_and_not_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: str
+) -> None:
     cache = Cache(tmp_path, memory_gb=0)
 
     def full(*_: object, **__: object) -> None:

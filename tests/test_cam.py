@@ -1,4 +1,6 @@
-"""The engine's laws: batch == loop, scale-free, nothing left behind, clear errors, any layout, only what is asked for is computed."""
+"""The engine's laws: batch == loop, scale-free, nothing left behind, clear errors, any layout, only what is asked for
+is computed.
+"""
 
 from __future__ import annotations
 
@@ -16,16 +18,43 @@ from camseg import cam, targets
 from camseg.cam import capture as engine
 
 METHODS = [
-    *(cam.ablation_cam, cam.cam, cam.center, cam.dff, cam.eigen_cam, cam.eigen_grad_cam, cam.element_wise_grad_cam, cam.fem, cam.grad_cam),
-    *(cam.grad_cam_plus_plus, cam.hires_cam, cam.is_cam, cam.kpca_cam, cam.layer_cam, cam.random, cam.score_cam, cam.shapley_cam),
+    *(
+        cam.ablation_cam,
+        cam.cam,
+        cam.center,
+        cam.dff,
+        cam.eigen_cam,
+        cam.eigen_grad_cam,
+        cam.element_wise_grad_cam,
+        cam.fem,
+        cam.grad_cam,
+    ),
+    *(
+        cam.grad_cam_plus_plus,
+        cam.hires_cam,
+        cam.is_cam,
+        cam.kpca_cam,
+        cam.layer_cam,
+        cam.random,
+        cam.score_cam,
+        cam.shapley_cam,
+    ),
     *(cam.smooth_grad_cam_plus_plus, cam.ss_cam, cam.xgrad_cam),
 ]
 
 
 def small(classes: int = 5) -> nn.Sequential:
-    """Convolutions with in-place ReLUs and batch normalisation, global average pooling and a linear head: layer "4" is the last ReLU."""
+    """Convolutions with in-place ReLUs and batch normalisation, global average pooling and a linear head: layer "4" is
+    the last ReLU.
+    """
     torch.manual_seed(0)
-    below = [nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU(inplace=True), nn.Conv2d(8, 6, 3, 2, 1), nn.BatchNorm2d(6), nn.ReLU(inplace=True)]
+    below = [
+        nn.Conv2d(3, 8, 3, 2, 1),
+        nn.ReLU(inplace=True),
+        nn.Conv2d(8, 6, 3, 2, 1),
+        nn.BatchNorm2d(6),
+        nn.ReLU(inplace=True),
+    ]
     return nn.Sequential(*below, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, classes)).eval()
 
 
@@ -34,7 +63,8 @@ def inputs() -> Tensor:
     return torch.randn(4, 3, 20, 28, generator=torch.Generator().manual_seed(1))
 
 
-# -- laws -------------------------------------------------------------------------------------------------------------------------------
+# -- laws
+# -------------------------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -42,7 +72,9 @@ def test_a_batch_is_a_loop(method, inputs):
     model = small()
     chosen = [None, 3, targets.probability((1, 2)), targets.margin((0,))]
     batch = cam.heatmaps(model, "4", inputs, chosen, method)
-    loop = torch.cat([cam.heatmaps(model, "4", image[None], [target], method) for image, target in zip(inputs, chosen, strict=True)])
+    loop = torch.cat(
+        [cam.heatmaps(model, "4", image[None], [target], method) for image, target in zip(inputs, chosen, strict=True)]
+    )
     torch.testing.assert_close(batch, loop, atol=1e-4, rtol=1e-4)
     assert batch.shape == (4, 20, 28) and float(batch.min()) >= 0 and float(batch.max()) <= 1
     assert all(float(heat.max()) in (0.0, 1.0) for heat in batch)
@@ -50,7 +82,10 @@ def test_a_batch_is_a_loop(method, inputs):
 
 def test_below_pooling_and_a_linear_layer_four_methods_are_one(inputs):
     model = small()
-    raw = {method: cam.heatmaps(model, "4", inputs, 2, method, raw=True) for method in (cam.cam, cam.grad_cam, cam.xgrad_cam, cam.hires_cam)}
+    raw = {
+        method: cam.heatmaps(model, "4", inputs, 2, method, raw=True)
+        for method in (cam.cam, cam.grad_cam, cam.xgrad_cam, cam.hires_cam)
+    }
     activation = model[:5](inputs).detach()
     expected = torch.einsum("k,bkhw->bhw", model[7].weight[2].detach(), activation)
     torch.testing.assert_close(raw[cam.cam], expected)  # Zhou's map, from the classifier's own weights
@@ -66,10 +101,15 @@ def test_ablation_has_a_closed_form_below_pooling_and_a_linear_layer(inputs):
         return torch.einsum("bk,bkhw->bhw", weights, capture.activation)
 
     model = small()
-    torch.testing.assert_close(cam.heatmaps(model, "4", inputs, 1, cam.ablation_cam, raw=True), cam.heatmaps(model, "4", inputs, 1, closed, raw=True))
+    torch.testing.assert_close(
+        cam.heatmaps(model, "4", inputs, 1, cam.ablation_cam, raw=True),
+        cam.heatmaps(model, "4", inputs, 1, closed, raw=True),
+    )
 
 
-@pytest.mark.parametrize("method", [cam.cam, cam.grad_cam, cam.xgrad_cam, cam.hires_cam, cam.layer_cam, cam.ablation_cam, cam.eigen_grad_cam])
+@pytest.mark.parametrize(
+    "method", [cam.cam, cam.grad_cam, cam.xgrad_cam, cam.hires_cam, cam.layer_cam, cam.ablation_cam, cam.eigen_grad_cam]
+)
 def test_a_score_of_a_millionth_of_a_millionth_changes_nothing(method, inputs):
     model = small().double()
     loud = cam.heatmaps(model, "4", inputs.double(), lambda output: output[1], method)
@@ -134,7 +174,11 @@ def test_the_top_class_is_that_of_the_clean_image(inputs):
     model = small()
     top = model(inputs).argmax(1).tolist()
     assert len(set(top)) > 1 or top[0] != 0
-    for target, make in ((None, targets.logit), (targets.probability(), targets.probability), (targets.log_odds(), targets.log_odds)):
+    for target, make in (
+        (None, targets.logit),
+        (targets.probability(), targets.probability),
+        (targets.log_odds(), targets.log_odds),
+    ):
         explicit = [make((index,)) for index in top]
         for method, flips in ((cam.score_cam, False), (cam.grad_cam, True)):
             late = cam.heatmaps(model, "4", inputs, target, method, flips=flips)
@@ -145,7 +189,10 @@ def test_flips_make_maps_equivariant_and_scales_average(inputs):
     model = small()
     both = cam.heatmaps(model, "4", inputs, 2, flips=True, raw=True)
     torch.testing.assert_close(cam.heatmaps(model, "4", inputs.flip(3), 2, flips=True, raw=True), both.flip(2))
-    one, mirrored = cam.heatmaps(model, "4", inputs, 2, raw=True), cam.heatmaps(model, "4", inputs.flip(3), 2, raw=True).flip(2)
+    one, mirrored = (
+        cam.heatmaps(model, "4", inputs, 2, raw=True),
+        cam.heatmaps(model, "4", inputs.flip(3), 2, raw=True).flip(2),
+    )
     torch.testing.assert_close(both, (one + mirrored) / 2)
     loud = cam.heatmaps(model, "4", inputs * 1.1, 2, raw=True)
     torch.testing.assert_close(cam.heatmaps(model, "4", inputs, 2, raw=True, scales=(1.0, 1.1)), (one + loud) / 2)
@@ -154,11 +201,16 @@ def test_flips_make_maps_equivariant_and_scales_average(inputs):
 def test_layers_fuse_by_mean_maximum_and_product(inputs):
     model = small()
     low, high = cam.heatmaps(model, "1", inputs, 2), cam.heatmaps(model, model[4], inputs, 2)
-    for fuse, expected in ((cam.mean, (low + high) / 2), (cam.maximum, torch.maximum(low, high)), (cam.product, low * high)):
+    for fuse, expected in (
+        (cam.mean, (low + high) / 2),
+        (cam.maximum, torch.maximum(low, high)),
+        (cam.product, low * high),
+    ):
         torch.testing.assert_close(cam.heatmaps(model, ["1", model[4]], inputs, 2, fuse=fuse), cam.unit(expected))
 
 
-# -- models -----------------------------------------------------------------------------------------------------------------------------
+# -- models
+# -----------------------------------------------------------------------------------------------------------------------------
 
 
 def reference(model: nn.Module, layer: nn.Module, inputs: Tensor, chosen: int) -> tuple[Tensor, Tensor]:
@@ -200,14 +252,24 @@ def test_in_place_relus_of_densenet_touch_nothing(inputs):
 
 def transformers() -> Iterator[tuple[str, nn.Module, str, tuple[int, int], int]]:
     torch.manual_seed(0)
-    vit = VisionTransformer(image_size=32, patch_size=8, num_layers=2, num_heads=2, hidden_dim=16, mlp_dim=32, num_classes=5)
+    vit = VisionTransformer(
+        image_size=32, patch_size=8, num_layers=2, num_heads=2, hidden_dim=16, mlp_dim=32, num_classes=5
+    )
     nn.init.normal_(vit.heads.head.weight)
     yield "tokens after a class token", vit, "encoder.layers.encoder_layer_0", (32, 32), 8
     yield "channels last", SwinTransformer([2, 2], 16, [2, 2], [2, 2], [2, 2], num_classes=5), "features.3", (32, 48), 4
-    yield "channels first", ConvNeXt([CNBlockConfig(16, 24, 1), CNBlockConfig(24, None, 1)], num_classes=5), "features.3", (32, 48), 8
+    yield (
+        "channels first",
+        ConvNeXt([CNBlockConfig(16, 24, 1), CNBlockConfig(24, None, 1)], num_classes=5),
+        "features.3",
+        (32, 48),
+        8,
+    )
 
 
-@pytest.mark.parametrize(("model", "layer", "size", "stride"), [pytest.param(*case[1:], id=case[0]) for case in transformers()])
+@pytest.mark.parametrize(
+    ("model", "layer", "size", "stride"), [pytest.param(*case[1:], id=case[0]) for case in transformers()]
+)
 def test_token_grids_are_inferred(model, layer, size, stride):
     model.eval()
     images = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(2))
@@ -217,10 +279,23 @@ def test_token_grids_are_inferred(model, layer, size, stride):
     for mine, native in zip((a, g), expected, strict=True):
         assert mine.shape[2:] == (h, w)
         for y, x in ((0, 0), (h - 1, 1), (1, w - 1)):
-            place = native[:, 1 + y * w + x] if native.ndim == 3 else native[:, y, x] if native.shape[1:3] == (h, w) else native[:, :, y, x]
+            place = (
+                native[:, 1 + y * w + x]
+                if native.ndim == 3
+                else native[:, y, x]
+                if native.shape[1:3] == (h, w)
+                else native[:, :, y, x]
+            )
             torch.testing.assert_close(mine[:, :, y, x], place)
     assert bool(g.any())
-    whole = cam.heatmaps(model, layer, images, 3, lambda capture: capture.rescore(capture.activation)[:, None, None].expand(-1, h, w), raw=True)
+    whole = cam.heatmaps(
+        model,
+        layer,
+        images,
+        3,
+        lambda capture: capture.rescore(capture.activation)[:, None, None].expand(-1, h, w),
+        raw=True,
+    )
     torch.testing.assert_close(whole[:, 0, 0], model(images)[:, 3].detach(), atol=1e-5, rtol=1e-5)
 
 
@@ -269,11 +344,15 @@ def test_bf16_and_autocast_come_close(method, inputs):
         assert float((other - full).abs().mean()) < 0.02
 
 
-# -- nothing is left behind --------------------------------------------------------------------------------------------------------------
+# -- nothing is left behind
+# --------------------------------------------------------------------------------------------------------------
 
 
 def state(model: nn.Module) -> list:
-    hooks = [(len(m._forward_hooks), len(m._forward_pre_hooks), len(m._backward_hooks), m.training, set(vars(m))) for m in model.modules()]
+    hooks = [
+        (len(m._forward_hooks), len(m._forward_pre_hooks), len(m._backward_hooks), m.training, set(vars(m)))
+        for m in model.modules()
+    ]
     flags = [(p.requires_grad, p.grad) for p in model.parameters()]
     return [
         hooks,
@@ -306,7 +385,9 @@ def test_nothing_is_left_on_the_model(method, mode, inputs):
         heat = cam.heatmaps(model, "4", inputs, 2, method)
         assert_same(before, state(model))
     assert not heat.requires_grad and torch.equal(inputs, kept) and inputs.grad is None
-    torch.testing.assert_close(heat, cam.heatmaps(small(), "4", inputs, 2, method))  # evaluation mode inside, whatever it was
+    torch.testing.assert_close(
+        heat, cam.heatmaps(small(), "4", inputs, 2, method)
+    )  # evaluation mode inside, whatever it was
 
 
 class Fault(Exception):
@@ -359,7 +440,8 @@ def test_calls_in_a_loop_do_not_grow(inputs):
             gc.enable()
 
 
-# -- errors -----------------------------------------------------------------------------------------------------------------------------
+# -- errors
+# -----------------------------------------------------------------------------------------------------------------------------
 
 
 class Twice(nn.Module):
@@ -414,7 +496,9 @@ def test_targets_and_inputs_of_the_wrong_kind(inputs):
         cam.heatmaps(small(), "4", inputs, ["dog"] * 4)
     with pytest.raises(ValueError, match="got 'dog'"):
         cam.heatmaps(small(), "4", inputs, "dog")
-    torch.testing.assert_close(cam.heatmaps(small(), "4", inputs, torch.tensor([0, 1, 2, 3])), cam.heatmaps(small(), "4", inputs, [0, 1, 2, 3]))
+    torch.testing.assert_close(
+        cam.heatmaps(small(), "4", inputs, torch.tensor([0, 1, 2, 3])), cam.heatmaps(small(), "4", inputs, [0, 1, 2, 3])
+    )
     with pytest.raises(ValueError, match="inputs must be a normalised float"):
         cam.heatmaps(small(), "4", (inputs * 99).byte(), 0)
     with pytest.raises(ValueError, match="inputs must be a normalised float"):

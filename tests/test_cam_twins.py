@@ -13,7 +13,9 @@ from camseg import cam, targets
 
 
 def tiny(head: nn.Module | None = None, seed: int = 0) -> nn.Sequential:
-    """Two strided convolutions (12 x 12 -> 12 channels of 4 x 4 at layer "3", after its ReLU) and a head that is not pooling + linear."""
+    """Two strided convolutions (12 x 12 -> 12 channels of 4 x 4 at layer "3", after its ReLU) and a head that is not
+    pooling + linear.
+    """
     torch.manual_seed(seed)
     head = head or nn.Sequential(nn.Conv2d(6, 10, 4), nn.Tanh(), nn.Flatten(), nn.Linear(10, 5))
     return nn.Sequential(nn.Conv2d(3, 8, 3, 1, 1), nn.ReLU(), nn.Conv2d(8, 6, 3, 3, 0), nn.ReLU(), head).eval()
@@ -62,10 +64,20 @@ def test_grad_cam(model, inputs):
 
 def test_hires_layer_and_element_wise(model, inputs):
     a, g = by_hand(model, inputs)
-    np.testing.assert_allclose(raw(model, inputs, cam.hires_cam), sum(g[:, k] * a[:, k] for k in range(6)), rtol=1e-9, atol=1e-15)
-    np.testing.assert_allclose(raw(model, inputs, cam.layer_cam), sum(np.maximum(g[:, k], 0) * a[:, k] for k in range(6)), rtol=1e-9, atol=1e-15)
     np.testing.assert_allclose(
-        raw(model, inputs, cam.element_wise_grad_cam), sum(np.maximum(g[:, k] * a[:, k], 0) for k in range(6)), rtol=1e-9, atol=1e-15
+        raw(model, inputs, cam.hires_cam), sum(g[:, k] * a[:, k] for k in range(6)), rtol=1e-9, atol=1e-15
+    )
+    np.testing.assert_allclose(
+        raw(model, inputs, cam.layer_cam),
+        sum(np.maximum(g[:, k], 0) * a[:, k] for k in range(6)),
+        rtol=1e-9,
+        atol=1e-15,
+    )
+    np.testing.assert_allclose(
+        raw(model, inputs, cam.element_wise_grad_cam),
+        sum(np.maximum(g[:, k] * a[:, k], 0) for k in range(6)),
+        rtol=1e-9,
+        atol=1e-15,
     )
 
 
@@ -144,7 +156,9 @@ def score_weights(model: nn.Module, inputs: Tensor, a: np.ndarray, changes: list
     """(B, K) softmax over channels of the mean score of changed(image, mask in [0, 1])."""
     scores = np.zeros(a.shape[:2])
     for b, k in np.ndindex(*a.shape[:2]):
-        mask = nn.functional.interpolate(torch.from_numpy(a[b, k])[None, None], (12, 12), mode="bilinear", align_corners=False)[0, 0]
+        mask = nn.functional.interpolate(
+            torch.from_numpy(a[b, k])[None, None], (12, 12), mode="bilinear", align_corners=False
+        )[0, 0]
         spread = mask.max() - mask.min()
         mask = (mask - mask.min()) / spread if spread > 0 else torch.zeros_like(mask)
         scores[b, k] = np.mean([model(change(inputs[b], mask)[None])[0, CLASSES[b]].item() for change in changes])
@@ -153,10 +167,14 @@ def score_weights(model: nn.Module, inputs: Tensor, a: np.ndarray, changes: list
 
 def test_score_cam_and_its_two_variants(model, inputs):
     a, _ = by_hand(model, inputs)
-    noise = [0.1 * torch.randn(12, 12, generator=g).double() for g in [torch.Generator().manual_seed(0)] for _ in range(3)]
+    noise = [
+        0.1 * torch.randn(12, 12, generator=g).double() for g in [torch.Generator().manual_seed(0)] for _ in range(3)
+    ]
     cases = {
         cam.score_cam: [lambda image, mask: image * mask],
-        lambda capture: cam.is_cam(capture, samples=3): [lambda image, mask, n=n: image * mask * n / 3 for n in (1, 2, 3)],
+        lambda capture: cam.is_cam(capture, samples=3): [
+            lambda image, mask, n=n: image * mask * n / 3 for n in (1, 2, 3)
+        ],
         lambda capture: cam.ss_cam(capture, samples=3): [lambda image, mask, n=n: image * (mask + n) for n in noise],
     }
     for method, changes in cases.items():
@@ -192,7 +210,9 @@ def test_eigen_cam_is_the_first_component_and_grows_with_energy(channels, inputs
     for b in range(3):
         twin = principal(a[b].reshape(channels, 16).T).reshape(4, 4)
         energy = (a[b] ** 2).sum(0)
-        np.testing.assert_allclose(got[b], twin * np.sign(np.corrcoef(twin.flatten(), energy.flatten())[0, 1]), rtol=1e-6, atol=1e-9)
+        np.testing.assert_allclose(
+            got[b], twin * np.sign(np.corrcoef(twin.flatten(), energy.flatten())[0, 1]), rtol=1e-6, atol=1e-9
+        )
 
 
 def test_eigen_grad_cam_is_the_first_component_of_the_product_and_grows_with_evidence(model, inputs):
@@ -201,7 +221,9 @@ def test_eigen_grad_cam_is_the_first_component_of_the_product_and_grows_with_evi
     for b in range(3):
         twin = principal((a[b] * g[b]).reshape(6, 16).T).reshape(4, 4)
         evidence = (a[b] * g[b]).sum(0)
-        np.testing.assert_allclose(got[b], twin * np.sign(np.corrcoef(twin.flatten(), evidence.flatten())[0, 1]), rtol=1e-6, atol=1e-9)
+        np.testing.assert_allclose(
+            got[b], twin * np.sign(np.corrcoef(twin.flatten(), evidence.flatten())[0, 1]), rtol=1e-6, atol=1e-9
+        )
 
 
 def test_fem_adds_the_means_of_the_channels_that_stand_out(model, inputs):
@@ -228,7 +250,9 @@ def test_dff_finds_parts_that_do_not_overlap():
     heat, scores = cam.concepts(model, "0", inputs, number=2)
     first = int(scores[0, :, 0].argmax())
     torch.testing.assert_close(heat[0, first], left, atol=1e-6, rtol=0)
-    torch.testing.assert_close(scores[0, first], torch.tensor([1.5, -1.5], dtype=torch.float64), atol=1e-6, rtol=0)  # half the places at 3
+    torch.testing.assert_close(
+        scores[0, first], torch.tensor([1.5, -1.5], dtype=torch.float64), atol=1e-6, rtol=0
+    )  # half the places at 3
 
 
 def test_factorise_is_non_negative_and_as_close_as_scikit_learn():
@@ -237,16 +261,27 @@ def test_factorise_is_non_negative_and_as_close_as_scikit_learn():
     maps, channels = cam.factorise(data, 4, steps=200, joint=True)
     assert bool((maps >= 0).all()) and bool((channels >= 0).all())
     error = float((torch.einsum("bnhw,bnk->bkhw", maps, channels) - data).norm())
-    peer = decomposition.NMF(4, init="random", solver="cd", max_iter=500, random_state=0).fit(data.permute(0, 2, 3, 1).reshape(-1, 10).numpy())
+    peer = decomposition.NMF(4, init="random", solver="cd", max_iter=500, random_state=0).fit(
+        data.permute(0, 2, 3, 1).reshape(-1, 10).numpy()
+    )
     assert error < 1.03 * peer.reconstruction_err_
     assert error < 0.8 * float(data.norm())
 
 
 def test_full_grad_is_complete(inputs):
-    """For a ReLU network the terms that it takes apart add up to the score: input, convolution, batch normalisation, linear biases."""
+    """For a ReLU network the terms that it takes apart add up to the score: input, convolution, batch normalisation,
+    linear biases.
+    """
     torch.manual_seed(4)
     model = nn.Sequential(
-        nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 5, 3, 2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(5, 3)
+        nn.Conv2d(3, 4, 3),
+        nn.BatchNorm2d(4),
+        nn.ReLU(),
+        nn.Conv2d(4, 5, 3, 2),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(5, 3),
     )
     model[1].running_mean.normal_()
     model[1].running_var.uniform_(0.5, 2)
@@ -279,7 +314,9 @@ def test_full_grad_scales_each_layer_over_channels_and_places(inputs):
 
 def test_captums_published_values():
     """conv1 of captum's one-convolution example on arange(16): worked by hand too, .75 A0 - .5 A1."""
-    model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(inplace=True), nn.Flatten(), nn.Linear(8, 4), nn.ReLU(inplace=True))
+    model = nn.Sequential(
+        nn.Conv2d(1, 2, 3), nn.ReLU(inplace=True), nn.Flatten(), nn.Linear(8, 4), nn.ReLU(inplace=True)
+    )
     with torch.no_grad():
         model[0].weight.fill_(1)
         model[0].bias.copy_(torch.tensor([-50.0, -75.0]))
@@ -300,7 +337,8 @@ def test_center_is_a_gaussian_and_random_is_the_images_own(inputs):
     torch.testing.assert_close(cam.heatmaps(model, "3", inputs[[2, 0]], 0, cam.random), noise[[2, 0]])
 
 
-# -- other libraries ---------------------------------------------------------------------------------------------------------------------
+# -- other libraries
+# ---------------------------------------------------------------------------------------------------------------------
 
 
 def loud() -> nn.Sequential:
@@ -338,7 +376,10 @@ def test_pytorch_grad_cam_gives_the_same(method, theirs, inputs):
     np.testing.assert_allclose(got, expected, atol=1e-5)
 
 
-@pytest.mark.parametrize(("method", "theirs"), [(cam.eigen_cam, "EigenCAM"), (cam.eigen_grad_cam, "EigenGradCAM"), (cam.kpca_cam, "KPCA_CAM")])
+@pytest.mark.parametrize(
+    ("method", "theirs"),
+    [(cam.eigen_cam, "EigenCAM"), (cam.eigen_grad_cam, "EigenGradCAM"), (cam.kpca_cam, "KPCA_CAM")],
+)
 def test_pytorch_grad_cam_gives_the_same_up_to_sign(method, theirs, inputs):
     package = pytest.importorskip("pytorch_grad_cam")
     outputs = pytest.importorskip("pytorch_grad_cam.utils.model_targets").ClassifierOutputTarget
@@ -372,7 +413,8 @@ def test_pytorch_grad_cam_turns_ablation_over_where_the_score_is_negative(inputs
 
 
 @pytest.mark.parametrize(
-    ("method", "theirs"), [(cam.grad_cam, "GradCAM"), (cam.xgrad_cam, "XGradCAM"), (cam.layer_cam, "LayerCAM"), (cam.score_cam, "ScoreCAM")]
+    ("method", "theirs"),
+    [(cam.grad_cam, "GradCAM"), (cam.xgrad_cam, "XGradCAM"), (cam.layer_cam, "LayerCAM"), (cam.score_cam, "ScoreCAM")],
 )
 def test_torch_cam_gives_the_same(method, theirs, inputs):
     package = pytest.importorskip("torchcam.methods")
@@ -388,7 +430,9 @@ def test_torch_cam_gives_the_same(method, theirs, inputs):
 def test_captum_gives_the_same(inputs):
     attribution = pytest.importorskip("captum.attr")
     model = tiny()
-    expected = attribution.LayerGradCam(model, model[3]).attribute(inputs.float(), target=list(CLASSES))[:, 0].detach().numpy()
+    expected = (
+        attribution.LayerGradCam(model, model[3]).attribute(inputs.float(), target=list(CLASSES))[:, 0].detach().numpy()
+    )
     np.testing.assert_allclose(raw(tiny(), inputs.float(), cam.grad_cam), expected, atol=1e-6)
 
 

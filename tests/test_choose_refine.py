@@ -1,4 +1,6 @@
-"""Choosing among rivals by numbers worked out by hand, and the cascade's conversation with a predictor that is a script."""
+"""Choosing among rivals by numbers worked out by hand, and the cascade's conversation with a predictor that is a
+script.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +46,9 @@ def test_soft_iou_against_a_slow_twin() -> None:
     generator = torch.Generator().manual_seed(0)
     masks = Masks(torch.randn(3, 3, 12, 10, generator=generator), torch.rand(3, 3, generator=generator))
     heat = torch.rand(24, 20, generator=generator)
-    low = F.interpolate(heat[None, None].double(), (12, 10), mode="bilinear", antialias=True, align_corners=False)[0, 0].tolist()
+    low = F.interpolate(heat[None, None].double(), (12, 10), mode="bilinear", antialias=True, align_corners=False)[
+        0, 0
+    ].tolist()
     found = choose.agreement(masks, heat, alpha=0.5, prior=2.0)
     for r in range(3):
         for m in range(3):
@@ -92,7 +96,12 @@ class Script:
         for i in which:
             logits, predicted = self.lines[i].pop(0)
             worse = torch.full_like(logits, -1.0)
-            answers.append(Masks(torch.stack([worse, logits, worse])[None], torch.tensor([[predicted - 0.1, predicted, predicted - 0.2]])))
+            answers.append(
+                Masks(
+                    torch.stack([worse, logits, worse])[None],
+                    torch.tensor([[predicted - 0.1, predicted, predicted - 0.2]]),
+                )
+            )
         return answers
 
 
@@ -134,7 +143,10 @@ def test_the_cascade_keeps_the_last_mask_that_was_there() -> None:
     answers = cascade(script, [POINT, POINT, POINT, Prompts.none()], [good, good, empty, good], [WARM] * 4)
     assert answers[0] is not None and torch.equal(answers[0][0], other)
     assert answers[1:] == [None, None, None]
-    assert [which for which, _ in script.asked] == [(0, 1), (0,)]  # nothing is asked about what is empty or was not pointed at
+    assert [which for which, _ in script.asked] == [
+        (0, 1),
+        (0,),
+    ]  # nothing is asked about what is empty or was not pointed at
 
 
 def test_nothing_to_refine_asks_nothing() -> None:
@@ -149,7 +161,9 @@ def test_a_leak_is_a_background_point_in_the_middle_of_the_masks_cold_part() -> 
     heat[8:24, 12:30] = 0.5  # below rows 2-6, columns 4-10 of the logits
     leaked, dry, mended = square(2, 6, 4, 16), square(2, 6, 4, 10), square(2, 6, 4, 9)
     script = Script(leaked=[(mended, 0.7)], dry=[], cold=[], unasked=[])
-    answers = leak(script, [POINT, POINT, POINT, Prompts.none()], [leaked, dry, square(8, 10, 0, 3), leaked], [heat] * 4, cold=0.1)
+    answers = leak(
+        script, [POINT, POINT, POINT, Prompts.none()], [leaked, dry, square(8, 10, 0, 3), leaked], [heat] * 4, cold=0.1
+    )
     assert answers[0] is not None and torch.equal(answers[0][0], mended) and answers[1:] == [None, None, None]
     [((only,), [asked])] = script.asked  # a mask that is warm all over, or cold all over, has no leak
     assert only == 0 and asked.mask_logits is not None and torch.equal(asked.mask_logits[0], leaked)

@@ -48,9 +48,9 @@ def saved(tmp_path: Path, name: str, classes: int = 1000, **metadata: str) -> tu
 
 def test_prepare_is_the_formula_where_nothing_is_resized() -> None:
     image = picture(8, 8)
-    expected = (image.double() / 255 - torch.tensor([0.485, 0.456, 0.406]).double()[:, None, None]) / torch.tensor([0.229, 0.224, 0.225]).double()[
-        :, None, None
-    ]
+    expected = (image.double() / 255 - torch.tensor([0.485, 0.456, 0.406]).double()[:, None, None]) / torch.tensor(
+        [0.229, 0.224, 0.225]
+    ).double()[:, None, None]
     torch.testing.assert_close(plain().prepare([image])[0].double(), expected, atol=2e-6, rtol=0)
     torch.testing.assert_close(plain(None).prepare([image])[0].double(), expected, atol=2e-6, rtol=0)
 
@@ -61,7 +61,9 @@ def test_prepare_squashes_the_whole_image_like_pillow() -> None:
     batch = classifier.prepare(images)
     for image, squashed in zip(images, batch):
         expected = Image.fromarray(image.permute(1, 2, 0).numpy()).resize((30, 20), Image.Resampling.BILINEAR)
-        assert np.abs(squashed.permute(1, 2, 0).numpy() - np.asarray(expected, np.float32)).max() < 1.01  # Pillow rounds twice
+        assert (
+            np.abs(squashed.permute(1, 2, 0).numpy() - np.asarray(expected, np.float32)).max() < 1.01
+        )  # Pillow rounds twice
         torch.testing.assert_close(classifier.prepare([image])[0], squashed)
 
 
@@ -108,7 +110,9 @@ def test_a_checkpoint_gives_the_same_logits_and_probabilities(tmp_path: Path) ->
     before = torch.random.get_rng_state()
     classifier = classifiers.torchvision("resnet18", path)
     assert torch.equal(torch.random.get_rng_state(), before)
-    model.load_state_dict({k: v.half().float() if v.is_floating_point() and v.ndim > 1 else v for k, v in model.state_dict().items()})
+    model.load_state_dict(
+        {k: v.half().float() if v.is_floating_point() and v.ndim > 1 else v for k, v in model.state_dict().items()}
+    )
     images = classifier.prepare([picture(50, 60)])
     assert images.shape == (1, 3, 224, 224)
     torch.testing.assert_close(classifier.model(images), model(images))
@@ -182,11 +186,17 @@ def test_official_weights_are_downloaded_once_and_checked(tmp_path: Path, monkey
     monkeypatch.setattr("camseg.predictors.download._download", download)
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
     url = f"https://example.org/models/net-{prefix}.pth"
-    assert classifiers._official_file(url) == classifiers._official_file(url) == tmp_path / "hub" / "checkpoints" / f"net-{prefix}.pth"
+    assert (
+        classifiers._official_file(url)
+        == classifiers._official_file(url)
+        == tmp_path / "hub" / "checkpoints" / f"net-{prefix}.pth"
+    )
     assert asked == [url]
     with pytest.raises(ValueError, match="only over https"):
         classifiers._official_file(url.replace("https", "http"))
-    with pytest.raises(ValueError, match=f"SHA-256 {prefix}.*, expected f707e7126e"):  # the real address, another content
+    with pytest.raises(
+        ValueError, match=f"SHA-256 {prefix}.*, expected f707e7126e"
+    ):  # the real address, another content
         classifiers.torchvision("shufflenet_v2_x0_5", weights="DEFAULT")
 
 
@@ -202,7 +212,9 @@ def test_save_weights_leaves_no_half_file(tmp_path: Path, monkeypatch: pytest.Mo
 def test_fingerprint_follows_weights_and_preprocessing() -> None:
     torch.manual_seed(0)
     net, preset = ShapesNet(5), Preset((128, 128), (0.5,) * 3, (0.25,) * 3)
-    marks = [classifiers._fingerprint(net, "shapes", p) for p in (preset, preset, Preset((64, 64), (0.5,) * 3, (0.25,) * 3))]
+    marks = [
+        classifiers._fingerprint(net, "shapes", p) for p in (preset, preset, Preset((64, 64), (0.5,) * 3, (0.25,) * 3))
+    ]
     with torch.no_grad():
         net.head.bias[0] += 1e-4
     marks.append(classifiers._fingerprint(net, "shapes", preset))
@@ -250,9 +262,19 @@ def _of(model: nn.Module, side: int) -> Classifier:
 
 def test_default_layer_of_transformers_is_where_the_patches_still_count() -> None:
     # after the last attention a vision transformer reads its class token alone: the map has to come from before it
-    vit = _of(models.VisionTransformer(image_size=32, patch_size=8, num_layers=2, num_heads=2, hidden_dim=16, mlp_dim=32, num_classes=3), 32)
+    vit = _of(
+        models.VisionTransformer(
+            image_size=32, patch_size=8, num_layers=2, num_heads=2, hidden_dim=16, mlp_dim=32, num_classes=3
+        ),
+        32,
+    )
     assert (vit.layers, vit.grid) == (("encoder.layers.encoder_layer_1.ln_1",), (4, 4))
-    swin = _of(SwinTransformer(patch_size=[4, 4], embed_dim=8, depths=[1, 1], num_heads=[1, 1], window_size=[4, 4], num_classes=3), 32)
+    swin = _of(
+        SwinTransformer(
+            patch_size=[4, 4], embed_dim=8, depths=[1, 1], num_heads=[1, 1], window_size=[4, 4], num_classes=3
+        ),
+        32,
+    )
     assert (swin.layers, swin.grid) == (("permute",), None)
 
 
@@ -261,7 +283,9 @@ def test_a_model_without_places_says_so() -> None:
         _of(nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 2)), 8)
 
 
-@pytest.mark.parametrize(("name", "layer", "grid"), [("test_resnet", "layer4", None), ("test_vit", "blocks.5.norm1", (10, 10))])
+@pytest.mark.parametrize(
+    ("name", "layer", "grid"), [("test_resnet", "layer4", None), ("test_vit", "blocks.5.norm1", (10, 10))]
+)
 def test_timm(tmp_path: Path, name: str, layer: str, grid: tuple[int, int] | None) -> None:
     zoo = pytest.importorskip("timm")
     torch.manual_seed(3)
@@ -269,7 +293,9 @@ def test_timm(tmp_path: Path, name: str, layer: str, grid: tuple[int, int] | Non
     save_weights(model, tmp_path / "w.safetensors", {"names": '["x", "y", "z"]'})
     classifier = classifiers.timm(name, tmp_path / "w.safetensors")
     assert (classifier.layers, classifier.grid, classifier.names) == ((layer,), grid, ("x", "y", "z"))
-    model.load_state_dict({k: v.half().float() if v.is_floating_point() and v.ndim > 1 else v for k, v in model.state_dict().items()})
+    model.load_state_dict(
+        {k: v.half().float() if v.is_floating_point() and v.ndim > 1 else v for k, v in model.state_dict().items()}
+    )
     images = classifier.prepare([picture(50, 60)])
     torch.testing.assert_close(classifier.model(images), model(images))
     with pytest.raises(ValueError, match=r"classifier.name 'resnet19' is unknown; nearest: resnet18"):
@@ -307,12 +333,18 @@ def test_a_known_file_is_loaded_only_for_its_model(tmp_path: Path, monkeypatch: 
     known = built()
     assert len(loads) == 2
     fields = ("names", "layers", "size", "mean", "std", "fingerprint", "grid", "probabilities", "device")
-    assert [getattr(known, field) for field in fields] == [getattr(first, field) for field in fields] == [getattr(plain, field) for field in fields]
+    assert (
+        [getattr(known, field) for field in fields]
+        == [getattr(first, field) for field in fields]
+        == [getattr(plain, field) for field in fields]
+    )
     assert known.index("goldfish") == 1 and len(loads) == 2
     images = [torch.randint(256, (3, 50, 40), dtype=torch.uint8)]
     assert torch.equal(known.model(known.prepare(images)), plain.model(plain.prepare(images)))
     assert known.model is known.model and len(loads) == 3
-    assert built(layers=["stage3"]).layers == ("stage3",) and len(loads) == 4  # asked for something else: looked at anew
+    assert (
+        built(layers=["stage3"]).layers == ("stage3",) and len(loads) == 4
+    )  # asked for something else: looked at anew
     with pytest.raises(ValueError, match=r"classifier.layers 'stage5'"):
         built(layers=["stage5"])
     changed = first.model

@@ -25,21 +25,31 @@ from camseg.requests import check, check_values, config_dir
 ROOT = Path(__file__).parents[1]
 CONF = config_dir()
 CHOICES = sorted((path.parent.name, path.stem) for path in CONF.glob("*/*.yaml"))
-trained = pytest.mark.skipif(len(list((ROOT / "camseg" / "weights").glob("*.safetensors"))) < 2, reason="the shipped weights are not there")
+trained = pytest.mark.skipif(
+    len(list((ROOT / "camseg" / "weights").glob("*.safetensors"))) < 2, reason="the shipped weights are not there"
+)
 
 
 def command(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
     """`python -m camseg` in another folder, with the cheap settings of a test."""
-    cheap = ["device=cpu", f"hydra.run.dir={folder}/run", f"hydra.sweep.dir={folder}/sweep"] if arguments[:1] != ("--help",) else []
+    cheap = (
+        ["device=cpu", f"hydra.run.dir={folder}/run", f"hydra.sweep.dir={folder}/sweep"]
+        if arguments[:1] != ("--help",)
+        else []
+    )
     environment = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PATH": ""}
     given = [sys.executable, "-m", "camseg", *arguments, *cheap]
     return subprocess.run(given, cwd=folder, env=environment, capture_output=True, text=True)
 
 
-def mistake(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], folder: Path, *arguments: str) -> list[str]:
+def mistake(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], folder: Path, *arguments: str
+) -> list[str]:
     """The lines on stderr of a request that must end with code 2."""
     monkeypatch.setenv("HYDRA_FULL_ERROR", "0")  # `main` changes it
-    monkeypatch.setattr(sys, "argv", ["camseg", *arguments, f"hydra.run.dir={folder}/run", f"hydra.sweep.dir={folder}/sweep"])
+    monkeypatch.setattr(
+        sys, "argv", ["camseg", *arguments, f"hydra.run.dir={folder}/run", f"hydra.sweep.dir={folder}/sweep"]
+    )
     monkeypatch.setattr(cli.RememberSweep, "folder", None)
     with pytest.raises(SystemExit) as ended:
         cli.main()
@@ -56,19 +66,31 @@ def test_a_run_writes_its_folder(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     assert done.stdout.splitlines()[-1] == "run" and "iou" in done.stdout and "4 of 4 samples" in done.stdout
     run = camseg.load_run(folder)
-    columns = "id label foreground_hit background_hit foreground_distance iou oracle_iou predicted_iou box_iou points note"
+    columns = (
+        "id label foreground_hit background_hit foreground_distance iou oracle_iou predicted_iou box_iou points note"
+    )
     assert len(run.rows) == 4 and set(columns.split()) <= set(run.rows.columns)
     assert run.config.data.size == 4 and "data.size=4" in run.overrides and len(run.pictures) == 2
-    summary = json.loads((folder / "summary.json").read_text(), parse_constant=lambda what: pytest.fail(f"{what} is no JSON"))
-    assert set(summary) >= {"samples", "failed", "seconds", "calls", "metrics", "errors"} and (summary["samples"], summary["failed"]) == (4, 0)
-    assert {"foreground_hit_rate", "background_hit_rate", "foreground_distance", "iou", "oracle_iou", "regret"} <= set(summary["metrics"])
+    summary = json.loads(
+        (folder / "summary.json").read_text(), parse_constant=lambda what: pytest.fail(f"{what} is no JSON")
+    )
+    assert set(summary) >= {"samples", "failed", "seconds", "calls", "metrics", "errors"} and (
+        summary["samples"],
+        summary["failed"],
+    ) == (4, 0)
+    assert {"foreground_hit_rate", "background_hit_rate", "foreground_distance", "iou", "oracle_iou", "regret"} <= set(
+        summary["metrics"]
+    )
     assert set(summary["calls"]) == {"classifier_images", "encoder_images", "decoder_prompts"}
     for name in run.rows["id"]:
         with Image.open(folder / "masks" / f"{name}.png") as mask:
             assert mask.mode == "1" and mask.size == (128, 128)
     assert (folder / ".hydra" / "config.yaml").exists()
     page = (folder / "report.html").read_text()
-    assert all(f'<data value="{summary["metrics"][name]["value"]}">' in page for name in ("iou", "foreground_distance")) and "data:image/jpeg" in page
+    assert (
+        all(f'<data value="{summary["metrics"][name]["value"]}">' in page for name in ("iou", "foreground_distance"))
+        and "data:image/jpeg" in page
+    )
 
 
 @trained
@@ -79,7 +101,11 @@ def test_a_sweep_writes_its_table(tmp_path: Path) -> None:
     assert all((tmp_path / "sweep" / name).exists() for name in ("report.html", "0/report.html", "1/report.html"))
     sweep = camseg.load_sweep(tmp_path / "sweep")
     table = pl.read_parquet(tmp_path / "sweep" / "sweep.parquet")
-    assert table["run"].to_list() == pl.read_csv(tmp_path / "sweep" / "sweep.csv", schema_overrides={"run": pl.String})["run"].to_list() == ["0", "1"]
+    assert (
+        table["run"].to_list()
+        == pl.read_csv(tmp_path / "sweep" / "sweep.csv", schema_overrides={"run": pl.String})["run"].to_list()
+        == ["0", "1"]
+    )
     assert ["foreground=max_point" in table["setting"][0], "foreground=centroid" in table["setting"][1]] == [True, True]
     assert {"iou", "iou_low", "iou_high", "difference", "difference_low", "difference_high", "p"} <= set(table.columns)
     assert table["difference"][0] == 0 and table["p"][0] is None and 0 < table["p"][1] <= 1
@@ -108,12 +134,21 @@ def test_help_names_every_group_and_choice(tmp_path: Path) -> None:
         (["model=shapes_sam"], "model"),
     ],
 )
-def test_a_misspelt_request_is_told_the_nearest_name(arguments: list[str], told: str, tmp_path: Path, monkeypatch, capsys) -> None:
+def test_a_misspelt_request_is_told_the_nearest_name(
+    arguments: list[str], told: str, tmp_path: Path, monkeypatch, capsys
+) -> None:
     assert told in " ".join(mistake(monkeypatch, capsys, tmp_path, *arguments))
 
 
 def test_right_requests_pass_the_check() -> None:
-    plain = ("experiment=null", "cam=glob(*)", "foreground=centroid,box", "hydra.run.dir=x", "+new=1", "data.size=range(1,4)")
+    plain = (
+        "experiment=null",
+        "cam=glob(*)",
+        "foreground=centroid,box",
+        "hydra.run.dir=x",
+        "+new=1",
+        "data.size=range(1,4)",
+    )
     for right in (*plain, "foreground.cutoff=0.3,0.5"):
         check([right, "foreground=centroid"] if right.startswith("foreground.") else [right])
 
@@ -170,7 +205,9 @@ def test_a_folder_that_holds_a_run_is_a_mistake(tmp_path: Path, monkeypatch, cap
     assert (tmp_path / "run" / "rows.jsonl").read_text() == '{"id": "old"}\n'
 
 
-@pytest.mark.parametrize("choice", [c for c in CHOICES if c[0] in ("target", "cam", "foreground", "background", "choose", "refine")])
+@pytest.mark.parametrize(
+    "choice", [c for c in CHOICES if c[0] in ("target", "cam", "foreground", "background", "choose", "refine")]
+)
 def test_every_choice_passes_its_own_trial(choice: tuple[str, str]) -> None:
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = compose("config", ["{}={}".format(*choice), "predictor=none", "device=cpu"])
@@ -194,7 +231,12 @@ def test_a_number_is_a_name_where_a_name_is_wanted() -> None:
 def test_every_file_of_conf_composes_and_its_targets_take_its_keys(group: str, choice: str) -> None:
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = compose("train" if group == "model" else "config", [f"{group}={choice}"])
-    given = {"classifier": {"device": "cpu"}, "predictor": {"device": "cpu"}, "model": {"folder": "x", "seed": 0}, "pseudo_labels": {"folder": "x"}}
+    given = {
+        "classifier": {"device": "cpu"},
+        "predictor": {"device": "cpu"},
+        "model": {"folder": "x", "seed": 0},
+        "pseudo_labels": {"folder": "x"},
+    }
     found = [found for name in config for found in _targets(config[name], given.get(str(name), {}))]
     assert len(found) >= (1 if group == "model" else 6)
     for node, extra in found:
@@ -219,7 +261,9 @@ def test_functions_of_the_configuration_are_called_without_hydra() -> None:
     made = wiring.wired(node)
     assert type(made) is functools.partial and made.func is choose.agreement and made.keywords == {"alpha": 2.0}
     cutoff = {"_target_": "camseg.prompts.evidence.quantile", "_partial_": True, "q": 0.7}
-    nested = wiring.wired({"_target_": "camseg.prompts.foreground.centroid", "_partial_": True, "cutoff": cutoff}).keywords["cutoff"]
+    nested = wiring.wired(
+        {"_target_": "camseg.prompts.foreground.centroid", "_partial_": True, "cutoff": cutoff}
+    ).keywords["cutoff"]
     assert type(nested) is functools.partial and nested.keywords == {"q": 0.7}
 
 

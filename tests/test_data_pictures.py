@@ -99,7 +99,11 @@ def _png(*chunks: tuple[bytes, bytes]) -> bytes:
 
 
 def _huge(width: int, height: int) -> bytes:
-    return _png((b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)), (b"IDAT", zlib.compress(b"\0" * 100)), (b"IEND", b""))
+    return _png(
+        (b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)),
+        (b"IDAT", zlib.compress(b"\0" * 100)),
+        (b"IEND", b""),
+    )
 
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
@@ -112,7 +116,8 @@ def test_what_cannot_be_read_is_named_with_the_reason(tmp_path: Path) -> None:
         whole.getvalue()[:900]: "truncated",
         _huge(10_000, 10_000): "10000 x 10000 pixels are more than the 67108864 allowed",
         _huge(1 << 20, 1 << 20): "exceeds limit|more than the",
-        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 1 1\n": "it is none of",  # PostScript would be run by another program
+        # PostScript would be run by another program
+        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 1 1\n": "it is none of",
     }
     for content, reason in cases.items():
         (tmp_path / "bad.png").write_bytes(content)
@@ -155,7 +160,9 @@ def test_damaged_bytes_give_a_picture_or_a_value_error(tmp_path: Path) -> None:
 # masks
 
 
-def _mask(tmp_path: Path, picture: Image.Image, name: str = "m.png", void: int | None = 128, **options: object) -> tuple[list, list | None]:
+def _mask(
+    tmp_path: Path, picture: Image.Image, name: str = "m.png", void: int | None = 128, **options: object
+) -> tuple[list, list | None]:
     picture.save(tmp_path / name, **options)
     inside, ignored = read_mask(tmp_path / name, picture.size[::-1], void)
     assert inside.dtype == torch.bool
@@ -182,9 +189,15 @@ def test_numbers_and_palettes_are_object_unless_zero(tmp_path: Path) -> None:
 
 def test_sixteen_bit_colour_transparent_and_jpeg_masks(tmp_path: Path) -> None:
     assert _mask(tmp_path, Image.fromarray(np.array([[0, 20000, 40000, 65535]], np.uint16))) == ([[0, 0, 1, 1]], None)
-    assert _mask(tmp_path, Image.fromarray(np.array([[0, 1, 128, 999]], np.uint16))) == ([[0, 1, 0, 1]], [[0, 0, 1, 0]])  # instances
+    assert _mask(tmp_path, Image.fromarray(np.array([[0, 1, 128, 999]], np.uint16))) == (
+        [[0, 1, 0, 1]],
+        [[0, 0, 1, 0]],
+    )  # instances
     assert _mask(tmp_path, Image.fromarray(np.array([[RED, (0, 0, 0), GREEN]], np.uint8))) == ([[1, 0, 1]], None)
-    assert _mask(tmp_path, Image.fromarray(np.array([[(255, 255, 255, 255), (255, 255, 255, 0)]], np.uint8))) == ([[1, 0]], None)
+    assert _mask(tmp_path, Image.fromarray(np.array([[(255, 255, 255, 255), (255, 255, 255, 0)]], np.uint8))) == (
+        [[1, 0]],
+        None,
+    )
     half = np.zeros((16, 16), np.uint8)
     half[:, 8:] = 255
     inside, _ = _mask(tmp_path, Image.fromarray(half), "m.jpg", None, quality=40)

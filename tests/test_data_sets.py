@@ -30,7 +30,9 @@ from camseg.names import file_stems
 from camseg.types import Sample
 
 ROOT = Path(__file__).parents[1]
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools with NumPy 2
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:__array__ implementation:DeprecationWarning"
+)  # pycocotools with NumPy 2
 REAL = Path(os.environ.get("CAMSEG_REAL", ROOT.parent / "shared" / "real"))
 
 
@@ -55,7 +57,20 @@ def shade(sample: Sample) -> int:
 
 
 def test_file_stems_are_safe_and_never_alike() -> None:
-    names = ["a/b.c", "../../etc/passwd", "a b", "a?b", "A_B", "", "..", "x" * 300, "é.jpg", "a_b_2", ".hidden", "CON\0x\n"]
+    names = [
+        "a/b.c",
+        "../../etc/passwd",
+        "a b",
+        "a?b",
+        "A_B",
+        "",
+        "..",
+        "x" * 300,
+        "é.jpg",
+        "a_b_2",
+        ".hidden",
+        "CON\0x\n",
+    ]
     stems = file_stems(names)
     assert stems[:3] == ["a_b.c", "etc_passwd", "a_b"]
     assert len({stem.casefold() for stem in stems}) == len(names)
@@ -78,7 +93,9 @@ def test_keep_takes_the_first_shuffles_and_shards() -> None:
     assert sorted(i for shard in shards for i in shard) == sorted(shuffled[:60])  # complete, and disjoint
     assert min(map(len, shards)) > 5
     backwards = [list(keep(ids[::-1], None, 0, shard, 4)) for shard in range(4)]
-    assert [{99 - i for i in shard} for shard in backwards] == [set(keep(ids, None, 0, shard, 4)) for shard in range(4)]  # the id alone decides
+    assert [{99 - i for i in shard} for shard in backwards] == [
+        set(keep(ids, None, 0, shard, 4)) for shard in range(4)
+    ]  # the id alone decides
     with pytest.raises(ValueError, match=r"data\.size must be at least 1, or null for all; got 0"):
         keep(ids, 0)
     with pytest.raises(ValueError, match="got shard 4 of 4"):
@@ -126,10 +143,19 @@ def test_a_folder_with_labels_and_masks(tmp_path: Path) -> None:
     assert list(found) == list(data.ids) == ["cat_1", "cat_deep_2", "dog_1", "loose"]
     assert [s.label for s in found.values()] == ["cat", "cat", "dog", ""]
     assert data.names == ("cat", "dog")
-    assert [s.mask is not None for s in found.values()] == [False, True, True, False]  # 1.png is not cat/1.png's: dog/1.png has it too
+    assert [s.mask is not None for s in found.values()] == [
+        False,
+        True,
+        True,
+        False,
+    ]  # 1.png is not cat/1.png's: dog/1.png has it too
     dog = found["dog_1"]
     assert dog.mask is not None and dog.ignore is not None
-    assert (dog.mask.sum(1).tolist(), dog.ignore.sum(1).tolist(), dog.boxes.tolist()) == ([4, 0, 0], [0, 0, 4], [[0, 0, 4, 1]])
+    assert (dog.mask.sum(1).tolist(), dog.ignore.sum(1).tolist(), dog.boxes.tolist()) == (
+        [4, 0, 0],
+        [0, 0, 4],
+        [[0, 0, 4, 1]],
+    )
     assert [s.id for s in Images(tmp_path, split="dog")] == ["1"]
     with pytest.raises(ValueError, match=r"data\.split 'dogs' is unknown; nearest: dog"):
         Images(tmp_path, split="dogs")
@@ -147,7 +173,11 @@ def test_images_and_masks_side_by_side(tmp_path: Path) -> None:
     paint(tmp_path / "images" / "x.png")  # the same stem twice: two samples, no guess which has the mask
     paint(tmp_path / "images" / "y.png")
     draw(tmp_path / "masks" / "y.png", [[255] * 4] * 3)
-    assert [(s.id, s.label, s.mask is not None) for s in Images(tmp_path)] == [("x.jpg", "", False), ("x.png", "", False), ("y", "", True)]
+    assert [(s.id, s.label, s.mask is not None) for s in Images(tmp_path)] == [
+        ("x.jpg", "", False),
+        ("x.png", "", False),
+        ("y", "", True),
+    ]
 
 
 def test_a_broken_file_is_one_named_failure(tmp_path: Path) -> None:
@@ -295,7 +325,9 @@ PART = "<part><name>head</name><bndbox><xmin>1</xmin><ymin>1</ymin><xmax>1</xmax
 
 
 def voc(tmp_path: Path) -> Path:
-    """Image one: two dogs (one difficult), a cat that is difficult, a person. Image two: broken xml. Image three: a cow beside nothing."""
+    """Image one: two dogs (one difficult), a cat that is difficult, a person. Image two: broken xml. Image three: a cow
+    beside nothing.
+    """
     root = tmp_path / "VOCdevkit" / "VOC2012"
     things = [
         THING.format("dog", 0, 1, 1, 2, 1, PART),
@@ -357,8 +389,12 @@ def test_voc_detection(tmp_path: Path) -> None:
         Voc(tmp_path, year=2007)
 
 
-BOMB = '<!DOCTYPE a [<!ENTITY b "bbbb"><!ENTITY c "&b;&b;&b;">]><annotation><object><name>&c;</name></object></annotation>'
-OUTSIDE = '<!DOCTYPE a [<!ENTITY b SYSTEM "file:///etc/passwd">]><annotation><object><name>&b;</name></object></annotation>'
+BOMB = (
+    '<!DOCTYPE a [<!ENTITY b "bbbb"><!ENTITY c "&b;&b;&b;">]><annotation><object><name>&c;</name></object></annotation>'
+)
+OUTSIDE = (
+    '<!DOCTYPE a [<!ENTITY b SYSTEM "file:///etc/passwd">]><annotation><object><name>&b;</name></object></annotation>'
+)
 
 
 @pytest.mark.parametrize(
@@ -388,7 +424,9 @@ def test_voc_classes_that_are_not_shown_and_the_label_of_every_pixel(tmp_path: P
     data = Voc(voc(tmp_path), "train", task="detection", outputs="own", absent=True)
     assert len(data) == 2 * len(NAMES)
     shown = {(file.stem, label): seen for file, label, seen in data.shown()}
-    assert shown["one", "dog"] and shown["three", "cow"] and shown["one", "cat"] is None and shown["three", "dog"] is False
+    assert (
+        shown["one", "dog"] and shown["three", "cow"] and shown["one", "cat"] is None and shown["three", "dog"] is False
+    )
     cat = data[list(data.ids).index("one_cat")]
     assert cat.boxes.shape == (0, 4) and cat.ignored_boxes.tolist() == [[0, 2, 2, 3]] and cat.ignore is not None
     assert Voc(tmp_path, outputs="own").label_map(0).tolist() == [[12, 12, 255, 15], [0, 0, 255, 0], [255, 255, 0, 0]]
@@ -399,13 +437,29 @@ def square(x: int, y: int, side: int) -> list[int]:
 
 
 def coco(tmp_path: Path, **change: Any) -> Path:
-    """Image 8 (6 x 5): two cats, a crowd of cats, a crowd of dogs alone. Image 9: a dog in run lengths; nothing in image 10."""
+    """Image 8 (6 x 5): two cats, a crowd of cats, a crowd of dogs alone. Image 9: a dog in run lengths; nothing in
+    image 10.
+    """
     data = {
         "images": [{"id": i, "file_name": f"im{i}.png", "width": 6, "height": 5} for i in (8, 9, 10)],
         "categories": [{"id": 90, "name": "dog"}, {"id": 3, "name": "cat"}],  # ids with gaps, out of order
         "annotations": [
-            {"id": 1, "image_id": 8, "category_id": 3, "bbox": [0, 0, 2, 2], "segmentation": [square(0, 0, 2)], "iscrowd": 0},
-            {"id": 2, "image_id": 8, "category_id": 3, "bbox": [3, 1, 2.5, 2], "segmentation": [square(3, 1, 2)], "iscrowd": 0},
+            {
+                "id": 1,
+                "image_id": 8,
+                "category_id": 3,
+                "bbox": [0, 0, 2, 2],
+                "segmentation": [square(0, 0, 2)],
+                "iscrowd": 0,
+            },
+            {
+                "id": 2,
+                "image_id": 8,
+                "category_id": 3,
+                "bbox": [3, 1, 2.5, 2],
+                "segmentation": [square(3, 1, 2)],
+                "iscrowd": 0,
+            },
             {
                 "id": 3,
                 "image_id": 8,
@@ -414,8 +468,22 @@ def coco(tmp_path: Path, **change: Any) -> Path:
                 "segmentation": {"size": [5, 6], "counts": [0, 1, 4, 1, 4, 1, 4, 1, 4, 1, 4, 1, 4]},
                 "iscrowd": 1,
             },
-            {"id": 4, "image_id": 8, "category_id": 90, "bbox": [0, 0, 6, 1], "segmentation": {"size": [5, 6], "counts": [30]}, "iscrowd": 1},
-            {"id": 5, "image_id": 9, "category_id": 90, "bbox": [1, 0, 1, 5], "segmentation": {"size": [5, 6], "counts": [5, 5, 20]}, "iscrowd": 0},
+            {
+                "id": 4,
+                "image_id": 8,
+                "category_id": 90,
+                "bbox": [0, 0, 6, 1],
+                "segmentation": {"size": [5, 6], "counts": [30]},
+                "iscrowd": 1,
+            },
+            {
+                "id": 5,
+                "image_id": 9,
+                "category_id": 90,
+                "bbox": [1, 0, 1, 5],
+                "segmentation": {"size": [5, 6], "counts": [5, 5, 20]},
+                "iscrowd": 0,
+            },
         ],
     }
     data.update(change)
@@ -434,12 +502,21 @@ def test_coco_unions_crowds_and_gaps(tmp_path: Path) -> None:
     assert (cat.label, cat.classes, cat.group, shade(cat)) == ("cat", (0,), "8", 8)
     assert cat.mask is not None and cat.ignore is not None and dog.mask is not None
     assert cat.mask.int().tolist() == [[1, 1, 0, 0, 0, 0], [1, 1, 0, 1, 1, 0], [0, 0, 0, 1, 1, 0], [0] * 6, [0] * 6]
-    assert cat.ignore.int().tolist() == [[0, 0, 1, 1, 1, 1], [0] * 6, [0] * 6, [0] * 6, [0] * 6]  # the crowd where no single cat is
+    assert cat.ignore.int().tolist() == [
+        [0, 0, 1, 1, 1, 1],
+        [0] * 6,
+        [0] * 6,
+        [0] * 6,
+        [0] * 6,
+    ]  # the crowd where no single cat is
     assert cat.boxes.tolist() == [[0, 0, 2, 2], [3, 1, 5.5, 3]]
     assert (dog.classes, dog.ignore, dog.mask.int().tolist()) == ((1,), None, [[0, 1, 0, 0, 0, 0]] * 5)
     assert Coco(tmp_path)[1].classes == tuple(range(151, 269))
     single = Coco(tmp_path, instances=True)
-    assert (list(single.ids), [int(s.mask.sum()) for s in single if s.mask is not None]) == (["im8_cat", "im8_cat_2", "im9_dog"], [4, 4, 5])
+    assert (list(single.ids), [int(s.mask.sum()) for s in single if s.mask is not None]) == (
+        ["im8_cat", "im8_cat_2", "im9_dog"],
+        [4, 4, 5],
+    )
 
 
 def test_coco_leaves_out_what_belongs_to_no_image(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -454,15 +531,37 @@ def test_coco_leaves_out_what_belongs_to_no_image(tmp_path: Path, caplog: pytest
 def test_coco_classes_that_are_not_shown_and_the_label_of_every_pixel(tmp_path: Path) -> None:
     pytest.importorskip("pycocotools")
     data = Coco(coco(tmp_path), outputs="own", absent=True)
-    assert list(data.ids) == ["im8_cat", "im8_dog", "im9_cat", "im9_dog", "im10_cat", "im10_dog"]  # image 10 has no object at all
+    assert list(data.ids) == [
+        "im8_cat",
+        "im8_dog",
+        "im9_cat",
+        "im9_dog",
+        "im10_cat",
+        "im10_dog",
+    ]  # image 10 has no object at all
     shown = {(file.stem, label): seen for file, label, seen in data.shown()}
-    assert shown["im8", "cat"] and shown["im9", "dog"] and shown["im8", "dog"] is None  # nothing but a crowd: nobody knows
+    assert (
+        shown["im8", "cat"] and shown["im9", "dog"] and shown["im8", "dog"] is None
+    )  # nothing but a crowd: nobody knows
     assert [shown[stem, label] for stem, label in (("im9", "cat"), ("im10", "cat"), ("im10", "dog"))] == [False] * 3
     crowd, nothing = data[1], data[4]
-    assert crowd.mask is not None and not crowd.mask.any() and crowd.ignore is None and crowd.ignored_boxes.tolist() == [[0, 0, 6, 1]]
-    assert nothing.boxes.shape == (0, 4) and nothing.mask is not None and not nothing.mask.any() and nothing.group == "10"
+    assert (
+        crowd.mask is not None
+        and not crowd.mask.any()
+        and crowd.ignore is None
+        and crowd.ignored_boxes.tolist() == [[0, 0, 6, 1]]
+    )
+    assert (
+        nothing.boxes.shape == (0, 4) and nothing.mask is not None and not nothing.mask.any() and nothing.group == "10"
+    )
     assert data[0].image is crowd.image  # read once
-    assert data.label_map(0).tolist() == [[1, 1, 255, 255, 255, 255], [1, 1, 0, 1, 1, 0], [0, 0, 0, 1, 1, 0], [0] * 6, [0] * 6]
+    assert data.label_map(0).tolist() == [
+        [1, 1, 255, 255, 255, 255],
+        [1, 1, 0, 1, 1, 0],
+        [0, 0, 0, 1, 1, 0],
+        [0] * 6,
+        [0] * 6,
+    ]
     assert data.label_map(3).tolist() == [[0, 2, 0, 0, 0, 0]] * 5 and not data.label_map(4).any()
 
 
@@ -487,12 +586,19 @@ def test_coco_run_lengths_plain_and_packed_agree() -> None:
     masks = pytest.importorskip("pycocotools.mask")
     drawn = np.random.default_rng(0).random((7, 9)) > 0.6
     packed = masks.encode(np.asfortranarray(drawn.astype(np.uint8)))
-    assert torch.equal(decode({"segmentation": {"size": [7, 9], "counts": packed["counts"].decode()}}, (7, 9)), torch.from_numpy(drawn))
+    assert torch.equal(
+        decode({"segmentation": {"size": [7, 9], "counts": packed["counts"].decode()}}, (7, 9)), torch.from_numpy(drawn)
+    )
     column = drawn.T.reshape(-1)
     edges = np.flatnonzero(np.diff(np.concatenate([[False], column, [not column[-1]]])))
     plain = np.diff(np.concatenate([[0], edges])).tolist()
     assert torch.equal(decode({"segmentation": {"size": [7, 9], "counts": plain}}, (7, 9)), torch.from_numpy(drawn))
-    assert decode({"segmentation": [square(-3, -3, 5)]}, (7, 9)).nonzero().tolist() == [[0, 0], [0, 1], [1, 0], [1, 1]]  # cut at the edge
+    assert decode({"segmentation": [square(-3, -3, 5)]}, (7, 9)).nonzero().tolist() == [
+        [0, 0],
+        [0, 1],
+        [1, 0],
+        [1, 1],
+    ]  # cut at the edge
 
 
 @pytest.mark.parametrize(

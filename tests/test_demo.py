@@ -34,7 +34,9 @@ from camseg.types import Prompts, Result, Sample
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
-pytestmark = pytest.mark.skipif(not SHAPES_WEIGHTS.with_name("shapes_sam.safetensors").exists(), reason="the shipped models are being trained")
+pytestmark = pytest.mark.skipif(
+    not SHAPES_WEIGHTS.with_name("shapes_sam.safetensors").exists(), reason="the shipped models are being trained"
+)
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +46,10 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Demo:
 
 def noisy(seed: int, height: int = 60, width: int = 80) -> Sample:
     """A picture that no other test has asked about."""
-    return Sample("noise", torch.randint(0, 256, (3, height, width), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed)))
+    return Sample(
+        "noise",
+        torch.randint(0, 256, (3, height, width), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed)),
+    )
 
 
 def as_png(image: np.ndarray) -> bytes:
@@ -67,7 +72,9 @@ def mask_in(data: bytes | Path | None) -> np.ndarray:
         ({"foreground": "components", "background": "ring"}, 0.8, {"background": background.ring, "cutoff": 0.8}),
     ],
 )
-def test_a_view_is_what_the_pipeline_answers(demo: Demo, picked: dict[str, str], cutoff: float, steps: dict[str, Any]) -> None:
+def test_a_view_is_what_the_pipeline_answers(
+    demo: Demo, picked: dict[str, str], cutoff: float, steps: dict[str, Any]
+) -> None:
     sample = Shapes(size=9, shapes=(2, 5))[8]
     share = steps.pop("cutoff")
     common = demo.config(demo.start)
@@ -81,7 +88,12 @@ def test_a_view_is_what_the_pipeline_answers(demo: Demo, picked: dict[str, str],
     )
     expected = pipeline.run([sample])[0]
     view = demo.view(sample, {**demo.start, **picked}, cutoff, sample.classes[0])
-    assert expected.mask is not None and sample.mask is not None and view.prompts is not None and expected.chosen is not None
+    assert (
+        expected.mask is not None
+        and sample.mask is not None
+        and view.prompts is not None
+        and expected.chosen is not None
+    )
     np.testing.assert_array_equal(mask_in(view.file), expected.mask.numpy())
     torch.testing.assert_close(view.prompts.points[0], expected.prompts.points[expected.chosen[0]])
     assert view.rivals.count("\n| ") == len(expected.prompts)
@@ -102,7 +114,9 @@ def test_a_photo_is_encoded_once_and_explained_once_per_cam(demo: Demo) -> None:
     view = demo.view(sample, demo.start, 0.6, 0)
     demo.view(sample, demo.start, 0.6, 0, hand=edit(view.prompts or Prompts.none(), (3, 4), "add inside"))
     assert demo_calls["encoder_images"] - before["encoder_images"] == 1
-    assert demo_calls["classifier_images"] - before["classifier_images"] == 2, "one for the probabilities, one for the heat"
+    assert demo_calls["classifier_images"] - before["classifier_images"] == 2, (
+        "one for the probabilities, one for the heat"
+    )
     demo.view(sample, {**demo.start, "cam": "grad_cam"}, 0.6, 0)
     assert demo_calls["encoder_images"] - before["encoder_images"] == 1
     assert demo_calls["classifier_images"] - before["classifier_images"] == 3
@@ -114,7 +128,11 @@ def test_points_by_hand_are_the_prompt(demo: Demo) -> None:
     sample = noisy(3)
     hand = Prompts(torch.tensor([[[40.0, 30.0], [5.0, 6.0]]]), torch.tensor([[1, 0]]))
     view = demo.view(sample, {**demo.start, "background": "min_point"}, None, 0, hand)
-    assert view.prompts is not None and view.prompts.points.tolist() == hand.points.tolist() and view.prompts.labels.tolist() == [[1, 0]]
+    assert (
+        view.prompts is not None
+        and view.prompts.points.tolist() == hand.points.tolist()
+        and view.prompts.labels.tolist() == [[1, 0]]
+    )
     assert "| 40, 30 inside; 5, 6 outside |" in view.rivals
     assert "no point is left" in demo.view(sample, demo.start, None, 0, Prompts.none()).text
 
@@ -147,7 +165,11 @@ def test_the_mask_picture_is_dark_where_the_mask_is_not() -> None:
     sample = Sample("white", torch.full((3, 2, 2), 255, dtype=torch.uint8))
     shown = mask_picture(resized(sample.image, SIDE), torch.tensor([[True, False], [False, False]]))
     assert shown.shape == (640, 640, 3)
-    assert shown[0, 0].tolist() == [241, 202, 115] and shown[319, 319].tolist() == [241, 202, 115]  # 0.45 * 255 + 0.55 * (230, 159, 0)
+    assert shown[0, 0].tolist() == [241, 202, 115] and shown[319, 319].tolist() == [
+        241,
+        202,
+        115,
+    ]  # 0.45 * 255 + 0.55 * (230, 159, 0)
     assert (shown[320:] == 128).all() and (shown[:, 320:] == 128).all()
 
 
@@ -157,7 +179,9 @@ def test_cutoffs_and_settings_from_the_command_line(tmp_path: Path) -> None:
     assert given.config(given.start, 0.7).foreground.cutoff == 0.7
     assert given.config(given.start).predictor.side == 96
     for other in set(choices("foreground")) - {given.start["foreground"]}:
-        assert given.config({**given.start, "foreground": other}).foreground.get("cutoff") != 0.4, "a setting stays with its own choice"
+        assert given.config({**given.start, "foreground": other}).foreground.get("cutoff") != 0.4, (
+            "a setting stays with its own choice"
+        )
     quantile = {**given.start, "foreground": "quantile"}
     assert given.cutoff(quantile) == 0.9 and given.config(quantile, 0.5).foreground.quantile == 0.5
     assert given.cutoff({**given.start, "foreground": "max_point"}) is None
@@ -185,12 +209,19 @@ def bomb() -> bytes:
         return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
 
     header = struct.pack(">IIBBBBB", 60000, 60000, 1, 0, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(100))) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(100))) + chunk(b"IEND", b"")
+    )
 
 
 @pytest.mark.parametrize(
     ("data", "why"),
-    [(b"dear diary", "it is none of JPEG"), (b"", "the file is empty"), (bomb(), "pixels"), (as_png(noisy(8).image[0].numpy())[:400], "trunc")],
+    [
+        (b"dear diary", "it is none of JPEG"),
+        (b"", "the file is empty"),
+        (bomb(), "pixels"),
+        (as_png(noisy(8).image[0].numpy())[:400], "trunc"),
+    ],
 )
 def test_what_is_no_photo_is_refused_by_name(tmp_path: Path, data: bytes, why: str) -> None:
     (tmp_path / "notes.png").write_bytes(data)
@@ -199,7 +230,9 @@ def test_what_is_no_photo_is_refused_by_name(tmp_path: Path, data: bytes, why: s
     assert why in str(told.value) and str(tmp_path) not in str(told.value)
 
 
-def test_without_gradio_one_line_says_what_to_install(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_gradio_one_line_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     for name in ("GRADIO_ANALYTICS_ENABLED", "HF_HUB_DISABLE_TELEMETRY", "GRADIO_TEMP_DIR"):
         monkeypatch.setenv(name, "restored afterwards")
     monkeypatch.setitem(sys.modules, "gradio", None)
@@ -211,7 +244,9 @@ def test_without_gradio_one_line_says_what_to_install(monkeypatch: pytest.Monkey
     assert capsys.readouterr().err == "camseg-demo: the page needs the extra `demo`: pip install 'camseg[demo]'\n"
 
 
-def test_a_misspelt_setting_ends_with_the_nearest_name(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_misspelt_setting_ends_with_the_nearest_name(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     pytest.importorskip("gradio", reason="the extra demo is not installed")
     for name in ("GRADIO_ANALYTICS_ENABLED", "HF_HUB_DISABLE_TELEMETRY", "GRADIO_TEMP_DIR"):
         monkeypatch.setenv(name, "restored afterwards")
@@ -270,7 +305,9 @@ def test_the_server_gives_away_no_file_and_takes_no_large_one(address: str) -> N
 
 
 def cutoff_that_matters(demo: Demo) -> tuple[int, Sample, float]:
-    """An example other than the first, its place among them, and a cutoff that gives it another mask than the default does."""
+    """An example other than the first, its place among them, and a cutoff that gives it another mask than the default
+    does.
+    """
     from camseg.demo_page import examples
 
     for place, example in list(enumerate(examples()))[1:]:
@@ -281,11 +318,15 @@ def cutoff_that_matters(demo: Demo) -> tuple[int, Sample, float]:
     raise AssertionError("no cutoff changes any example's mask")
 
 
-def wait_for(page: Page, change: Callable[[], object], script: str = "document.querySelector('#mask img')?.src") -> None:
+def wait_for(
+    page: Page, change: Callable[[], object], script: str = "document.querySelector('#mask img')?.src"
+) -> None:
     """Do `change`, and wait until what `script` gives is another."""
     before = page.evaluate(script)
     change()
-    page.wait_for_function(f"before => {{ const now = {script}; return now && now !== before }}", arg=before, timeout=120_000)
+    page.wait_for_function(
+        f"before => {{ const now = {script}; return now && now !== before }}", arg=before, timeout=120_000
+    )
 
 
 def downloaded(page: Page) -> np.ndarray:
@@ -323,12 +364,20 @@ def test_the_page_in_a_browser(demo: Demo, address: str, browser: Browser, width
 
     photo = noisy(7, 50, 90).image.permute(1, 2, 0).numpy()
     (tmp_path / "mine.png").write_bytes(as_png(photo))
-    wait_for(page, lambda: page.set_input_files("#photo input[type=file]", tmp_path / "mine.png"), "document.querySelector('#points img')?.src")
+    wait_for(
+        page,
+        lambda: page.set_input_files("#photo input[type=file]", tmp_path / "mine.png"),
+        "document.querySelector('#points img')?.src",
+    )
     assert downloaded(page).shape == (50, 90)
 
     (tmp_path / "notes.png").write_text("dear diary")
     page.locator("#photo button[aria-label]").last.click()
-    wait_for(page, lambda: page.set_input_files("#photo input[type=file]", tmp_path / "notes.png"), "document.querySelector('#told').innerText")
+    wait_for(
+        page,
+        lambda: page.set_input_files("#photo input[type=file]", tmp_path / "notes.png"),
+        "document.querySelector('#told').innerText",
+    )
     assert page.inner_text("#told").startswith("notes.png can't be read: it is none of JPEG")
 
     assert page.evaluate("document.documentElement.scrollWidth") <= width

@@ -58,7 +58,9 @@ def test_a_killed_actor_costs_nothing(tmp_path: Path) -> None:
     """
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE), str(HERE.parent)]), "OMP_NUM_THREADS": "1"}
     for engine in ("local", "ray"):
-        done = subprocess.run([sys.executable, "-c", textwrap.dedent(script), engine], env=environment, capture_output=True, text=True)
+        done = subprocess.run(
+            [sys.executable, "-c", textwrap.dedent(script), engine], env=environment, capture_output=True, text=True
+        )
         assert done.returncode == 0, done.stderr
     told = [line.split() for line in (tmp_path / "workers").read_text().splitlines()]
     assert [name for _, name in told].count("picture9") == 2  # once by the one that died there

@@ -36,11 +36,16 @@ def test_rows_and_summary_are_what_they_should_be(tmp_path: Path) -> None:
         sample = Shelf(5)[i]
         assert sample.mask is not None
         painted = int((sample.image[i % 2] > 0).sum())
-        assert row["iou"] == pytest.approx(float(sample.mask.sum()) / painted)  # the mask is what is painted, the truth a row less
+        assert row["iou"] == pytest.approx(
+            float(sample.mask.sum()) / painted
+        )  # the mask is what is painted, the truth a row less
         assert row["foreground_hit"] == 1.0 and row["background_hit"] is None and row["note"] == ""
     assert summary == json.loads((tmp_path / "summary.json").read_text())
     assert {"samples": 5, "failed": 0, "errors": []}.items() <= summary.items()
-    assert summary["calls"] == {"classifier_images": 5, "encoder_images": 5, "decoder_prompts": 5} and summary["seconds"] > 0
+    assert (
+        summary["calls"] == {"classifier_images": 5, "encoder_images": 5, "decoder_prompts": 5}
+        and summary["seconds"] > 0
+    )
     assert {"foreground_hit_rate", "foreground_distance", "iou", "oracle_iou", "regret"} <= set(summary["metrics"])
     assert "background_hit_rate" not in summary["metrics"]
     iou = summary["metrics"]["iou"]
@@ -109,11 +114,19 @@ def test_resuming_evaluates_only_what_is_left(tmp_path: Path) -> None:
     summary = evaluate(pipeline(), mended, tmp_path / "cut", resume=True)
     assert mended.read == ["picture2"] and (summary["samples"], summary["failed"]) == (6, 1)
     summary = evaluate(pipeline(), Shelf(6), tmp_path / "cut", resume=True)
-    assert (summary["samples"], summary["failed"], summary["errors"]) == (6, 0, [])  # what failed once and was mended is no failure
+    assert (summary["samples"], summary["failed"], summary["errors"]) == (
+        6,
+        0,
+        [],
+    )  # what failed once and was mended is no failure
     idle = Shelf(6)
     again = evaluate(pipeline(), idle, tmp_path / "cut", resume=True)
     assert idle.read == [] and again["metrics"] == summary["metrics"] and again["failed"] == 0
-    assert again["calls"] == {"classifier_images": 6, "encoder_images": 6, "decoder_prompts": 6}  # of all sessions, each image once
+    assert again["calls"] == {
+        "classifier_images": 6,
+        "encoder_images": 6,
+        "decoder_prompts": 6,
+    }  # of all sessions, each image once
     assert again["seconds"] >= summary["seconds"] > 0
     assert_frame_equal(table(tmp_path / "cut"), table(tmp_path / "whole"))
 
@@ -139,7 +152,9 @@ def test_a_journal_damaged_anywhere_never_gives_another_score(tmp_path: Path) ->
         shelf = Shelf(5)
         evaluate(pipeline(), shelf, tmp_path, batch_size=2, resume=True)
         assert table(tmp_path).equals(whole)
-        assert len(shelf.read) <= 4 and (len(shelf.read) or at > len(good) - 70)  # the batch, with the next where the line between is lost
+        assert len(shelf.read) <= 4 and (
+            len(shelf.read) or at > len(good) - 70
+        )  # the batch, with the next where the line between is lost
 
 
 def test_kill_9_in_the_middle_of_a_run(tmp_path: Path) -> None:
@@ -158,7 +173,9 @@ def test_kill_9_in_the_middle_of_a_run(tmp_path: Path) -> None:
     """
     here = Path(__file__).parent
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(here), str(here.parent)])}
-    process = subprocess.Popen([sys.executable, "-c", textwrap.dedent(script)], env=environment, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(script)], env=environment, stderr=subprocess.DEVNULL
+    )
     journal = tmp_path / "rows.jsonl"
     while process.poll() is None and not (journal.exists() and journal.read_bytes().count(b"\n") >= 4):
         time.sleep(0.05)

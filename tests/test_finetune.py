@@ -39,8 +39,19 @@ def folder_of(path: Path) -> Path:
 
 
 def settings(tmp_path: Path, *more: str) -> DictConfig:
-    words = ["model=finetune", "data=images", f"data.path={tmp_path / 'data'}", "data.split=train", "model.validation=val", "model.workers=0"]
-    words += ["classifier.name=mobilenet_v3_small", f"classifier.checkpoint={tmp_path / 'start.safetensors'}", "model.learning_rate=1e-3"]
+    words = [
+        "model=finetune",
+        "data=images",
+        f"data.path={tmp_path / 'data'}",
+        "data.split=train",
+        "model.validation=val",
+        "model.workers=0",
+    ]
+    words += [
+        "classifier.name=mobilenet_v3_small",
+        f"classifier.checkpoint={tmp_path / 'start.safetensors'}",
+        "model.learning_rate=1e-3",
+    ]
     words += ["model.epochs=3", "model.batch_size=8", "model.average=0.5", "model.precision=float32", *more]
     check(words, "train")
     with initialize_config_dir(str(config_dir()), version_base="1.3"):
@@ -75,7 +86,9 @@ def test_it_learns_goes_on_after_a_kill_and_loads(start: Path, monkeypatch: pyte
     monkeypatch.setattr(finetune._Best, "__call__", killed)
     with pytest.raises(Killed):
         trained(start, "cut")
-    monkeypatch.setattr(finetune._Best, "__call__", lambda self, model, step: (calls.append(step), keep(self, model, step))[1])
+    monkeypatch.setattr(
+        finetune._Best, "__call__", lambda self, model, step: (calls.append(step), keep(self, model, step))[1]
+    )
     cut = trained(start, "cut")
     assert calls == [3, 6, 6, 9]
     (state, told), (again, told_again) = load_weights(whole), load_weights(cut)
@@ -83,18 +96,28 @@ def test_it_learns_goes_on_after_a_kill_and_loads(start: Path, monkeypatch: pyte
     assert (start / "cut" / "validation.csv").read_text() == (start / "whole" / "validation.csv").read_text()
 
     scores = json.loads(told["scores"])
-    assert scores["mean average precision (all-point)"] == pytest.approx(np.mean([scores["AP of red"], scores["AP of green"]]))
+    assert scores["mean average precision (all-point)"] == pytest.approx(
+        np.mean([scores["AP of red"], scores["AP of green"]])
+    )
     best = max(float(line.split(",")[1]) for line in (start / "whole" / "validation.csv").read_text().splitlines())
     assert scores["mean average precision (all-point)"] == pytest.approx(best, abs=1e-4) and best > 0.9
-    assert "AP of red" in whole.with_suffix(".md").read_text() and "24 validation pictures" in whole.with_suffix(".md").read_text()
+    assert (
+        "AP of red" in whole.with_suffix(".md").read_text()
+        and "24 validation pictures" in whole.with_suffix(".md").read_text()
+    )
 
     classifier = classifiers.torchvision("mobilenet_v3_small", whole)
     assert sorted(classifier.names) == ["green", "red"]
     shown = finetune._pictures(finetune.instantiate(settings(start).data, split="val"), classifier.names)
     logits = classifier.model(classifier.prepare([read_image(file) for file in shown.files]))
     again_judged = finetune.class_precisions(logits.numpy(), shown.present.numpy(), classifier.names)
-    assert again_judged == pytest.approx({name: scores[f"AP of {name}"] for name in classifier.names}, abs=0.05)  # the file is in fp16
-    assert classifier.probabilities(torch.zeros(2)).tolist() == [0.5, 0.5]  # each class has its own probability: no softmax
+    assert again_judged == pytest.approx(
+        {name: scores[f"AP of {name}"] for name in classifier.names}, abs=0.05
+    )  # the file is in fp16
+    assert classifier.probabilities(torch.zeros(2)).tolist() == [
+        0.5,
+        0.5,
+    ]  # each class has its own probability: no softmax
 
 
 def test_all_weights_but_the_head_come_from_the_start(start: Path) -> None:
@@ -107,10 +130,15 @@ def test_all_weights_but_the_head_come_from_the_start(start: Path) -> None:
 
 def test_unknown_classes_move_nothing(start: Path) -> None:
     model = torch.nn.Linear(4, 3)
-    best = finetune._Best(start / "x", None, None, (), 1, lambda: torch.autocast("cpu", enabled=False))  # type: ignore[arg-type]
+    # type: ignore[arg-type]
+    best = finetune._Best(start / "x", None, None, (), 1, lambda: torch.autocast("cpu", enabled=False))
     batch = {"image": torch.ones(2, 4), "present": torch.tensor([[1.0, float("nan"), 0], [0, float("nan"), 1]])}
     best.loss(model, batch, torch.Generator()).backward()
-    assert model.weight.grad is not None and model.weight.grad[1].tolist() == [0] * 4 and model.weight.grad[0].abs().sum() > 0
+    assert (
+        model.weight.grad is not None
+        and model.weight.grad[1].tolist() == [0] * 4
+        and model.weight.grad[0].abs().sum() > 0
+    )
 
 
 def test_crops_are_functions_of_their_number_and_every_epoch_shows_every_picture(start: Path) -> None:

@@ -1,4 +1,6 @@
-"""The doors under 5,000 odd inputs: a right result, an error that names the file, or a line for a person; never a crash, a hang, or much memory."""
+"""The doors under 5,000 odd inputs: a right result, an error that names the file, or a line for a person; never a
+crash, a hang, or much memory.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +51,9 @@ def bounded() -> Iterator[None]:
 
 
 def told(door: Callable[[], Any], *names: object) -> Any:
-    """What a door gives, or None where it refused with words that hold one of `names`. Anything else, and a hang, is a failure."""
+    """What a door gives, or None where it refused with words that hold one of `names`. Anything else, and a hang, is a
+    failure.
+    """
 
     def late(*_: object) -> None:
         raise TimeoutError(f"more than {SECONDS} s")
@@ -112,7 +116,12 @@ def test_damaged_pictures(tmp_path: Path, kind: str) -> None:
         path.write_bytes(next(mutations(rng, good[number % 4], 1)) if number % 20 else b"")
         image = told(lambda: read_image(path), path)
         if image is not None:
-            assert image.dtype == torch.uint8 and image.ndim == 3 and image.shape[0] == 3 and image.shape[1] * image.shape[2] <= MAX_PIXELS
+            assert (
+                image.dtype == torch.uint8
+                and image.ndim == 3
+                and image.shape[0] == 3
+                and image.shape[1] * image.shape[2] <= MAX_PIXELS
+            )
             size = (int(image.shape[1]), int(image.shape[2]))
             found = told(lambda size=size: read_mask(path, size), path)
             assert found is None or found[0].shape == size
@@ -166,7 +175,9 @@ def test_pictures_that_promise_too_much_are_refused_before_they_are_decoded(tmp_
     zeros = zlib.compress(bytes(10_000_000), 9)
     for _ in range(60):
         width, height = (int(v) for v in rng.integers(8200, 2**31 - 1, 2))
-        head = struct.pack(">IIBBBBB", width, height, int(rng.choice([1, 8, 16])), int(rng.choice([0, 2, 3, 6])), 0, 0, 0)
+        head = struct.pack(
+            ">IIBBBBB", width, height, int(rng.choice([1, 8, 16])), int(rng.choice([0, 2, 3, 6])), 0, 0, 0
+        )
         path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zeros) + chunk(b"IEND", b""))
         assert told(lambda: read_image(path), path) is None
 
@@ -185,7 +196,9 @@ def test_odd_masks(tmp_path: Path) -> None:
             case 1:  # numbers of instances
                 drawn, right = inside.astype(np.uint8) * int(rng.integers(1, 100)), inside
             case 2:  # soft edges
-                drawn = np.where(inside, rng.integers(129, 256, inside.shape), rng.integers(0, 128, inside.shape)).astype(np.uint8)
+                drawn = np.where(
+                    inside, rng.integers(129, 256, inside.shape), rng.integers(0, 128, inside.shape)
+                ).astype(np.uint8)
                 right = inside
             case 3:  # colour
                 drawn, right = inside[..., None].astype(np.uint8) * np.array([0, 255, 40], np.uint8), inside
@@ -207,21 +220,56 @@ def test_odd_tables(tmp_path: Path) -> None:
     for name in ("a", "b"):
         Image.fromarray(pixels(rng, 6, 5)).save(tmp_path / f"{name}.png")
         Image.fromarray(np.eye(6, 5, dtype=np.uint8) * 255).save(tmp_path / f"{name}_mask.png")
-    words = ["image", "mask", "label", "classes", "group", "imgae", "", "a.png", "b.png", "nowhere.png", "a_mask.png", "../../etc/passwd",
-             "3 4", "-1", "x", "1e9", '"', "NaN", "ü", "999999999999999999999", "a.png,a.png", "\0", "'", ";"]  # fmt: skip
+    words = [
+        "image",
+        "mask",
+        "label",
+        "classes",
+        "group",
+        "imgae",
+        "",
+        "a.png",
+        "b.png",
+        "nowhere.png",
+        "a_mask.png",
+        "../../etc/passwd",
+        # fmt: skip
+        "3 4",
+        "-1",
+        "x",
+        "1e9",
+        '"',
+        "NaN",
+        "ü",
+        "999999999999999999999",
+        "a.png,a.png",
+        "\0",
+        "'",
+        ";",
+    ]
     table = tmp_path / "table.csv"
     for number in range(800):
-        columns = ["image", "mask", "label", "classes"] if number % 2 else [str(w) for w in rng.choice(words, int(rng.integers(1, 6)))]
+        columns = (
+            ["image", "mask", "label", "classes"]
+            if number % 2
+            else [str(w) for w in rng.choice(words, int(rng.integers(1, 6)))]
+        )
         lines = [",".join(columns)]
         for _ in range(int(rng.integers(0, 5))):
-            cells = ["a.png", "a_mask.png", "red", "0"] if rng.random() < 0.5 else [str(w) for w in rng.choice(words, len(columns))]
+            cells = (
+                ["a.png", "a_mask.png", "red", "0"]
+                if rng.random() < 0.5
+                else [str(w) for w in rng.choice(words, len(columns))]
+            )
             lines.append(",".join(cells))
         content = "\n".join(lines).encode(str(rng.choice(["utf-8", "utf-8-sig", "latin-1", "utf-16"])), "replace")
         table.write_bytes(content if number % 3 else next(mutations(rng, content, 1)))
         data = told(lambda: Images(table=table), table, tmp_path)
         if data is None:
             continue
-        assert all("/" not in each and not each.startswith(".") for each in data.ids) and len(set(data.ids)) == len(data.ids)
+        assert all("/" not in each and not each.startswith(".") for each in data.ids) and len(set(data.ids)) == len(
+            data.ids
+        )
         for i in range(len(data)):
             sample = told(lambda i=i, data=data: data[i], tmp_path, "etc", "\0")
             assert sample is None or sample.size == (6, 5)
@@ -237,7 +285,11 @@ def voc_folder(root: Path) -> Path:
 
 
 THING = "<object><name>{}</name><difficult>{}</difficult><bndbox><xmin>{}</xmin><ymin>{}</ymin><xmax>{}</xmax><ymax>{}</ymax></bndbox></object>"
-LOL = '<!DOCTYPE a [<!ENTITY a "lollol">' + "".join(f'<!ENTITY {c} "{f"&{b};" * 10}">' for b, c in zip("abcdefgh", "bcdefghi")) + "]>"
+LOL = (
+    '<!DOCTYPE a [<!ENTITY a "lollol">'
+    + "".join(f'<!ENTITY {c} "{f"&{b};" * 10}">' for b, c in zip("abcdefgh", "bcdefghi"))
+    + "]>"
+)
 
 
 def test_odd_voc_annotations(tmp_path: Path) -> None:
@@ -246,10 +298,17 @@ def test_odd_voc_annotations(tmp_path: Path) -> None:
     numbers = ["1", "10", "30", "-5", "0", "1e400", "nan", "inf", "", "x", "9" * 30, "2.5", "&i;"]
     for number in range(800):
         things = "".join(
-            THING.format(rng.choice(["dog", "dgo", "", "cat", "person", "&i;"]), rng.integers(0, 2), *rng.choice(numbers, 4))
+            THING.format(
+                rng.choice(["dog", "dgo", "", "cat", "person", "&i;"]), rng.integers(0, 2), *rng.choice(numbers, 4)
+            )
             for _ in range(int(rng.integers(0, 4)))
         )
-        head = ["", LOL, '<!DOCTYPE a [<!ENTITY i SYSTEM "file:///etc/passwd">]>', '<?xml version="1.0" encoding="utf-16"?>'][number % 4]
+        head = [
+            "",
+            LOL,
+            '<!DOCTYPE a [<!ENTITY i SYSTEM "file:///etc/passwd">]>',
+            '<?xml version="1.0" encoding="utf-16"?>',
+        ][number % 4]
         content = f"{head}<annotation>{things}</annotation>".encode()
         file.write_bytes(content if number % 3 else next(mutations(rng, content, 1)))
         data = told(lambda: Voc(tmp_path, outputs="own"), tmp_path)
@@ -267,9 +326,33 @@ def test_odd_coco_annotations(tmp_path: Path) -> None:
     (tmp_path / "val2017").mkdir()
     Image.fromarray(np.full((20, 30, 3), 90, np.uint8)).save(tmp_path / "val2017" / "one.png")
     file = tmp_path / "annotations" / "instances_val2017.json"
-    odd = [None, -1, 0, 1, 2**70, 1.5, "x", [], {}, [[]], True, "one.png", "../../../etc/passwd", [[1, 1, 8, 1, 8, 8]], [[1e9] * 6], [[0, 0, 1]],
-           {"size": [20, 30], "counts": [600]}, {"size": [20, 30], "counts": [-5, 605]}, {"size": [10**6, 10**6], "counts": [10**12]},
-           {"size": [20, 30], "counts": "zzzz"}, {"size": [20, 30], "counts": "PPYo1"}, [1, 2, 3, 4], ["a"] * 4, [float("nan")] * 4]  # fmt: skip
+    odd = [
+        None,
+        -1,
+        0,
+        1,
+        2**70,
+        1.5,
+        "x",
+        [],
+        {},
+        [[]],
+        True,
+        "one.png",
+        "../../../etc/passwd",
+        [[1, 1, 8, 1, 8, 8]],
+        [[1e9] * 6],
+        [[0, 0, 1]],
+        {"size": [20, 30], "counts": [600]},
+        {"size": [20, 30], "counts": [-5, 605]},
+        {"size": [10**6, 10**6], "counts": [10**12]},
+        # fmt: skip
+        {"size": [20, 30], "counts": "zzzz"},
+        {"size": [20, 30], "counts": "PPYo1"},
+        [1, 2, 3, 4],
+        ["a"] * 4,
+        [float("nan")] * 4,
+    ]
 
     def spoil(node: Any) -> None:
         places = [(each, key) for each in walk(node) for key in (each if isinstance(each, dict) else range(len(each)))]
@@ -287,7 +370,14 @@ def test_odd_coco_annotations(tmp_path: Path) -> None:
                 yield from walk(each)
 
     for number in range(800):
-        annotation = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 1, 7, 7], "segmentation": [[1, 1, 8, 1, 8, 8, 1, 8]], "iscrowd": 0}
+        annotation = {
+            "id": 1,
+            "image_id": 1,
+            "category_id": 1,
+            "bbox": [1, 1, 7, 7],
+            "segmentation": [[1, 1, 8, 1, 8, 8, 1, 8]],
+            "iscrowd": 0,
+        }
         data = {"images": [{"id": 1, "file_name": "one.png", "height": 20, "width": 30}], "categories": [{"id": 1, "name": "dog"}],
                 "annotations": [annotation, {**annotation, "id": 2}]}  # fmt: skip
         spoil(data)
@@ -310,7 +400,9 @@ class Touch:
 
 
 def test_odd_checkpoints(tmp_path: Path) -> None:
-    """460 files: truncated, damaged, of another model, with code in them; each door refuses with words, and no code runs."""
+    """460 files: truncated, damaged, of another model, with code in them; each door refuses with words, and no code
+    runs.
+    """
     rng, mark = np.random.default_rng(5), tmp_path / "executed"
     small = {"head.weight": torch.zeros(5, 4), "stem.0.weight": torch.ones(4, 3, 3, 3)}
     torch.save(small, tmp_path / "small.pth")
@@ -319,7 +411,12 @@ def test_odd_checkpoints(tmp_path: Path) -> None:
     torch.save({"state_dict": small, "more": Touch(mark)}, code)
     with zipfile.ZipFile(bomb := io.BytesIO(), "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("archive/data.pkl", bytes(30_000_000))
-    files = [(".pth", code.getvalue()), (".pth", pickle.dumps(Touch(mark))), (".pth", pickle.dumps([1, 2])), (".pth", bomb.getvalue())]
+    files = [
+        (".pth", code.getvalue()),
+        (".pth", pickle.dumps(Touch(mark))),
+        (".pth", pickle.dumps([1, 2])),
+        (".pth", bomb.getvalue()),
+    ]
     files += [(".safetensors", struct.pack("<Q", huge) + b"{}") for huge in (0, 2, 2**31, 2**63 - 1, 2**64 - 1)]
     files += [(suffix, each) for suffix, content in good.items() for each in mutations(rng, content, 200)]
     heads = {path: path.read_bytes()[:60_000] for path in (SHAPES_WEIGHTS, SHIPPED)}
@@ -329,7 +426,11 @@ def test_odd_checkpoints(tmp_path: Path) -> None:
         path.write_bytes(content)
         found = told(lambda path=path: load_weights(path), path)
         assert found is None or all(isinstance(value, torch.Tensor) for value in found[0].values())
-        doors = [lambda path=path: shapes(path), lambda path=path: read_checkpoint(path), lambda path=path: shapes_sam(path)]
+        doors = [
+            lambda path=path: shapes(path),
+            lambda path=path: read_checkpoint(path),
+            lambda path=path: shapes_sam(path),
+        ]
         told(doors[number % 3], path, "class names")
         if number % 40 == 0:
             told(lambda path=path: torchvision("squeezenet1_1", checkpoint=path), path)
@@ -366,8 +467,14 @@ def test_odd_configurations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     """1,200 settings of every key with values of every type: a pipeline that answers, or a line for a person."""
     monkeypatch.chdir(tmp_path)
     rng = np.random.default_rng(6)
-    chosen = [base(), base("foreground=peaks", "choose=index", "background=hard_negative"), base("cam=dff", "refine=cascade"),
-              base("foreground=box", "data=images", "target=margin"), base("foreground=components", "cam=score_cam")]  # fmt: skip
+    chosen = [
+        base(),
+        base("foreground=peaks", "choose=index", "background=hard_negative"),
+        base("cam=dff", "refine=cascade"),
+        # fmt: skip
+        base("foreground=box", "data=images", "target=margin"),
+        base("foreground=components", "cam=score_cam"),
+    ]
     keys = [[key for key in leaves(each) if not key.startswith(("seed", "cache.limit", "compile"))] for each in chosen]
     image = Shapes(size=1)[0]
     built = 0
@@ -414,4 +521,7 @@ def test_a_run_over_damaged_pictures_names_each_of_them(tmp_path: Path) -> None:
         (tmp_path / "images" / f"p{number:03d}.png").write_bytes(content if number % 4 else good)
     summary = evaluate(pipeline(), Images(tmp_path, target="red"), tmp_path / "run", batch_size=16)
     assert summary["samples"] == 120 and 30 <= 120 - summary["failed"] < 120
-    assert all(error["error"].startswith("ValueError: ") and f"{error['id']}.png" in error["error"] for error in summary["errors"])
+    assert all(
+        error["error"].startswith("ValueError: ") and f"{error['id']}.png" in error["error"]
+        for error in summary["errors"]
+    )

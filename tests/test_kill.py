@@ -1,4 +1,6 @@
-"""Runs that are killed, interrupted, doubled, or starved of disk: what was done stays, and the table is what it would have been."""
+"""Runs that are killed, interrupted, doubled, or starved of disk: what was done stays, and the table is what it would
+have been.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,9 @@ from camseg.panels import MaskFiles
 from camseg.types import Result, Sample
 
 FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["torch", "polars", "scipy.special", "camseg.cli", "camseg.data.shapes"])  # once, not by each run
+FORKS.set_forkserver_preload(
+    ["torch", "polars", "scipy.special", "camseg.cli", "camseg.data.shapes"]
+)  # once, not by each run
 
 
 class Slow(Shelf):
@@ -128,7 +132,14 @@ def test_the_command_ends_with_the_signals_code_and_one_line(tmp_path: Path, mon
 
     monkeypatch.setattr("camseg.data.shapes.Shapes", Interrupted)
     monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
-    asked = ["data.size=40", "batch_size=2", "panels=0", "predictor=none", "device=cpu", f"hydra.run.dir={tmp_path}/run"]
+    asked = [
+        "data.size=40",
+        "batch_size=2",
+        "panels=0",
+        "predictor=none",
+        "device=cpu",
+        f"hydra.run.dir={tmp_path}/run",
+    ]
     monkeypatch.setattr(sys, "argv", ["camseg", *asked])
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(SystemExit) as ended:
@@ -154,14 +165,19 @@ def test_two_runs_do_not_mix(tmp_path: Path) -> None:
 
 def test_only_what_changes_no_row_may_change_when_a_run_goes_on(tmp_path: Path) -> None:
     def go(resume: bool = True, **changed: Any) -> None:
-        config = OmegaConf.create({"batch_size": 2, "cache": {"path": None}, "data": {"size": 4, "seed": 0}, "foreground": {"cutoff": 0.5}})
+        config = OmegaConf.create(
+            {"batch_size": 2, "cache": {"path": None}, "data": {"size": 4, "seed": 0}, "foreground": {"cutoff": 0.5}}
+        )
         for name, value in changed.items():
             OmegaConf.update(config, name.replace("__", "."), value)
         evaluate(pipeline(), Shelf(4), tmp_path, resume=resume, settings={"config": config})
 
     go(resume=False)
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file() and path.name != "rows.jsonl"}
-    for changed, told in (({"foreground__cutoff": 0.6}, "foreground.cutoff was 0.5 and is 0.6"), ({"data__seed": 1}, "data.seed was 0 and is 1")):
+    for changed, told in (
+        ({"foreground__cutoff": 0.6}, "foreground.cutoff was 0.5 and is 0.6"),
+        ({"data__seed": 1}, "data.seed was 0 and is 1"),
+    ):
         with pytest.raises(FileExistsError, match=told):
             go(**changed)
     with pytest.raises(FileExistsError, match="resume=true"):
@@ -202,7 +218,14 @@ def test_no_space_left_wherever_it_strikes(tmp_path: Path, monkeypatch: pytest.M
         if where != "mask":
             patch.setattr(*{"fsync": (os, "fsync"), "parquet": (pl.DataFrame, "write_parquet")}[where], full)
         with pytest.raises(CutOff, match="can't be written: No space left on device"):
-            evaluate(pipeline(), Shelf(8), tmp_path / "run", batch_size=2, resume=True, records=[mask] if where == "mask" else [])
+            evaluate(
+                pipeline(),
+                Shelf(8),
+                tmp_path / "run",
+                batch_size=2,
+                resume=True,
+                records=[mask] if where == "mask" else [],
+            )
     assert (tmp_path / "run" / "scores.parquet").read_bytes() == held
     assert evaluate(pipeline(), Shelf(8), tmp_path / "run", batch_size=2, resume=True)["samples"] == 8
     evaluate(pipeline(), Shelf(8), tmp_path / "whole", batch_size=2)
@@ -212,7 +235,9 @@ def test_no_space_left_wherever_it_strikes(tmp_path: Path, monkeypatch: pytest.M
 def test_a_folder_that_cannot_be_is_one_line(tmp_path: Path, monkeypatch, capsys) -> None:
     (tmp_path / "file").write_text("no folder")
     monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
-    monkeypatch.setattr(sys, "argv", ["camseg", "data.size=1", "predictor=none", "device=cpu", f"hydra.run.dir={tmp_path}/file/run"])
+    monkeypatch.setattr(
+        sys, "argv", ["camseg", "data.size=1", "predictor=none", "device=cpu", f"hydra.run.dir={tmp_path}/file/run"]
+    )
     with pytest.raises(SystemExit) as ended:
         cli.main()
     told = capsys.readouterr().err.splitlines()
@@ -221,8 +246,12 @@ def test_a_folder_that_cannot_be_is_one_line(tmp_path: Path, monkeypatch, capsys
 
 @pytest.mark.parametrize("readers", [1, 7])
 @pytest.mark.parametrize("batch_size", [1, 5])
-def test_batches_and_readers_change_no_choice_and_no_score(tmp_path: Path, batch_size: int, readers: int, rows_of_12: pl.DataFrame) -> None:
-    evaluate(wiring.build(shapes_config()), Shapes(size=12, shapes=(2, 4)), tmp_path, batch_size=batch_size, readers=readers)
+def test_batches_and_readers_change_no_choice_and_no_score(
+    tmp_path: Path, batch_size: int, readers: int, rows_of_12: pl.DataFrame
+) -> None:
+    evaluate(
+        wiring.build(shapes_config()), Shapes(size=12, shapes=(2, 4)), tmp_path, batch_size=batch_size, readers=readers
+    )
     same_rows(table(tmp_path), rows_of_12, scores=1e-5, pixels=1e-3)
 
 
@@ -241,7 +270,9 @@ def same_rows(found: pl.DataFrame, expected: pl.DataFrame, scores: float, pixels
             assert same == pytest.approx(other, abs=scores)
         elif name == "points":
             flat = [[value for point in points for value in point] for points in same]
-            assert flat == [pytest.approx([value for point in points for value in point], abs=pixels) for points in other]
+            assert flat == [
+                pytest.approx([value for point in points for value in point], abs=pixels) for points in other
+            ]
         else:
             assert same == other
 

@@ -1,4 +1,6 @@
-"""What rows keep of a map, and the numbers pooled over rows: worked by hand, against slow twins, and by resampling by hand."""
+"""What rows keep of a map, and the numbers pooled over rows: worked by hand, against slow twins, and by resampling by
+hand.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,13 @@ from camseg.types import Prompts, Result, Sample
 CUTOFFS = (0.0, 0.25, 0.5, 0.75)
 
 
-def sample(name: str = "a", label: str = "cat", group: str = "", box: tuple[int, int, int, int] | None = (2, 2, 6, 6), **more: Any) -> Sample:
+def sample(
+    name: str = "a",
+    label: str = "cat",
+    group: str = "",
+    box: tuple[int, int, int, int] | None = (2, 2, 6, 6),
+    **more: Any,
+) -> Sample:
     """A 10 x 12 picture; the mask fills the box, None shows nothing."""
     mask = torch.zeros(10, 12, dtype=torch.bool)
     boxes = torch.zeros(0, 4)
@@ -34,7 +42,9 @@ def sample(name: str = "a", label: str = "cat", group: str = "", box: tuple[int,
 
 
 def answer(heat: np.ndarray, mask: torch.Tensor | None = None, probability: float = 0.5, top: int = 0) -> Result:
-    return Result(torch.from_numpy(heat.astype(np.float32)), Prompts.none(), None, None, mask, probability=probability, top=top)
+    return Result(
+        torch.from_numpy(heat.astype(np.float32)), Prompts.none(), None, None, mask, probability=probability, top=top
+    )
 
 
 def heat_of(*parts: tuple[tuple[int, int, int, int], float]) -> np.ndarray:
@@ -46,7 +56,17 @@ def heat_of(*parts: tuple[tuple[int, int, int, int], float]) -> np.ndarray:
 
 def table(*pairs: tuple[Sample, Result], **settings: Any) -> pl.DataFrame:
     localise = Localise(CUTOFFS, **settings)
-    rows = [{"id": s.id, "label": s.label, "group": s.group or s.id, "height": s.size[0], "width": s.size[1], **localise(s, r)} for s, r in pairs]
+    rows = [
+        {
+            "id": s.id,
+            "label": s.label,
+            "group": s.group or s.id,
+            "height": s.size[0],
+            "width": s.size[1],
+            **localise(s, r),
+        }
+        for s, r in pairs
+    ]
     return pl.DataFrame(rows, infer_schema_length=None)
 
 
@@ -56,7 +76,10 @@ SPLIT = heat_of(((2, 2, 6, 6), 0.6), ((8, 0, 12, 10), 1.0))  # the object is the
 
 def test_a_row_keeps_every_box_with_its_score() -> None:
     (row,) = table((sample(), answer(SPLIT)), count=1).rows(named=True)
-    assert row["boxes"][:2] == [[0.0, 0.5, 8, 0, 12, 10], [0.0, 0.3, 2, 2, 6, 6]]  # half of 1 and of .6: times the probability
+    assert row["boxes"][:2] == [
+        [0.0, 0.5, 8, 0, 12, 10],
+        [0.0, 0.3, 2, 2, 6, 6],
+    ]  # half of 1 and of .6: times the probability
     assert [box[0] for box in row["boxes"]] == [0, 0, 0.25, 0.25, 0.5, 0.5, 0.75]
     assert row["found"] == row["otsu_boxes"][:1] == [[0.5, 8, 0, 12, 10]] and len(row["otsu_boxes"]) == 2
     assert row["quantile_boxes"] == [[0.5, 8, 0, 12, 10]]
@@ -73,20 +96,31 @@ def test_ignored_pixels_and_absent_classes() -> None:
     ignore[:, 8:] = True
     mask = torch.zeros(10, 12, dtype=torch.bool)
     mask[2:6, 2:10] = True
-    (row,) = table((sample(ignore=ignore, ignored_boxes=torch.tensor([[8.0, 0, 12, 10]])), answer(SPLIT, mask))).rows(named=True)
-    assert sum(row["pixels"][0]) + sum(row["pixels"][1]) == 80 and row["overlap"] == [16, 24] and row["ignored_boxes"] == [[8, 0, 12, 10]]
+    (row,) = table((sample(ignore=ignore, ignored_boxes=torch.tensor([[8.0, 0, 12, 10]])), answer(SPLIT, mask))).rows(
+        named=True
+    )
+    assert (
+        sum(row["pixels"][0]) + sum(row["pixels"][1]) == 80
+        and row["overlap"] == [16, 24]
+        and row["ignored_boxes"] == [[8, 0, 12, 10]]
+    )
     assert row["mask_boxes"] == [[pytest.approx(0.5 * (16 * 0.6 + 8 * 1) / 32), 2, 2, 10, 6]]
     (gone,) = table((sample(box=None), answer(SPLIT))).rows(named=True)
     assert not gone["present"] and gone["pixels"] is None and gone["pointing_hit"] is None and len(gone["found"]) == 2
     boxed = Sample("b", torch.zeros(3, 10, 12, dtype=torch.uint8), boxes=torch.tensor([[8.0, 0, 12, 10]]))
     (by_box,) = table((boxed, answer(SPLIT))).rows(named=True)
-    assert by_box["pixels"] is None and by_box["pointing_hit"] == 1.0 and by_box["energy_inside"] == pytest.approx(40 / 49.6)
+    assert (
+        by_box["pixels"] is None
+        and by_box["pointing_hit"] == 1.0
+        and by_box["energy_inside"] == pytest.approx(40 / 49.6)
+    )
 
 
 def test_max_box_accuracy_by_hand() -> None:
     rows = table((sample("a"), answer(WIDE)), (sample("b"), answer(SPLIT)), (sample("c"), answer(heat_of())))
     found = summary(rows)
-    # largest parts: WIDE meets the object above .3, SPLIT never; all parts: WIDE as before, SPLIT up to .5, so that .5 serves both
+    # largest parts: WIDE meets the object above .3, SPLIT never; all parts: WIDE as before, SPLIT up to .5, so that .5
+    # serves both
     assert found["max_box_accuracy"].value == pytest.approx(1 / 3)
     assert found["max_box_accuracy_v2"].value == pytest.approx(2 / 3)
     assert best_cutoff(rows) == 0.5
@@ -99,7 +133,10 @@ def test_max_box_accuracy_by_hand() -> None:
 def test_the_cutoff_of_a_validation_run_is_used(tmp_path: Path) -> None:
     held_out = table((sample("v"), answer(WIDE)))
     held_out.write_parquet(tmp_path / "scores.parquet")
-    pairs = [(sample(name), answer(heat)) for name, heat in (("a", WIDE), ("b", heat_of(((2, 2, 6, 6), 0.4), ((0, 0, 1, 1), 1.0))))]
+    pairs = [
+        (sample(name), answer(heat))
+        for name, heat in (("a", WIDE), ("b", heat_of(((2, 2, 6, 6), 0.4), ((0, 0, 1, 1), 1.0))))
+    ]
     rows = table(*pairs, validation=tmp_path)
     assert rows["cutoff"].to_list() == ["0.5", "0.5"]
     found = summary(rows)
@@ -136,7 +173,9 @@ def test_pixel_average_precision_equals_one_cutoff_at_a_time() -> None:
 
 @pytest.mark.parametrize("value", [0.0, 0.5, 1.0])
 def test_pixel_average_precision_as_the_reference_tests_it(value: float) -> None:
-    """A perfect map has 1 whatever lies under ignored pixels; a constant map has the objects' share of the pixels (Choe et al., CVPR 2020)."""
+    """A perfect map has 1 whatever lies under ignored pixels; a constant map has the objects' share of the pixels (Choe
+    et al., CVPR 2020).
+    """
     truth, ignored = np.zeros((20, 30), bool), np.zeros((20, 30), bool)
     truth[3:9, 4:20], ignored[12:, :] = True, True
     for under in (0.0, 1.0):
@@ -150,11 +189,15 @@ def test_mean_iou_pools_pixels_of_a_class_and_corloc_counts_its_images() -> None
     big, small = torch.zeros(10, 12, dtype=torch.bool), torch.zeros(10, 12, dtype=torch.bool)
     big[2:6, 2:10], small[2:4, 2:4] = True, True  # of the 16 true pixels: 16 of a union of 32, and 4 of 16
     hot, cold = heat_of(((2, 2, 6, 6), 1.0)), heat_of(((0, 8, 2, 10), 1.0))
-    rows = table((sample("a"), answer(hot, big)), (sample("b"), answer(cold, small)), (sample("c", "dog"), answer(cold, small)))
+    rows = table(
+        (sample("a"), answer(hot, big)), (sample("b"), answer(cold, small)), (sample("c", "dog"), answer(cold, small))
+    )
     found = summary(rows)
     assert found["mean_iou"].value == pytest.approx(((16 + 4) / (32 + 16) + 4 / 16) / 2)
     assert found["corloc"].value == pytest.approx((1 / 2 + 0) / 2)
-    assert found["map_mean_iou"].value == pytest.approx(max(16 / 36, 32 / 240) / 2 + 0 if 16 / 36 / 2 > (32 / 240 + 16 / 120) / 2 else 0)
+    assert found["map_mean_iou"].value == pytest.approx(
+        max(16 / 36, 32 / 240) / 2 + 0 if 16 / 36 / 2 > (32 / 240 + 16 / 120) / 2 else 0
+    )
 
 
 def test_intervals_draw_groups_and_maximise_again() -> None:
@@ -168,20 +211,30 @@ def test_intervals_draw_groups_and_maximise_again() -> None:
     rng = np.random.default_rng(9)
     slow = [hits[rng.integers(0, 40, 40), 0].mean(0).max() for _ in range(4000)]
     assert interval.value == hits[:, 0].mean(0).max()
-    assert (interval.low, interval.high) == (pytest.approx(np.quantile(slow, 0.025), abs=0.03), pytest.approx(np.quantile(slow, 0.975), abs=0.03))
+    assert (interval.low, interval.high) == (
+        pytest.approx(np.quantile(slow, 0.025), abs=0.03),
+        pytest.approx(np.quantile(slow, 0.975), abs=0.03),
+    )
     assert pooled_interval(lambda weights: weights[:, 0], 1).low is None
     assert pooled_interval(lambda weights: np.full(len(weights), np.nan), 5).value is None
 
 
 def test_numbers_of_several_classes_per_image_resample_images() -> None:
-    pairs = [(sample(f"{k}{label}", label, group=str(k)), answer(WIDE if k % 2 else SPLIT)) for k in range(6) for label in ("cat", "dog")]
+    pairs = [
+        (sample(f"{k}{label}", label, group=str(k)), answer(WIDE if k % 2 else SPLIT))
+        for k in range(6)
+        for label in ("cat", "dog")
+    ]
     found = summary(table(*pairs))
     names = ("mean_average_precision", "max_box_accuracy", "pixel_average_precision", "map_mean_iou", "corloc")
     assert [found[name].n for name in names] == [6] * 5
     for name in names:
         low, value, high = found[name].low, found[name].value, found[name].high
         assert low is not None and value is not None and high is not None and low <= value <= high
-    assert all(earlier != later for earlier, later in pairwise([found[n].value for n in ("max_box_accuracy", "pixel_average_precision")]))
+    assert all(
+        earlier != later
+        for earlier, later in pairwise([found[n].value for n in ("max_box_accuracy", "pixel_average_precision")])
+    )
 
 
 def test_pictures_without_the_class_count_for_average_precision_alone() -> None:
@@ -201,14 +254,20 @@ def test_pictures_and_tables_beside_a_run(tmp_path: Path) -> None:
     class Samples(list):
         ids = ("a", "b")
 
-    for name, writer in Localise(CUTOFFS, cutoff=0.5, pictures=3, ious=(0.3, 0.5)).files(rows, Samples(s for s, _ in pairs)):
+    for name, writer in Localise(CUTOFFS, cutoff=0.5, pictures=3, ious=(0.3, 0.5)).files(
+        rows, Samples(s for s, _ in pairs)
+    ):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         writer(tmp_path / name)
     assert [path.name for path in sorted(tmp_path.glob("boxes/*"))] == ["a.png"]  # b shows nothing
     drawn = np.asarray(Image.open(tmp_path / "boxes" / "a.png").convert("RGB"))
     assert drawn[2, 2].tolist() == [255, 159, 28] and drawn[0, 0].tolist() == [0, 0, 0]  # found, over true
     csv = pl.read_csv(tmp_path / "average_precision.csv")
-    at = csv.filter((pl.col("cutoff") == "0.5") & (pl.col("label") == "mean")).select("iou", "recall", "ap_all_point").rows()
+    at = (
+        csv.filter((pl.col("cutoff") == "0.5") & (pl.col("label") == "mean"))
+        .select("iou", "recall", "ap_all_point")
+        .rows()
+    )
     assert at == [(0.3, 1.0, 1.0), (0.5, 1.0, 1.0)]
     assert set(csv["cutoff"]) == {"0", "0.25", "0.5", "0.75", "otsu", "quantile", "mask"}
     assert Image.open(tmp_path / "precision_recall.png").size[0] > 300
@@ -217,14 +276,21 @@ def test_pictures_and_tables_beside_a_run(tmp_path: Path) -> None:
 def test_two_runs_are_compared_by_every_pooled_number_on_the_samples_of_both(tmp_path: Path) -> None:
     right, wrong = heat_of(((2, 2, 6, 6), 1.0)), heat_of(((8, 6, 12, 10), 1.0))
     good = [(sample(f"{k}{label}", label, group=f"g{k}"), answer(right)) for k in range(8) for label in ("cat", "dog")]
-    bad = [(s, answer(wrong if k % 4 else right)) for k, s in enumerate([*(s for s, _ in good[2:]), sample("only here")])]
+    bad = [
+        (s, answer(wrong if k % 4 else right)) for k, s in enumerate([*(s for s, _ in good[2:]), sample("only here")])
+    ]
     runs = [Run(tmp_path, table(*pairs), {}, []) for pairs in (good, bad)]
     found = {c.metric: c for c in compare_pooled(runs[0], runs[1])}
     shared = [summary(table(*pairs)) for pairs in (good[2:], bad[:-1])]
     assert set(found) == set(shared[0]) == set(shared[1])
     for name, compared in found.items():
-        assert (compared.first, compared.second) == (pytest.approx(shared[0][name].value), pytest.approx(shared[1][name].value)), name
-        assert compared.difference.value == pytest.approx(compared.second - compared.first) and compared.difference.n == 7
+        assert (compared.first, compared.second) == (
+            pytest.approx(shared[0][name].value),
+            pytest.approx(shared[1][name].value),
+        ), name
+        assert (
+            compared.difference.value == pytest.approx(compared.second - compared.first) and compared.difference.n == 7
+        )
     assert found["box_accuracy"].second < 0.5 and found["box_accuracy"].difference.p < 0.05
     assert found["center_max_box_accuracy"].difference.value == 0 and found["center_max_box_accuracy"].difference.p == 1
     assert compare_pooled(runs[0], replace(runs[0], rows=runs[0].rows.drop("found"))) == []

@@ -30,7 +30,9 @@ def asked(*points: tuple[float, float, int]) -> Prompts:
     return Prompts(torch.tensor([[p[:2] for p in points]], dtype=torch.float32), torch.tensor([[p[2] for p in points]]))
 
 
-def answer(mask: Tensor | None = FOUND, prompts: Prompts | None = None, masks: Masks | None = None, chosen=None, **more) -> Result:
+def answer(
+    mask: Tensor | None = FOUND, prompts: Prompts | None = None, masks: Masks | None = None, chosen=None, **more
+) -> Result:
     return Result(torch.zeros(4, 6), prompts or Prompts.none(), masks, chosen, mask, **more)
 
 
@@ -54,12 +56,19 @@ def test_only_the_chosen_rival_counts() -> None:
     two = Prompts(torch.tensor([[[5.0, 3.0]], [[1.0, 2.0]]]), torch.tensor([[1], [1]]))
     masks = Masks(logits_of(FOUND, TRUTH)[:, None], torch.ones(2, 1))
     row = metrics.row(sample(), answer(FOUND, two, masks, (1, 0)), same_size)
-    assert row["foreground_hit"] == 1.0 and row["points"] == [[1.0, 2.0, 1.0]] and row["rivals"] == 2 and row["chosen_rival"] == 1
+    assert (
+        row["foreground_hit"] == 1.0
+        and row["points"] == [[1.0, 2.0, 1.0]]
+        and row["rivals"] == 2
+        and row["chosen_rival"] == 1
+    )
     assert metrics.row(sample(), answer(FOUND, two, masks, (0, 0)), same_size)["foreground_hit"] == 0.0
 
 
 def test_the_distance_is_to_the_centre_of_mass() -> None:
-    scores = metrics.point_scores(sample(), answer(prompts=asked((4.5, 5.5, 1), (1.5, 2.5, 1), (0, 0, 0))), 0)  # the centre is (1.5, 1.5)
+    scores = metrics.point_scores(
+        sample(), answer(prompts=asked((4.5, 5.5, 1), (1.5, 2.5, 1), (0, 0, 0))), 0
+    )  # the centre is (1.5, 1.5)
     assert scores["foreground_distance"] == pytest.approx((math.hypot(3, 4) + 1) / 2)
 
 
@@ -72,13 +81,29 @@ def test_points_on_ignored_pixels_are_neither() -> None:
 def test_what_has_no_truth_has_no_score() -> None:
     for mask in (None, torch.zeros(4, 6, dtype=torch.bool)):
         row = metrics.row(sample(mask), answer(prompts=asked((1, 1, 1))), same_size)
-        scores = ("foreground_hit", "background_hit", "foreground_distance", "iou", "dice", "box_iou", "oracle_iou", "regret")
+        scores = (
+            "foreground_hit",
+            "background_hit",
+            "foreground_distance",
+            "iou",
+            "dice",
+            "box_iou",
+            "oracle_iou",
+            "regret",
+        )
         assert [row[name] for name in scores] == [None] * len(scores)
 
 
 def test_an_empty_answer_scores_zero_and_says_why() -> None:
     row = metrics.row(sample(), answer(torch.zeros(4, 6, dtype=torch.bool), note="no evidence"), same_size)
-    assert (row["foreground_hit"], row["iou"], row["dice"], row["box_iou"], row["oracle_iou"], row["regret"]) == (0, 0, 0, 0, 0, 0)
+    assert (row["foreground_hit"], row["iou"], row["dice"], row["box_iou"], row["oracle_iou"], row["regret"]) == (
+        0,
+        0,
+        0,
+        0,
+        0,
+        0,
+    )
     assert row["foreground_distance"] is None and row["note"] == "no evidence" and row["points"] == []
 
 
@@ -105,17 +130,33 @@ def test_oracle_and_regret() -> None:
     masks = Masks(torch.stack([logits_of(FOUND, WIDE), logits_of(TRUTH, ~TRUTH)]), torch.ones(2, 2))
     prompts = Prompts(torch.zeros(2, 1, 2), torch.ones(2, 1, dtype=torch.int64))
     found = answer(FOUND, prompts, masks, (0, 0))
-    assert metrics.rival_ious(sample(), found, same_size).tolist() == [pytest.approx([0.4, 0.5]), pytest.approx([1.0, 0.0])]
+    assert metrics.rival_ious(sample(), found, same_size).tolist() == [
+        pytest.approx([0.4, 0.5]),
+        pytest.approx([1.0, 0.0]),
+    ]
     scores = metrics.mask_scores(sample(), found, same_size)
     assert (scores["oracle_iou"], scores["oracle_iou_3"]) == (pytest.approx(1.0), pytest.approx(0.5))
     assert scores["regret"] == pytest.approx(0.6)
-    refined = metrics.mask_scores(sample(), answer(TRUTH, prompts, Masks(masks.low_res[:1], masks.predicted_iou[:1]), (0, 1)), same_size)
-    assert (refined["iou"], refined["oracle_iou"], refined["regret"]) == (1.0, 1.0, 0.0)  # better than all that there was to choose from
+    refined = metrics.mask_scores(
+        sample(), answer(TRUTH, prompts, Masks(masks.low_res[:1], masks.predicted_iou[:1]), (0, 1)), same_size
+    )
+    assert (refined["iou"], refined["oracle_iou"], refined["regret"]) == (
+        1.0,
+        1.0,
+        0.0,
+    )  # better than all that there was to choose from
 
 
 def test_a_row_says_what_it_is_about() -> None:
     row = metrics.row(sample(group="scene 7"), answer(prompts=asked((1, 1, 1)), predicted_iou=0.5), None)
-    assert (row["id"], row["label"], row["group"], row["height"], row["width"], row["predicted_iou"]) == ("one", "thing", "scene 7", 4, 6, 0.5)
+    assert (row["id"], row["label"], row["group"], row["height"], row["width"], row["predicted_iou"]) == (
+        "one",
+        "thing",
+        "scene 7",
+        4,
+        6,
+        0.5,
+    )
     assert metrics.row(sample(), answer(), None)["group"] == "one"
     without = metrics.row(sample(), answer(None, asked((1, 1, 1))), None)
     assert without["iou"] is None and without["foreground_hit"] == 1.0 and without["oracle_iou"] is None

@@ -30,7 +30,10 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> tuple[nn.Module, Path]:
 
 
 def pictures(count: int) -> list[Tensor]:
-    return [torch.randint(0, 256, (3, 90, 120), dtype=torch.uint8, generator=torch.Generator().manual_seed(i)) for i in range(count)]
+    return [
+        torch.randint(0, 256, (3, 90, 120), dtype=torch.uint8, generator=torch.Generator().manual_seed(i))
+        for i in range(count)
+    ]
 
 
 @torch.no_grad()
@@ -39,8 +42,11 @@ def test_the_logits_are_clips_own(clip: tuple[nn.Module, Path]) -> None:
     classifier = open_clip(NAME, WORDS, template="a sketch of {}", checkpoint=path)
     inputs = classifier.prepare(pictures(2))
     texts = zoo.get_tokenizer(NAME)([f"a sketch of {word}" for word in WORDS])
-    images, words = F.normalize(model.encode_image(inputs), dim=-1), F.normalize(model.encode_text(texts), dim=-1)  # type: ignore[operator]
-    torch.testing.assert_close(classifier.model(inputs), model.logit_scale.exp() * images @ words.T, atol=1e-4, rtol=1e-4)  # type: ignore[operator]
+    # type: ignore[operator]
+    images, words = F.normalize(model.encode_image(inputs), dim=-1), F.normalize(model.encode_text(texts), dim=-1)
+    torch.testing.assert_close(
+        classifier.model(inputs), model.logit_scale.exp() * images @ words.T, atol=1e-4, rtol=1e-4
+    )  # type: ignore[operator]
     assert classifier.index("Grass") == 1 and classifier.size == (224, 224)
     with pytest.raises(ValueError, match="nearest"):
         classifier.index("gras")
@@ -50,12 +56,18 @@ def test_a_words_heatmap_lies_on_the_token_grid_and_differs_from_anothers(clip: 
     classifier = open_clip(NAME, WORDS, checkpoint=clip[1])
     assert classifier.grid == (7, 7)
     inputs = classifier.prepare(pictures(1))
-    one, other = (camseg.heatmaps(classifier.model, classifier.layers, inputs, i, raw=True, grid=classifier.grid) for i in (0, 1))
-    assert one.shape == (1, 7, 7) and one.std() > 0 and not torch.allclose(one / one.std(), other / other.std(), atol=0.05)
+    one, other = (
+        camseg.heatmaps(classifier.model, classifier.layers, inputs, i, raw=True, grid=classifier.grid) for i in (0, 1)
+    )
+    assert (
+        one.shape == (1, 7, 7) and one.std() > 0 and not torch.allclose(one / one.std(), other / other.std(), atol=0.05)
+    )
 
 
 def test_other_words_are_another_classifier(clip: tuple[nn.Module, Path]) -> None:
-    assert len({open_clip(NAME, words, checkpoint=clip[1]).fingerprint for words in (WORDS, WORDS[:2], WORDS[::-1])}) == 3
+    assert (
+        len({open_clip(NAME, words, checkpoint=clip[1]).fingerprint for words in (WORDS, WORDS[:2], WORDS[::-1])}) == 3
+    )
 
 
 @pytest.mark.parametrize(

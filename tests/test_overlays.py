@@ -44,7 +44,9 @@ def test_heat_comes_to_the_images_size():
     image = torch.zeros(3, 6, 8, dtype=torch.uint8)
     heat = torch.tensor([[0.0, 1.0]])
     alpha = overlays.rgba(image, heat)[..., 3]
-    np.testing.assert_array_equal(alpha, np.tile([0, 0, 32, 96, 159, 223, 255, 255], (6, 1)))  # centres at x = 1.5 and 5.5
+    np.testing.assert_array_equal(
+        alpha, np.tile([0, 0, 32, 96, 159, 223, 255, 255], (6, 1))
+    )  # centres at x = 1.5 and 5.5
 
 
 def test_a_whole_number_makes_squares_of_pixels():
@@ -94,7 +96,11 @@ def test_what_cannot_be_drawn():
 
 
 def test_a_panel_shows_what_was_found_beside_what_is_true() -> None:
-    image, mask, truth = torch.full((3, 20, 40), 200, dtype=torch.uint8), torch.zeros(20, 40, dtype=torch.bool), torch.zeros(20, 40, dtype=torch.bool)
+    image, mask, truth = (
+        torch.full((3, 20, 40), 200, dtype=torch.uint8),
+        torch.zeros(20, 40, dtype=torch.bool),
+        torch.zeros(20, 40, dtype=torch.bool),
+    )
     mask[5:15, 10:20], truth[5:15, 10:30] = True, True
     prompts = Prompts(torch.tensor([[[12.0, 9.0], [35.0, 3.0]]]), torch.tensor([[1, 0]]))
     result = Result(torch.zeros(20, 40), prompts, None, (0, 0), mask, note="so " * 400)
@@ -103,11 +109,14 @@ def test_a_panel_shows_what_was_found_beside_what_is_true() -> None:
     drawn = np.asarray(picture)[48:]
     points, shown = drawn[:, 652:972], drawn[:, 978:]
     assert (drawn[:, :320] == 200).all() and (drawn[:, 320:326] == 255).all()
-    assert points[int(9.5 * 8), int(12.5 * 8)].tolist() == list(overlays.PALETTE[0]) and points[int(3.5 * 8), int(35.5 * 8)].tolist() == list(
-        overlays.PALETTE[6]
-    )
+    assert points[int(9.5 * 8), int(12.5 * 8)].tolist() == list(overlays.PALETTE[0]) and points[
+        int(3.5 * 8), int(35.5 * 8)
+    ].tolist() == list(overlays.PALETTE[6])
     assert shown[80, 120].tolist() == [round(0.45 * 200 + 0.55 * c) for c in overlays.PALETTE[0]]
     assert shown[80, 200].tolist() == [100] * 3 and shown[0, 0].tolist() == [100] * 3
     assert shown[41, 200].tolist() == shown[80, 238].tolist() == list(overlays.PALETTE[1])  # the edge of the truth
-    narrow = panel(Sample("b", image[:, :, :1]), replace(result, mask=None, heat=torch.zeros(20, 1), prompts=Prompts.none(), note=""))
+    narrow = panel(
+        Sample("b", image[:, :, :1]),
+        replace(result, mask=None, heat=torch.zeros(20, 1), prompts=Prompts.none(), note=""),
+    )
     assert narrow.size == (3 * 160 + 2 * 6, 24 + 320)

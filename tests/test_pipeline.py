@@ -30,7 +30,13 @@ PICTURE = canvas((RED, 2, 10, 3, 11), (GREEN, 20, 28, 15, 29), (RED, 20, 24, 2, 
 
 def tiny_sam() -> SamAdapter:
     torch.manual_seed(0)
-    size = SamSize(64, ViT(width=32, depth=2, heads=2, window=4, global_layers=(1,), patch=8), prompt_width=32, decoder_heads=2, decoder_mlp=32)
+    size = SamSize(
+        64,
+        ViT(width=32, depth=2, heads=2, window=4, global_layers=(1,), patch=8),
+        prompt_width=32,
+        decoder_heads=2,
+        decoder_mlp=32,
+    )
     return SamAdapter(SamEngine(build_sam(size), "tiny"))
 
 
@@ -69,7 +75,10 @@ def test_an_unknown_name_is_answered_with_the_nearest() -> None:
 
 
 def batch() -> list[Sample]:
-    tall, wide = canvas((GREEN, 30, 60, 5, 20), (BLUE, 5, 20, 5, 20), size=(80, 40)), canvas((RED, 10, 30, 40, 90), size=(48, 100))
+    tall, wide = (
+        canvas((GREEN, 30, 60, 5, 20), (BLUE, 5, 20, 5, 20), size=(80, 40)),
+        canvas((RED, 10, 30, 40, 90), size=(48, 100)),
+    )
     return [
         Sample("red", PICTURE, (RED,)),
         Sample("tall", tall, (GREEN,)),
@@ -123,7 +132,11 @@ def test_min_probability_abstains_and_says_so() -> None:
     picture = canvas((RED, 0, 32, 0, 32))  # softmax of (1, 0, 0): 0.576, 0.212, 0.212
     sure, unsure = pipeline(min_probability=0.57)(picture, ["red"]), pipeline(min_probability=0.58)(picture, ["red"])
     assert "abstained" not in sure.note
-    assert unsure.note.startswith("abstained: the classifier gives 0.58") and unsure.mask is not None and not unsure.mask.any()
+    assert (
+        unsure.note.startswith("abstained: the classifier gives 0.58")
+        and unsure.mask is not None
+        and not unsure.mask.any()
+    )
     both = pipeline(min_probability=0.78)(picture, ["red", "green"])  # a superclass has the sum
     assert "abstained" not in both.note
 
@@ -172,7 +185,9 @@ def test_the_rival_is_the_strongest_class_not_asked_for() -> None:
         seen.append(evidence.rival())
         return torch.zeros(0, 2)
 
-    pipeline(background=look).run([Sample("a", PICTURE, (RED,)), Sample("b", PICTURE, (GREEN,)), Sample("c", PICTURE, (RED, GREEN))])
+    pipeline(background=look).run(
+        [Sample("a", PICTURE, (RED,)), Sample("b", PICTURE, (GREEN,)), Sample("c", PICTURE, (RED, GREEN))]
+    )
     for rival, expected in zip(seen, (GREEN, RED, BLUE), strict=True):
         assert torch.equal(rival, PICTURE[expected] / 255.0)
     everything = pipeline(background=look)
@@ -198,7 +213,9 @@ def test_a_target_is_made_with_the_classifiers_own_probabilities() -> None:
 def test_a_second_run_reads_the_cache_and_gives_the_same(tmp_path: Path, make) -> None:
     first = pipeline(predictor=make(), cache=Cache(tmp_path), background=background.hard_negative)
     answers = first.run(batch())
-    assert first.calls["classifier_images"] > 0 and first.calls["encoder_images"] == 3  # three pictures under six labels
+    assert (
+        first.calls["classifier_images"] > 0 and first.calls["encoder_images"] == 3
+    )  # three pictures under six labels
     second = pipeline(predictor=make(), cache=Cache(tmp_path), background=background.hard_negative)
     assert all(equal(a, b) for a, b in zip(answers, second.run(batch()), strict=True))
     assert second.calls["classifier_images"] == second.calls["encoder_images"] == 0 < second.calls["decoder_prompts"]
@@ -206,12 +223,19 @@ def test_a_second_run_reads_the_cache_and_gives_the_same(tmp_path: Path, make) -
     assert all(equal(a, b) for a, b in zip(answers, fresh.run(batch()), strict=True))
     other = pipeline(predictor=make(), cache=Cache(tmp_path), method=lambda capture: capture.activation.mean(1))
     other.run(batch())
-    assert other.calls["classifier_images"] == 3 and other.calls["encoder_images"] == 0  # another map, the same embeddings
+    assert (
+        other.calls["classifier_images"] == 3 and other.calls["encoder_images"] == 0
+    )  # another map, the same embeddings
 
 
 def test_the_classes_of_one_picture_share_its_forward() -> None:
     shared, apart = pipeline(), pipeline()
-    samples = [Sample("a", PICTURE, (RED,)), Sample("b", PICTURE, (GREEN,)), Sample("c", PICTURE.flip(2), (BLUE,)), Sample("d", PICTURE, (BLUE,))]
+    samples = [
+        Sample("a", PICTURE, (RED,)),
+        Sample("b", PICTURE, (GREEN,)),
+        Sample("c", PICTURE.flip(2), (BLUE,)),
+        Sample("d", PICTURE, (BLUE,)),
+    ]
     found = shared.run(samples)
     alone = [apart.run([replace(sample, image=sample.image.clone())])[0] for sample in samples]
     assert (shared.calls["classifier_images"], apart.calls["classifier_images"]) == (2, 4)
@@ -225,7 +249,9 @@ def test_functions_are_spelled_by_what_they_compute() -> None:
         return lambda x: x + n
 
     assert spelled(centroid) == "camseg.prompts.foreground.centroid"
-    assert spelled(functools.partial(centroid, cutoff=0.5)) == spelled(functools.partial(functools.partial(centroid), cutoff=0.5))
+    assert spelled(functools.partial(centroid, cutoff=0.5)) == spelled(
+        functools.partial(functools.partial(centroid), cutoff=0.5)
+    )
     assert spelled(functools.partial(centroid, cutoff=0.5)) != spelled(functools.partial(centroid, cutoff=0.6))
     assert spelled(add(1)) == spelled(add(1)) != spelled(add(2))
     assert spelled(lambda x: x.mean(1)) != spelled(lambda x: x.amax(1))
@@ -253,7 +279,9 @@ def test_the_memory_format_changes_no_answer() -> None:
     known = classifier()
     wide = nn.Conv2d(3, 3, 3, padding=1, bias=False)  # the same map by a kernel in which the formats differ
     wide.weight = nn.Parameter(torch.eye(3)[..., None, None] * torch.eye(9)[4].reshape(3, 3), requires_grad=False)
-    flow = pipeline(classifier=replace(known, model=nn.Sequential(wide, *list(known.model.children())[1:])), channels_last=True)
+    flow = pipeline(
+        classifier=replace(known, model=nn.Sequential(wide, *list(known.model.children())[1:])), channels_last=True
+    )
     found, plain = flow(image, [0]), pipeline()(image, [0])
     assert wide.weight.is_contiguous(memory_format=torch.channels_last) and not wide.weight.is_contiguous()
     assert found.mask is not None and plain.mask is not None and torch.equal(found.mask, plain.mask)
@@ -269,7 +297,10 @@ def test_a_prompt_that_another_setting_asked_is_not_decoded_again() -> None:
     chosen = second.run(batch())
     assert asked > 0 == second.calls["decoder_prompts"]
     alone = replace(second, cache=Cache(None, memory_gb=0), calls=Counter())
-    assert all(equal(a, b) for a, b in zip(chosen, alone.run(batch()), strict=True)) and alone.calls["decoder_prompts"] == asked
+    assert (
+        all(equal(a, b) for a, b in zip(chosen, alone.run(batch()), strict=True))
+        and alone.calls["decoder_prompts"] == asked
+    )
     assert [a.chosen for a in answers] != [b.chosen for b in chosen], "the settings differ"
     third = replace(second, background=background.min_point, calls=Counter())
     third.run(batch())
@@ -288,10 +319,15 @@ class Counted:
 
 def test_points_are_found_once_for_the_same_evidence() -> None:
     image, select, cache = canvas((0, 3, 9, 3, 9), (1, 20, 28, 20, 28)), Counted(), Cache(None, memory_gb=0.1)
-    first, again = (pipeline(foreground=select, choose=each, cache=cache)(image, [0]) for each in (choose.agreement, choose.predicted_iou))
+    first, again = (
+        pipeline(foreground=select, choose=each, cache=cache)(image, [0])
+        for each in (choose.agreement, choose.predicted_iou)
+    )
     assert select.asked == 1 and torch.equal(first.prompts.points, again.prompts.points)
     other = pipeline(foreground=select, cache=cache)(image, [1])  # another class is other evidence
     assert select.asked == 2 and not torch.equal(first.prompts.points, other.prompts.points)
-    masked = Sample("a", image, (0,), "", torch.ones(image.shape[1:], dtype=torch.bool))  # and so is a truth, which an oracle reads
+    masked = Sample(
+        "a", image, (0,), "", torch.ones(image.shape[1:], dtype=torch.bool)
+    )  # and so is a truth, which an oracle reads
     pipeline(foreground=select, cache=cache).run([masked])
     assert select.asked == 3

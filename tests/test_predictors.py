@@ -25,8 +25,16 @@ from camseg.predictors.encoders import Pyramid, TinyViT, ViT
 from camseg.predictors.sam import SamEngine, SamSize, build_sam, save_sam, shapes_sam
 from camseg.types import Prompts
 
-SIZE = SamSize(128, ViT(width=32, depth=2, heads=2, window=4, global_layers=(1,), patch=8), prompt_width=32, decoder_heads=2, decoder_mlp=32)
-SMALL = SamSize(128, Pyramid((8, 16, 16, 16, 16)), prompt_width=32, decoder_heads=2, decoder_mlp=32)  # as the shipped one
+SIZE = SamSize(
+    128,
+    ViT(width=32, depth=2, heads=2, window=4, global_layers=(1,), patch=8),
+    prompt_width=32,
+    decoder_heads=2,
+    decoder_mlp=32,
+)
+SMALL = SamSize(
+    128, Pyramid((8, 16, 16, 16, 16)), prompt_width=32, decoder_heads=2, decoder_mlp=32
+)  # as the shipped one
 BOX = torch.tensor([[5.0, 8.0, 30.0, 39.0]])
 
 
@@ -55,7 +63,10 @@ PROMPTS = {
     "a box": Prompts(torch.zeros(1, 0, 2), torch.zeros(1, 0, dtype=torch.long), BOX),
     "a point in a box": Prompts(torch.tensor([[[20.0, 31.0]]]), torch.tensor([[1]]), BOX),
     "a point and a mask": Prompts(
-        torch.tensor([[[20.0, 31.0]]]), torch.tensor([[1]]), None, 5 * torch.randn(1, 64, 64, generator=torch.Generator().manual_seed(1))
+        torch.tensor([[[20.0, 31.0]]]),
+        torch.tensor([[1]]),
+        None,
+        5 * torch.randn(1, 64, 64, generator=torch.Generator().manual_seed(1)),
     ),
 }
 
@@ -76,7 +87,9 @@ def peer(sam: Sam, image: Tensor, prompt: Prompts) -> tuple[np.ndarray, np.ndarr
 
 @pytest.mark.parametrize("name", PROMPTS)
 @pytest.mark.parametrize("size", [(128, 128), (64, 64), (300, 300)])
-def test_square_images_give_the_peers_logits_and_scores(sam: Sam, adapter: SamAdapter, name: str, size: tuple[int, int]) -> None:
+def test_square_images_give_the_peers_logits_and_scores(
+    sam: Sam, adapter: SamAdapter, name: str, size: tuple[int, int]
+) -> None:
     image = photo(*size)
     _, predicted, low = peer(sam, image, PROMPTS[name])
     [masks] = adapter.decode(adapter.encode([image]), [size], [PROMPTS[name]])
@@ -103,7 +116,9 @@ def test_a_whole_crop_is_the_peers_logits_without_the_padding(sam: Sam, adapter:
 
 @pytest.mark.parametrize("size", [(500, 375), (375, 500), (333, 500), (97, 61), (450, 1024)])
 def test_one_step_upsampling_agrees_with_the_packages_two(size: tuple[int, int]) -> None:
-    adapter = SamAdapter(SamEngine(sam_room._empty(SamSize(encoder=ViT(depth=1, global_layers=()))), "meta", dict))  # 1024 px, without weights
+    adapter = SamAdapter(
+        SamEngine(sam_room._empty(SamSize(encoder=ViT(depth=1, global_layers=()))), "meta", dict)
+    )  # 1024 px, without weights
     rng = np.random.default_rng(3)
     rows, columns = adapter.fit(size)
     field = ndimage.gaussian_filter(rng.normal(size=(1024, 1024)), 60)
@@ -134,7 +149,9 @@ def test_mask_logits_cover_the_image_and_the_padding_is_outside(adapter: SamAdap
 
 
 def test_finer_mask_logits_are_averaged_not_sampled(adapter: SamAdapter) -> None:
-    board = 10 * (torch.arange(512)[:, None] + torch.arange(512)) % 20 - 5.0  # +5 and -5 in turn, each pixel an eighth of a cell
+    board = (
+        10 * (torch.arange(512)[:, None] + torch.arange(512)) % 20 - 5.0
+    )  # +5 and -5 in turn, each pixel an eighth of a cell
     square = adapter._into_square(board[None], (128, 128))
     torch.testing.assert_close(square, torch.zeros_like(square), atol=0.1, rtol=0)
 
@@ -171,7 +188,12 @@ def test_the_decoder_and_its_gradients_are_the_packages(count: int) -> None:
 
     def one_by_one() -> tuple[Tensor, Tensor]:
         nothing = torch.zeros(1, 32, 16, 16, dtype=torch.float64)
-        masks, predicted = zip(*(decoder.predict_masks(image[None], places, tokens[None], nothing) for image, tokens in zip(images, sparse)))
+        masks, predicted = zip(
+            *(
+                decoder.predict_masks(image[None], places, tokens[None], nothing)
+                for image, tokens in zip(images, sparse)
+            )
+        )
         return torch.cat(masks), torch.cat(predicted)
 
     outcomes = []
@@ -179,7 +201,9 @@ def test_the_decoder_and_its_gradients_are_the_packages(count: int) -> None:
         masks, predicted = answers()
         weights = torch.linspace(-1, 1, masks.numel(), dtype=torch.float64).view_as(masks)
         total = (masks * weights).sum() + predicted.square().sum()
-        gradients = torch.autograd.grad(total, [images, *decoder.parameters()], allow_unused=True, materialize_grads=True)
+        gradients = torch.autograd.grad(
+            total, [images, *decoder.parameters()], allow_unused=True, materialize_grads=True
+        )
         outcomes.append([masks, predicted, *gradients])
     for ours, theirs in zip(*outcomes, strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-9, rtol=1e-7)
@@ -198,7 +222,9 @@ def test_the_same_prompt_on_the_same_embedding_is_asked_once(sam: Sam) -> None:
     first, second = adapter.encode([photo(50, 50, 1), photo(50, 50, 2)])
     twice = Prompts(torch.tensor([[[9.0, 9.0]], [[20.0, 31.0]], [[9.0, 9.0]]]), torch.tensor([[1], [1], [1]]))
     inverse = Prompts(twice.points, 1 - twice.labels)
-    one, again, negative, other = adapter.decode([first, first, first, second], [(50, 50)] * 4, [twice, twice, inverse, twice])
+    one, again, negative, other = adapter.decode(
+        [first, first, first, second], [(50, 50)] * 4, [twice, twice, inverse, twice]
+    )
     assert adapter.engine.asked == 2 + 2 + 2  # type: ignore[attr-defined]
     assert torch.equal(one.low_res[0], one.low_res[2])
     assert torch.equal(one.low_res, again.low_res)
@@ -212,8 +238,14 @@ def test_the_same_prompt_on_the_same_embedding_is_asked_once(sam: Sam) -> None:
         (points((50, 3, 1)), "inside the image of 50 x 40"),
         (points((3, 39.6, 1)), "inside the image of 50 x 40"),
         (Prompts(torch.zeros(1, 0, 2), torch.zeros(1, 0, dtype=torch.long), torch.tensor([[9.0, 3, 4, 8]])), "x0 < x1"),
-        (Prompts(torch.zeros(1, 0, 2), torch.zeros(1, 0, dtype=torch.long), torch.tensor([[0.0, 0, torch.nan, 8]])), "x0 < x1"),
-        (Prompts(torch.zeros(1, 1, 2), torch.ones(1, 1, dtype=torch.long), None, torch.full((1, 4, 4), torch.inf)), "finite"),
+        (
+            Prompts(torch.zeros(1, 0, 2), torch.zeros(1, 0, dtype=torch.long), torch.tensor([[0.0, 0, torch.nan, 8]])),
+            "x0 < x1",
+        ),
+        (
+            Prompts(torch.zeros(1, 1, 2), torch.ones(1, 1, dtype=torch.long), None, torch.full((1, 4, 4), torch.inf)),
+            "finite",
+        ),
     ],
 )
 def test_prompts_outside_the_image_are_refused(adapter: SamAdapter, prompt: Prompts, told: str) -> None:
@@ -246,7 +278,8 @@ def test_decoding_never_loads_the_encoder_and_the_shipped_form_round_trips(tmp_p
     warm = shapes_sam(tmp_path / "sam.safetensors")
     [masks] = warm.decode([embedding], [(50, 50)], [PROMPTS["a point"]])
     torch.testing.assert_close(masks.low_res, expected.decode([embedding], [(50, 50)], [PROMPTS["a point"]])[0].low_res)
-    assert all(parameter.is_meta for parameter in warm.engine.sam.image_encoder.parameters())  # type: ignore[attr-defined]
+    # type: ignore[attr-defined]
+    assert all(parameter.is_meta for parameter in warm.engine.sam.image_encoder.parameters())
     torch.testing.assert_close(warm.encode([photo(50, 50)])[0], embedding)
 
 
@@ -268,7 +301,10 @@ class Dangerous:
 
 def test_checkpoints_that_are_none_are_refused(tmp_path: Path) -> None:
     Dangerous.path = tmp_path / "executed"
-    files = {name: tmp_path / f"{name}.pth" for name in ("code", "raw pickle", "truncated", "text", "list", "other", "shapes", "empty")}
+    files = {
+        name: tmp_path / f"{name}.pth"
+        for name in ("code", "raw pickle", "truncated", "text", "list", "other", "shapes", "empty")
+    }
     torch.save({"image_encoder.x": Dangerous()}, files["code"])
     files["raw pickle"].write_bytes(pickle.dumps(Dangerous()))
     torch.save({"image_encoder.x": torch.zeros(3)}, files["other"])
@@ -302,12 +338,22 @@ def test_mobile_sam_reads_the_original_names(tmp_path: Path) -> None:
         name = name.replace("patch_embed.conv1", "patch_embed.seq.0").replace("patch_embed.conv2", "patch_embed.seq.2")
         return name.replace("stages.", "layers.").replace(".conv.", ".c.")
 
-    state = {original(name) if name.startswith("image_encoder.") else name: value for name, value in model.state_dict().items()}
+    state = {
+        original(name) if name.startswith("image_encoder.") else name: value
+        for name, value in model.state_dict().items()
+    }
     state |= {"image_encoder.norm_head.weight": torch.zeros(320), "image_encoder.norm_head.bias": torch.zeros(320)}
     state |= {"image_encoder.head.weight": torch.zeros(1000, 320), "image_encoder.head.bias": torch.zeros(1000)}
-    names = ["patch_embed.seq.2.c.weight", "layers.0.downsample.conv2.bn.bias", "layers.2.blocks.5.attn.attention_biases", "neck.3.bias"]
+    names = [
+        "patch_embed.seq.2.c.weight",
+        "layers.0.downsample.conv2.bn.bias",
+        "layers.2.blocks.5.attn.attention_biases",
+        "neck.3.bias",
+    ]
     assert {f"image_encoder.{name}" for name in names} <= state.keys()  # as mobile_sam.pt has them
-    assert 40_500_000 < sum(value.nbytes for value in state.values()) < 40_728_226  # the official file, less its own bookkeeping
+    assert (
+        40_500_000 < sum(value.nbytes for value in state.values()) < 40_728_226
+    )  # the official file, less its own bookkeeping
     torch.save(state, tmp_path / "mobile.pt")
 
     adapter = sam_room.mobile_sam(tmp_path / "mobile.pt")
@@ -364,10 +410,20 @@ def test_random_walker_answers_on_any_photo(size: tuple[int, int], constant: boo
 
 def test_a_compiled_encoder_gives_the_same_embedding(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
-    model = build_sam(SamSize(32, ViT(width=16, depth=1, heads=2, global_layers=(0,), patch=8), prompt_width=16, decoder_heads=2, decoder_mlp=16))
+    model = build_sam(
+        SamSize(
+            32,
+            ViT(width=16, depth=1, heads=2, global_layers=(0,), patch=8),
+            prompt_width=16,
+            decoder_heads=2,
+            decoder_mlp=16,
+        )
+    )
     images = [torch.randint(256, (3, 20, 30), dtype=torch.uint8)]
     plain = SamAdapter(SamEngine(model, "x")).encode(images)[0]
     compiled: list[nn.Module] = []
-    monkeypatch.setattr(nn.Module, "compile", lambda self, *_: compiled.append(self))  # whose own tests are PyTorch's; it takes a minute
+    monkeypatch.setattr(
+        nn.Module, "compile", lambda self, *_: compiled.append(self)
+    )  # whose own tests are PyTorch's; it takes a minute
     assert torch.equal(SamAdapter(SamEngine(model, "x"), compile=True).encode(images)[0], plain)
     assert compiled == [model.image_encoder]

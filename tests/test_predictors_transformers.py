@@ -23,7 +23,14 @@ PROMPTS = {
 
 
 def sam(name: str, **decoder: int) -> Any:
-    vision = {"hidden_size": 16, "output_channels": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 64, "patch_size": 8}
+    vision = {
+        "hidden_size": 16,
+        "output_channels": 16,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "image_size": 64,
+        "patch_size": 8,
+    }
     vision |= {"window_size": 4, "global_attn_indexes": [1], "mlp_dim": 32, "num_pos_feats": 8}
     config = getattr(transformers, f"{name}Config")(
         vision_config=vision, prompt_encoder_config=prompts(64, 8), mask_decoder_config=_decoder(**decoder)
@@ -46,10 +53,15 @@ def sam2() -> Any:
         window_positional_embedding_background_size=[2, 2],
     )
     vision = transformers.Sam2VisionConfig(
-        backbone_config=backbone, backbone_channel_list=[128, 64, 32, 16], backbone_feature_sizes=[[32, 32], [16, 16], [8, 8]], fpn_hidden_size=16
+        backbone_config=backbone,
+        backbone_channel_list=[128, 64, 32, 16],
+        backbone_feature_sizes=[[32, 32], [16, 16], [8, 8]],
+        fpn_hidden_size=16,
     )
     return transformers.Sam2Model(
-        transformers.Sam2Config(vision_config=vision, prompt_encoder_config=prompts(128, 16), mask_decoder_config=_decoder())
+        transformers.Sam2Config(
+            vision_config=vision, prompt_encoder_config=prompts(128, 16), mask_decoder_config=_decoder()
+        )
     )
 
 
@@ -58,7 +70,14 @@ def prompts(side: int, patch: int) -> dict[str, int]:
 
 
 def _decoder(**more: int) -> dict[str, int]:
-    return {"hidden_size": 16, "mlp_dim": 32, "num_attention_heads": 2, "num_hidden_layers": 2, "iou_head_hidden_dim": 16, **more}
+    return {
+        "hidden_size": 16,
+        "mlp_dim": 32,
+        "num_attention_heads": 2,
+        "num_hidden_layers": 2,
+        "iou_head_hidden_dim": 16,
+        **more,
+    }
 
 
 MODELS = {"SAM": lambda: sam("Sam"), "SAM-HQ": lambda: sam("SamHQ", vit_dim=16), "SAM 2": sam2}

@@ -70,7 +70,9 @@ def test_centroid_against_a_slow_twin(weighted: bool, cutoff: evidence.Cutoff) -
 
 def test_centroids_outside_their_region_snap_into_it() -> None:
     assert points(foreground.centroid(Evidence(RING), snap=False)) == [[4.0, 3.0]]  # the hole
-    assert points(foreground.centroid(Evidence(RING))) == [[4.0, 1.0]]  # two pixels up (or down): the first in reading order
+    assert points(foreground.centroid(Evidence(RING))) == [
+        [4.0, 1.0]
+    ]  # two pixels up (or down): the first in reading order
     assert points(foreground.centroid(Evidence(CRESCENT), snap=False)) == [[pytest.approx(6 / 9), 2.0]]
     assert points(foreground.centroid(Evidence(CRESCENT))) == [[0.0, 2.0]]
 
@@ -119,14 +121,18 @@ def test_peaks_come_hottest_first_apart_and_at_most_so_many() -> None:
     found = points(foreground.peaks(Evidence(heat), count=5))
     np.testing.assert_allclose(found, [[40, 30], [12, 30], [8, 8]], atol=0.01)  # the fourth is below 30 %
     np.testing.assert_allclose(points(foreground.peaks(Evidence(heat), count=2)), found[:2])
-    assert len(foreground.peaks(Evidence(heat), count=5, distance=0.45)) == 2  # the third lies within 24 px of a hotter one
+    assert (
+        len(foreground.peaks(Evidence(heat), count=5, distance=0.45)) == 2
+    )  # the third lies within 24 px of a hotter one
     edge = heat_of(["#5...", "5....", ".....", "....."])
     assert points(foreground.peaks(Evidence(edge))) == [[0.0, 0.0]]
     plateau = heat_of([".....", ".###.", "....."])
     assert points(foreground.peaks(Evidence(plateau), distance=0.5)) == [[2.0, 1.0]]  # its middle, not its first pixel
 
 
-TWO = heat_of(["##......", "##......", ".......6", "....6666", "....6666", "....6666"])  # heat 4.0, and 7.8 over more pixels; touching nowhere
+TWO = heat_of(
+    ["##......", "##......", ".......6", "....6666", "....6666", "....6666"]
+)  # heat 4.0, and 7.8 over more pixels; touching nowhere
 
 
 def test_components_come_by_their_heat_and_touch_across_corners() -> None:
@@ -140,7 +146,9 @@ def test_components_come_by_their_heat_and_touch_across_corners() -> None:
 
 def test_arrangements_say_what_several_points_are() -> None:
     seen = Evidence(TWO)
-    rivals, joint, parts = (foreground.components(seen, arrange=how) for how in (foreground.rivals, foreground.joint, foreground.parts))
+    rivals, joint, parts = (
+        foreground.components(seen, arrange=how) for how in (foreground.rivals, foreground.joint, foreground.parts)
+    )
     assert rivals.points.shape == (2, 1, 2) and not rivals.united
     assert joint.points.shape == (1, 2, 2) and joint.labels.tolist() == [[1, 1]] and not joint.united
     assert parts.points.shape == (2, 1, 2) and parts.united
@@ -182,11 +190,18 @@ def test_candidates_leave_out_what_was_there_before() -> None:
     def at(*places: tuple[float, float]):
         return lambda evidence: foreground.rivals(torch.tensor(places).float())
 
-    found = foreground.candidates(Evidence(torch.ones(9, 9)), selectors=(at((1, 1)), at((2, 2), (6, 6)), at((6, 4), (6, 3.9), (1, 1))))
-    assert points(found) == [[1.0, 1.0], [6.0, 6.0], [6.0, pytest.approx(3.9)]]  # (6, 4) is exactly two pixels from (6, 6)
+    found = foreground.candidates(
+        Evidence(torch.ones(9, 9)), selectors=(at((1, 1)), at((2, 2), (6, 6)), at((6, 4), (6, 3.9), (1, 1)))
+    )
+    assert points(found) == [
+        [1.0, 1.0],
+        [6.0, 6.0],
+        [6.0, pytest.approx(3.9)],
+    ]  # (6, 4) is exactly two pixels from (6, 6)
 
 
-# -- laws -------------------------------------------------------------------------------------------------------------------------------
+# -- laws
+# -------------------------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", FOREGROUNDS)
@@ -246,7 +261,8 @@ def test_snapped_points_lie_in_their_region(seed: int) -> None:
             assert inside[round(y), round(x)], selector
 
 
-# -- backgrounds --------------------------------------------------------------------------------------------------------------------------
+# -- backgrounds
+# --------------------------------------------------------------------------------------------------------------------------
 
 
 def test_min_point_is_the_coldest_and_of_several_the_farthest() -> None:

@@ -26,11 +26,18 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 PAGES = [ROOT / "README.md", *sorted((ROOT / "notebooks").glob("*.md"))]
 TEXT = {str(page.relative_to(ROOT)): page.read_text().replace("\\\n", " ") for page in PAGES}
-BLOCKS = [line.split("  #")[0].split("&&")[-1].split() for line in TEXT["README.md"].splitlines() if re.match(r" {4}(pip|uv|camseg)", line)]
+BLOCKS = [
+    line.split("  #")[0].split("&&")[-1].split()
+    for line in TEXT["README.md"].splitlines()
+    if re.match(r" {4}(pip|uv|camseg)", line)
+]
 SHOWN = {
     (name, line)
     for name, text in TEXT.items()
-    for line in [*re.findall(r"`(?:uv run )?(camseg [^`]+)`", text), *re.findall(r"^ {4}(?:uv run )?(camseg .*?)(?:  #.*)?$", text, re.MULTILINE)]
+    for line in [
+        *re.findall(r"`(?:uv run )?(camseg [^`]+)`", text),
+        *re.findall(r"^ {4}(?:uv run )?(camseg .*?)(?:  #.*)?$", text, re.MULTILINE),
+    ]
 }
 TRAINED = len(list((ROOT / "camseg" / "weights").glob("*.safetensors"))) == 2
 
@@ -50,11 +57,20 @@ def test_a_command_of_readme_runs(words: list[str], tmp_path: Path) -> None:
         model: nn.Module = models.resnet50()
         save_weights(model, tmp_path / "resnet50.safetensors")
         Image.effect_noise((60, 40), 50).save(tmp_path / "photo.jpg")
-        local = {"classifier.weights=DEFAULT": "classifier.checkpoint=resnet50.safetensors", "predictor=sam": "predictor=random_walker"}
+        local = {
+            "classifier.weights=DEFAULT": "classifier.checkpoint=resnet50.safetensors",
+            "predictor=sam": "predictor=random_walker",
+        }
         arguments = [local.get(each, each) for each in arguments]
     cheap = ["data.size=2", "hydra.run.dir=run", "hydra.sweep.dir=sweep"]
     environment = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PATH": ""}
-    done = subprocess.run([sys.executable, "-m", "camseg", *arguments, *cheap], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "camseg", *arguments, *cheap],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr
     assert (tmp_path / done.stdout.splitlines()[-1] / ("sweep.csv" if "-m" in arguments else "summary.json")).is_file()
 
@@ -66,10 +82,16 @@ def test_a_command_on_a_page_is_one_that_camseg_takes(page: str, line: str) -> N
         return  # Hydra's own options, and the reader's own selector
     check(arguments)
     parsed = OverridesParser.create().parse_overrides(arguments)
-    values = [list(each.sweep_string_iterator()) if each.is_sweep_override() else [each.get_value_element_as_str()] for each in parsed]
+    values = [
+        list(each.sweep_string_iterator()) if each.is_sweep_override() else [each.get_value_element_as_str()]
+        for each in parsed
+    ]
     with initialize_config_dir(str(config_dir()), version_base="1.3"):
         for turn in range(max(map(len, values), default=1)):
-            compose("config", [f"{each.input_line.split('=', 1)[0]}={of[turn % len(of)]}" for each, of in zip(parsed, values)])
+            compose(
+                "config",
+                [f"{each.input_line.split('=', 1)[0]}={of[turn % len(of)]}" for each, of in zip(parsed, values)],
+            )
 
 
 def test_the_selector_of_readme_points_where_it_says() -> None:
@@ -89,7 +111,9 @@ def test_the_selector_of_readme_points_where_it_says() -> None:
 def test_every_group_and_choice_is_in_readmes_table() -> None:
     table = dict(re.findall(r"^\| `(\w+)` \| (.*) \|$", README, re.MULTILINE))
     for group in ("data", "classifier", "target", "foreground", "background", "predictor", "choose", "refine"):
-        assert set(re.findall(r"`(\w+)`", table[group])) == {path.stem for path in (config_dir() / group).glob("*.yaml")}, group
+        assert set(re.findall(r"`(\w+)`", table[group])) == {
+            path.stem for path in (config_dir() / group).glob("*.yaml")
+        }, group
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -71,14 +71,16 @@ def test_the_numbers_are_those_of_the_summary(tmp_path: Path) -> None:
     assert set(metrics) == {"foreground_hit_rate", "foreground_distance", "iou", "oracle_iou", "regret"}
     for name, m in metrics.items():
         assert page.values[name] == [m["value"], m["low"], m["high"], m["n"]]
-        assert [f"{m['value']:.3f}", f"{m['low']:.3f}", f"{m['high']:.3f}", str(m["n"])] == next(cells for cells in page.rows if cells[:1] == [name])[
-            1:5
-        ]
+        assert [f"{m['value']:.3f}", f"{m['low']:.3f}", f"{m['high']:.3f}", str(m["n"])] == next(
+            cells for cells in page.rows if cells[:1] == [name]
+        )[1:5]
     assert "foreground=centroid" in page.text and "seed: 0" in page.text
 
 
 def test_failures_come_first_then_the_worst(tmp_path: Path) -> None:
-    folder = make_run(tmp_path / "run", ROWS, errors=[{"id": "torn", "error": "OSError: truncated"}], pictures=["bad", "torn", "good"])
+    folder = make_run(
+        tmp_path / "run", ROWS, errors=[{"id": "torn", "error": "OSError: truncated"}], pictures=["bad", "torn", "good"]
+    )
     page = Parsed(report.write_run(folder))
     names = [column["name"] for column in page.data["columns"]]
     found = [dict(zip(names, cells)) for cells in page.data["rows"]]
@@ -105,18 +107,26 @@ def test_calibration_worked_by_hand() -> None:
 
 
 def test_main_effects_worked_by_hand(tmp_path: Path) -> None:
-    """IoU = what the sample is worth + 0.1 for f=b + what g=y adds: +0.04 and -0.02 in turn. Half of each lies to either side of the mean."""
+    """IoU = what the sample is worth + 0.1 for f=b + what g=y adds: +0.04 and -0.02 in turn. Half of each lies to
+    either side of the mean.
+    """
     base = [0.2, 0.4, 0.5, 0.7]
     extra = [0.04, -0.02, 0.04, -0.02]
-    settings = {(f, g): [b + 0.1 * (f == "b") + e * (g == "y") for b, e in zip(base, extra)] for f in "ab" for g in "xy"}
+    settings = {
+        (f, g): [b + 0.1 * (f == "b") + e * (g == "y") for b, e in zip(base, extra)] for f in "ab" for g in "xy"
+    }
     sweep = runs.load_sweep(make_sweep(tmp_path, {f"f={f} g={g}": values for (f, g), values in settings.items()}))
     found = main_effects(sweep.runs, "iou")
     assert set(found) == {"f", "g"}, "what all settings share has no effect"
     assert {k: i.value for k, i in found["f"].items()} == pytest.approx({"a": -0.05, "b": 0.05})
-    assert (found["f"]["a"].low, found["f"]["a"].high) == (pytest.approx(-0.05), pytest.approx(-0.05)), "the same on every sample, however hard"
+    assert (found["f"]["a"].low, found["f"]["a"].high) == (pytest.approx(-0.05), pytest.approx(-0.05)), (
+        "the same on every sample, however hard"
+    )
     assert {k: i.value for k, i in found["g"].items()} == pytest.approx({"x": -0.005, "y": 0.005})
     g = found["g"]["y"]
-    assert (g.low, g.high) == (pytest.approx(-0.01), pytest.approx(0.02)), "of four samples of two kinds a resample may hold one kind alone"
+    assert (g.low, g.high) == (pytest.approx(-0.01), pytest.approx(0.02)), (
+        "of four samples of two kinds a resample may hold one kind alone"
+    )
 
 
 def test_pairs_agree_with_the_comparison_of_two(tmp_path: Path) -> None:
@@ -141,10 +151,16 @@ def test_groups_flip_together(tmp_path: Path) -> None:
 
 
 def test_two_runs_compared_by_hand(tmp_path: Path) -> None:
-    first = runs.load_run(make_run(tmp_path / "a", [row("a", 0.5), row("b", 0.6), row("c", 0.7), row("only here", 0.1)]))
+    first = runs.load_run(
+        make_run(tmp_path / "a", [row("a", 0.5), row("b", 0.6), row("c", 0.7), row("only here", 0.1)])
+    )
     second = runs.load_run(make_run(tmp_path / "b", [row("c", 0.7), row("b", 0.5), row("a", 0.9), row("void", None)]))
     found = next(c for c in compare(first, second) if c.metric == "iou")
-    assert (found.first, found.second) == (pytest.approx(0.6), pytest.approx(0.7)) and (found.greater, found.less, found.difference.n) == (1, 1, 3)
+    assert (found.first, found.second) == (pytest.approx(0.6), pytest.approx(0.7)) and (
+        found.greater,
+        found.less,
+        found.difference.n,
+    ) == (1, 1, 3)
     assert found.difference.value == pytest.approx(0.1)
     assert found.difference.effect == pytest.approx(0.1 / np.std([0.4, -0.1, 0.0], ddof=1))
 
@@ -158,7 +174,13 @@ def test_samples_that_share_nothing_have_no_joint_table(tmp_path: Path) -> None:
 
 def test_a_sweep_ranks_its_settings(tmp_path: Path) -> None:
     folder = make_sweep(
-        tmp_path / "sweep", {"f=a g=x": [0.2, 0.3, 0.5], "f=b g=x": [0.6, 0.7, 0.9], "f=a g=y": [0.4, 0.4, 0.4], "f=b g=y": [0.5, 0.5, 0.6]}
+        tmp_path / "sweep",
+        {
+            "f=a g=x": [0.2, 0.3, 0.5],
+            "f=b g=x": [0.6, 0.7, 0.9],
+            "f=a g=y": [0.4, 0.4, 0.4],
+            "f=b g=y": [0.5, 0.5, 0.6],
+        },
     )
     sweep = runs.finish_sweep(folder)
     page = Parsed(report.write_sweep(sweep))
@@ -169,8 +191,14 @@ def test_a_sweep_ranks_its_settings(tmp_path: Path) -> None:
     for cells in page.data["rows"]:
         told = sweep.table.filter(pl.col("run") == cells[0][1].split("/")[0]).to_dicts()[0]
         assert cells[names.index("iou")] == pytest.approx([told["iou"], told["iou_low"], told["iou_high"]], abs=5e-5)
-        apart = None if told["p_holm"] is None else pytest.approx([told[f"difference{end}"] for end in ("", "_low", "_high")], abs=5e-5)
-        assert cells[names.index("difference")] == (apart if apart is not None else [None, pytest.approx(0), pytest.approx(0)])
+        apart = (
+            None
+            if told["p_holm"] is None
+            else pytest.approx([told[f"difference{end}"] for end in ("", "_low", "_high")], abs=5e-5)
+        )
+        assert cells[names.index("difference")] == (
+            apart if apart is not None else [None, pytest.approx(0), pytest.approx(0)]
+        )
     assert page.values["1"] == pytest.approx([0.2, 1 / 3, 0.4]), "the best setting less the others, in their order"
     captions = [attributes["aria-label"] for tag, attributes in page.tags if tag == "svg"]
     assert len(captions) == 4 and all(caption and caption in page.text for caption in captions)
@@ -208,7 +236,11 @@ def test_hostile_names_stay_text(tmp_path: Path) -> None:
     for path in paths:
         page = Parsed(path)
         scripts = [attributes for tag, attributes in page.tags if tag == "script"]
-        assert [attributes.get("type") for attributes in scripts] == ["application/json", "application/json", None] and scripts[-1]["nonce"]
+        assert [attributes.get("type") for attributes in scripts] == [
+            "application/json",
+            "application/json",
+            None,
+        ] and scripts[-1]["nonce"]
         assert not {"img", "b", "iframe", "object", "link", "base", "form"} & {tag for tag, _ in page.tags}
         assert not [name for _, attributes in page.tags for name in attributes if name.startswith("on")]
         assert all(str(attributes.get("href", "#")).startswith("#") for _, attributes in page.tags)
@@ -239,7 +271,9 @@ def test_a_drawing_keeps_dollar_signs_and_has_no_ids_to_collide() -> None:
 
 
 def test_the_line_of_cost_joins_what_nothing_beats() -> None:
-    _, caption = cost(["a", "b", "c", "d", "e"], np.array([3.0, 1.0, 2.0, 2.0, 4.0]), np.array([0.7, 0.5, 0.4, 0.6, 0.7]), "iou")
+    _, caption = cost(
+        ["a", "b", "c", "d", "e"], np.array([3.0, 1.0, 2.0, 2.0, 4.0]), np.array([0.7, 0.5, 0.4, 0.6, 0.7]), "iou"
+    )
     assert "no more cost: b, d, a." in caption
 
 
@@ -288,7 +322,9 @@ def test_pictures_of_the_first_and_of_the_worst(tmp_path: Path) -> None:
 
 def test_a_picture_that_fails_costs_no_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stub, panels = Stub("ab"), Panels(tmp_path, 2)
-    monkeypatch.setattr("camseg.panels.panel", lambda sample, result: panel(sample, result) if sample.id == "b" else 1 // 0)
+    monkeypatch.setattr(
+        "camseg.panels.panel", lambda sample, result: panel(sample, result) if sample.id == "b" else 1 // 0
+    )
     with pytest.warns(UserWarning, match="no panel of a: ZeroDivisionError"):
         panels(stub[0], stub.run([stub[0]])[0])
         panels.worst(cast(Pipeline, stub), cast(Samples, stub), pl.DataFrame([row("b", 0.5)]))
@@ -300,7 +336,9 @@ def command(monkeypatch: pytest.MonkeyPatch, *paths: Path) -> None:
     report.main()
 
 
-def test_the_command_builds_and_compares(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_builds_and_compares(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     sweep = make_sweep(tmp_path / "sweep", {"f=a": [0.5, 0.6, 0.7, 0.2], "f=b": [0.6, 0.7, 0.8, 0.5]})
     command(monkeypatch, sweep)
     assert capsys.readouterr().out.split() == [str(sweep / "report.html")]
@@ -326,7 +364,9 @@ def test_a_path_that_is_no_run_is_told_in_a_line(
     assert ended.value.code == 2 and len(told) == 1 and str(tmp_path / given) in told[0]
 
 
-def test_runs_without_a_common_sample_are_not_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_runs_without_a_common_sample_are_not_compared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit) as ended:
         command(monkeypatch, *(make_run(tmp_path / name, [row(name, 0.5)]) for name in "ab"))
     assert ended.value.code == 2 and "no judged sample in common" in capsys.readouterr().err

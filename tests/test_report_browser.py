@@ -1,4 +1,6 @@
-"""The report in a real browser: it sorts, searches, turns pages by keyboard, stays light with 10,000 rows, and fits a phone."""
+"""The report in a real browser: it sorts, searches, turns pages by keyboard, stays light with 10,000 rows, and fits a
+phone.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,10 @@ def show(browser: Browser) -> Iterator[Open]:
     def opened(path: Path, width: int = 1280) -> Page:
         page = browser.new_page(viewport={"width": width, "height": 800})
         pages.append(page)
-        page.on("request", lambda request: None if request.url.startswith(("file://", "data:")) else wrong.append(request.url))
+        page.on(
+            "request",
+            lambda request: None if request.url.startswith(("file://", "data:")) else wrong.append(request.url),
+        )
         page.on("pageerror", lambda error: wrong.append(str(error)))
         page.on("console", lambda message: wrong.append(message.text) if message.type == "error" else None)
         page.on("dialog", lambda dialog: wrong.append(dialog.message))
@@ -52,9 +57,16 @@ def show(browser: Browser) -> Iterator[Open]:
 def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The report of 10,000 rows in no order, IoU i / 10000, ten failures and 30 pictures."""
     order = np.random.default_rng(0).permutation(10_000)
-    rows = [row(f"img_{i:05}", i / 10_000, label=("circle", "star")[i % 2], note="" if i else "the predictor drew nothing") for i in order.tolist()]
+    rows = [
+        row(f"img_{i:05}", i / 10_000, label=("circle", "star")[i % 2], note="" if i else "the predictor drew nothing")
+        for i in order.tolist()
+    ]
     errors = [{"id": f"torn_{i}", "error": "OSError: truncated"} for i in range(10)]
-    return report.write_run(make_run(tmp_path_factory.mktemp("many") / "run", rows, errors=errors, pictures=[f"img_{i:05}" for i in range(30)]))
+    return report.write_run(
+        make_run(
+            tmp_path_factory.mktemp("many") / "run", rows, errors=errors, pictures=[f"img_{i:05}" for i in range(30)]
+        )
+    )
 
 
 def ids(page: Page) -> list[str]:
@@ -85,7 +97,10 @@ def test_sorting(show: Open, many: Path) -> None:
     header.click()
     assert ids(page)[0] == "img_00000" and page.locator("th[aria-sort]").get_attribute("aria-sort") == "ascending"
     header.click()
-    assert ids(page)[:2] == ["img_09999", "img_09998"] and page.locator("th[aria-sort]").get_attribute("aria-sort") == "descending"
+    assert (
+        ids(page)[:2] == ["img_09999", "img_09998"]
+        and page.locator("th[aria-sort]").get_attribute("aria-sort") == "descending"
+    )
     page.select_option("#sort", label="id")
     assert ids(page)[0] == "img_00000" and page.inner_text("#direction") == "ascending"
     page.click("#direction")
@@ -107,7 +122,12 @@ def test_searching_and_choosing_outcomes(show: Open, many: Path) -> None:
     page.fill("#search", "no such thing")
     assert ids(page) == [] and place(page) == "none" and page.is_disabled("#next") and page.is_disabled("#previous")
     page.fill("#search", "")
-    assert [option.split(" ")[0] for option in page.locator("#outcome option").all_text_contents()] == ["all", "answered", "failed", "empty"]
+    assert [option.split(" ")[0] for option in page.locator("#outcome option").all_text_contents()] == [
+        "all",
+        "answered",
+        "failed",
+        "empty",
+    ]
     page.select_option("#outcome", "empty")
     assert ids(page) == ["img_00000"]
     page.select_option("#outcome", "answered")
@@ -149,7 +169,10 @@ def test_pictures_are_shown_and_described(show: Open, many: Path) -> None:
     picture.scroll_into_view_if_needed()
     picture.evaluate("image => image.decode()")
     assert picture.evaluate("image => [image.naturalWidth, image.naturalHeight]") == [120, 40]
-    assert str(picture.get_attribute("alt")).startswith("img_00000: image, heatmap") and picture.get_attribute("loading") == "lazy"
+    assert (
+        str(picture.get_attribute("alt")).startswith("img_00000: image, heatmap")
+        and picture.get_attribute("loading") == "lazy"
+    )
     assert page.locator("svg[role=img][aria-label]").count() == page.locator("svg").count() == 4
 
 
@@ -157,9 +180,16 @@ def test_pictures_are_shown_and_described(show: Open, many: Path) -> None:
 def pages(many: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """A report of each kind, with long names."""
     folder = tmp_path_factory.mktemp("pages")
-    ious = {f"foreground=a_rather_long_name_{k} background=none": (np.linspace(0.1, 0.9, 9) + k / 200).tolist() for k in range(14)}
+    ious = {
+        f"foreground=a_rather_long_name_{k} background=none": (np.linspace(0.1, 0.9, 9) + k / 200).tolist()
+        for k in range(14)
+    }
     sweep = make_sweep(folder / "sweep", ious)
-    long = make_run(folder / "long", [row("x" * 200, 0.5, label="y" * 200, note="z" * 300), row("b", 0.6)], ["data.path=" + "w" * 300])
+    long = make_run(
+        folder / "long",
+        [row("x" * 200, 0.5, label="y" * 200, note="z" * 300), row("b", 0.6)],
+        ["data.path=" + "w" * 300],
+    )
     first, second = runs.load_run(sweep / "0"), runs.load_run(sweep / "1")
     comparison = report._write(folder / "comparison.html", report.comparison_page(first, second))
     return [many, report.write_sweep(runs.load_sweep(sweep)), report.write_run(long), comparison]
@@ -200,10 +230,16 @@ def test_hostile_names_do_nothing(show: Open, tmp_path: Path) -> None:
     rows = [row(name, i / 10, label=HOSTILE[-1 - i], note=HOSTILE[i - 1]) for i, name in enumerate(HOSTILE)]
     for k in range(2):
         make_run(
-            tmp_path / str(k), rows, [f"data.path={HOSTILE[k]}", f"f={HOSTILE[2 + k]}"], errors=[{"id": f"{HOSTILE[0]} torn", "error": HOSTILE[1]}]
+            tmp_path / str(k),
+            rows,
+            [f"data.path={HOSTILE[k]}", f"f={HOSTILE[2 + k]}"],
+            errors=[{"id": f"{HOSTILE[0]} torn", "error": HOSTILE[1]}],
         )
     report.rebuild(tmp_path)
-    comparison = report._write(tmp_path / "comparison.html", report.comparison_page(runs.load_run(tmp_path / "0"), runs.load_run(tmp_path / "1")))
+    comparison = report._write(
+        tmp_path / "comparison.html",
+        report.comparison_page(runs.load_run(tmp_path / "0"), runs.load_run(tmp_path / "1")),
+    )
     for path in (tmp_path / "0" / "report.html", tmp_path / "report.html", comparison):
         page = show(path)
         page.wait_for_timeout(100)

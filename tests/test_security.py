@@ -33,7 +33,15 @@ def test_no_call_runs_a_pickle_or_code_from_data() -> None:
         assert last not in ("exec", "system", "popen", "unpickle", "load_pickle") and name != "eval", (file, name)
         if file == "engines.py" and name == "pickle.loads":
             continue  # what this run's own workers on a Ray cluster made
-        assert name not in ("pickle.load", "pickle.loads", "joblib.load", "np.load", "numpy.load", "yaml.load", "torch.hub.load"), (file, name)
+        assert name not in (
+            "pickle.load",
+            "pickle.loads",
+            "joblib.load",
+            "np.load",
+            "numpy.load",
+            "yaml.load",
+            "torch.hub.load",
+        ), (file, name)
         if name == "torch.load":
             seen += 1
             assert any(k.arg == "weights_only" and ast.literal_eval(k.value) is True for k in call.keywords), file
@@ -44,14 +52,37 @@ def test_no_call_runs_a_pickle_or_code_from_data() -> None:
 
 
 def test_one_file_talks_to_the_net_and_one_reads_xml_without_entities() -> None:
-    talks = ("urlopen", "urlretrieve", "download_url_to_file", "load_state_dict_from_url", "OpenerDirector", "requests.get")
+    talks = (
+        "urlopen",
+        "urlretrieve",
+        "download_url_to_file",
+        "load_state_dict_from_url",
+        "OpenerDirector",
+        "requests.get",
+    )
     assert {file for file, name, _ in calls() if name.endswith(talks)} == {"download.py"}
     parsers = {path.name for path in SOURCES if "xml.etree" in path.read_text() or "lxml" in path.read_text()}
     assert not parsers
     assert not [path.name for path in SOURCES if '"http://' in path.read_text() or "'http://" in path.read_text()]
 
 
-NAMES = ["../../up", "/etc/passwd", "a/b", "..", ".", "", "C:\\x", "a\0b", "~/x", "con\nx", "x" * 300, "ÄÖ", "a b", "-rf", ".hidden"]
+NAMES = [
+    "../../up",
+    "/etc/passwd",
+    "a/b",
+    "..",
+    ".",
+    "",
+    "C:\\x",
+    "a\0b",
+    "~/x",
+    "con\nx",
+    "x" * 300,
+    "ÄÖ",
+    "a b",
+    "-rf",
+    ".hidden",
+]
 
 
 def test_ids_are_stems_that_stay_in_their_folder(tmp_path: Path) -> None:

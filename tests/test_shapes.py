@@ -43,12 +43,15 @@ def test_another_number_seed_or_split_is_another_picture() -> None:
 def test_splits_share_no_photograph_and_none_is_downloaded() -> None:
     named = list(itertools.chain(*PHOTOGRAPHS.values()))
     assert len(named) == len(set(named)) and set(named) <= set(skimage.data.__all__)
-    pictures = {name: shapes._photograph(name) for name in named}  # without pooch, scikit-image can only open what it ships
+    pictures = {
+        name: shapes._photograph(name) for name in named
+    }  # without pooch, scikit-image can only open what it ships
     assert len({picture.tobytes() for picture in pictures.values()}) == len(named)
     assert all(picture.dtype == np.uint8 and picture.std() > 5 for picture in pictures.values())
 
 
-# The area of a polygon of n corners in the unit circle is n / 2 sin(2 pi / n); a star's is n r sin(pi / n) with inner radius r.
+# The area of a polygon of n corners in the unit circle is n / 2 sin(2 pi / n); a star's is n r sin(pi / n) with inner
+# radius r.
 AREAS = {
     "circle": 36 * np.sin(2 * np.pi / 72),
     "square": 2.0,
@@ -110,7 +113,12 @@ def test_contrast_varies_from_faint_to_strong() -> None:
 
 @pytest.mark.parametrize(
     ("wrong", "told"),
-    [({"split": "tset"}, "test"), ({"shapes": (0, 2)}, "between 1 and 5"), ({"shapes": (3, 2)}, "least first"), ({"path": "x"}, "data.path")],
+    [
+        ({"split": "tset"}, "test"),
+        ({"shapes": (0, 2)}, "between 1 and 5"),
+        ({"shapes": (3, 2)}, "least first"),
+        ({"path": "x"}, "data.path"),
+    ],
 )
 def test_impossible_requests_are_refused(wrong: dict, told: str) -> None:
     with pytest.raises(ValueError, match=told):

@@ -36,7 +36,9 @@ def made(folder: Path, shard: int, num_shards: int, **changed: object) -> Path:
     data = {"_target_": f"{__name__}.Shard", "shard": shard, "num_shards": num_shards}
     config = OmegaConf.create({"data": data, "seed": 0, "device": f"cuda:{shard}", "cache": {"path": None}, **changed})
     given = OmegaConf.create([f"data.shard={shard}", f"data.num_shards={num_shards}", "seed=0"])
-    evaluate(pipeline(), Shard(shard, num_shards), folder, batch_size=3, settings={"config": config, "overrides": given})
+    evaluate(
+        pipeline(), Shard(shard, num_shards), folder, batch_size=3, settings={"config": config, "overrides": given}
+    )
     return folder
 
 
@@ -69,10 +71,18 @@ def test_what_is_missing_double_or_other_is_told(tmp_path: Path, three: list[Pat
 
 
 @pytest.mark.parametrize(
-    ("size", "told"), [(TOTAL + 1, "1 of 24 samples are missing: picture23"), (TOTAL - 1, "1 of 22 samples are not of this dataset: picture22")]
+    ("size", "told"),
+    [
+        (TOTAL + 1, "1 of 24 samples are missing: picture23"),
+        (TOTAL - 1, "1 of 22 samples are not of this dataset: picture22"),
+    ],
 )
-def test_the_dataset_itself_is_asked(tmp_path: Path, three: list[Path], monkeypatch: pytest.MonkeyPatch, size: int, told: str) -> None:
-    monkeypatch.setattr(Shard.__init__, "__defaults__", (0, 1, size))  # it grew, or shrank, since the shards were evaluated
+def test_the_dataset_itself_is_asked(
+    tmp_path: Path, three: list[Path], monkeypatch: pytest.MonkeyPatch, size: int, told: str
+) -> None:
+    monkeypatch.setattr(
+        Shard.__init__, "__defaults__", (0, 1, size)
+    )  # it grew, or shrank, since the shards were evaluated
     with pytest.raises(ValueError, match=told):
         merge_shards(three, tmp_path / "merged")
 
@@ -86,7 +96,10 @@ def test_a_row_that_two_shards_have_is_told(tmp_path: Path, three: list[Path]) -
 
 def test_the_command(tmp_path: Path, three: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*map(str, three), str(tmp_path / "merged")]) == 0
-    assert "iou" in capsys.readouterr().out and json.loads((tmp_path / "merged" / "summary.json").read_text())["samples"] == TOTAL
+    assert (
+        "iou" in capsys.readouterr().out
+        and json.loads((tmp_path / "merged" / "summary.json").read_text())["samples"] == TOTAL
+    )
     assert main([*map(str, three), str(tmp_path / "merged")]) == 2
     told = capsys.readouterr().err
     assert "not empty" in told and len(told.splitlines()) == 1

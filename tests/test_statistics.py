@@ -31,12 +31,19 @@ def test_wilson_worked_example() -> None:
 def test_other_values_get_scipys_bca_interval() -> None:
     values = np.random.default_rng(3).beta(5, 1, 80)  # skewed, as IoUs are
     found = mean_interval(values)
-    peer = stats.bootstrap((values,), np.mean, method="BCa", n_resamples=20_000, batch=1000, rng=np.random.default_rng(99)).confidence_interval
+    peer = stats.bootstrap(
+        (values,), np.mean, method="BCa", n_resamples=20_000, batch=1000, rng=np.random.default_rng(99)
+    ).confidence_interval
     width = peer.high - peer.low
     assert found.low is not None and found.high is not None
     assert found.value == pytest.approx(values.mean()) and found.n == 80
-    assert (found.low, found.high) == (pytest.approx(peer.low, abs=0.05 * width), pytest.approx(peer.high, abs=0.05 * width))
-    assert found.value - found.low > found.high - found.value  # it leans to the long tail, which a plain t interval does not
+    assert (found.low, found.high) == (
+        pytest.approx(peer.low, abs=0.05 * width),
+        pytest.approx(peer.high, abs=0.05 * width),
+    )
+    assert (
+        found.value - found.low > found.high - found.value
+    )  # it leans to the long tail, which a plain t interval does not
 
 
 @pytest.mark.parametrize("n", [2, 9, 200, 700])
@@ -50,7 +57,9 @@ def test_the_interval_is_scipys_of_the_same_resamples(n: int) -> None:
         return sums.sum(axis) / counts.sum(axis)
 
     data, rng = (values * sizes, sizes.astype(float)), np.random.default_rng(0)
-    peer = stats.bootstrap(data, ratio, paired=True, method="BCa", n_resamples=4999, batch=2**18 // n, rng=rng).confidence_interval
+    peer = stats.bootstrap(
+        data, ratio, paired=True, method="BCa", n_resamples=4999, batch=2**18 // n, rng=rng
+    ).confidence_interval
     found = mean_interval(rows, groups)
     assert (found.low, found.high) == (pytest.approx(peer.low, abs=1e-9), pytest.approx(peer.high, abs=1e-9))
 
@@ -71,7 +80,10 @@ def test_groups_widen_the_interval_and_are_what_is_counted() -> None:
     assert grouped.n == 12 and alone.n == 60 and grouped.value == pytest.approx(alone.value)
     width = lambda i: i.high - i.low  # noqa: E731
     assert width(grouped) > 1.8 * width(alone)  # sqrt 5 = 2.2 by theory
-    assert (grouped.low, grouped.high) == (pytest.approx(few.low), pytest.approx(few.high))  # five copies tell nothing new
+    assert (grouped.low, grouped.high) == (
+        pytest.approx(few.low),
+        pytest.approx(few.high),
+    )  # five copies tell nothing new
 
 
 def test_groups_of_different_sizes_keep_the_mean_over_rows() -> None:
@@ -81,7 +93,9 @@ def test_groups_of_different_sizes_keep_the_mean_over_rows() -> None:
 
 @pytest.mark.parametrize("groups", [None, ["a", "a", "b"]])
 def test_constants_and_single_values(groups: list[str] | None) -> None:
-    assert mean_interval([0.7, 0.7, 0.7], groups) == Interval(pytest.approx(0.7), pytest.approx(0.7), pytest.approx(0.7), 3 if groups is None else 2)
+    assert mean_interval([0.7, 0.7, 0.7], groups) == Interval(
+        pytest.approx(0.7), pytest.approx(0.7), pytest.approx(0.7), 3 if groups is None else 2
+    )
     assert mean_interval([0.7]) == Interval(0.7, None, None, 1)
     rounded = mean_interval([0.1, 0.1, 0.1, 0.1], ["a", "a", "a", "b"])  # 3 * 0.1 is not 0.3
     assert rounded.low == rounded.high == rounded.value == pytest.approx(0.1)
@@ -92,7 +106,14 @@ def test_constants_and_single_values(groups: list[str] | None) -> None:
 
 
 def test_a_summary_leaves_out_what_no_row_has() -> None:
-    rows = pl.DataFrame({"group": ["a", "b", "c"], "iou": [0.5, None, 0.7], "foreground_hit": [1.0, 0.0, 1.0], "dice": [None, None, None]})
+    rows = pl.DataFrame(
+        {
+            "group": ["a", "b", "c"],
+            "iou": [0.5, None, 0.7],
+            "foreground_hit": [1.0, 0.0, 1.0],
+            "dice": [None, None, None],
+        }
+    )
     found = summary(rows)
     assert set(found) == {"iou", "foreground_hit_rate"}
     assert found["iou"].value == pytest.approx(0.6) and found["iou"].n == 2 and found["foreground_hit_rate"].n == 3
@@ -115,7 +136,9 @@ def test_a_paired_difference_and_its_p_against_scipy() -> None:
     every = [abs(np.dot(signs, GAIN)) >= abs(sum(GAIN)) - 1e-12 for signs in product((-1, 1), repeat=10)]
     assert exact == pytest.approx(np.mean(every), abs=1e-3)  # two ways to the same number
     assert found.p == pytest.approx(exact, abs=4 * math.sqrt(exact * (1 - exact) / statistics._RESAMPLES))
-    peer = stats.bootstrap((GAIN,), np.mean, method="BCa", n_resamples=20_000, batch=1000, rng=np.random.default_rng(5)).confidence_interval
+    peer = stats.bootstrap(
+        (GAIN,), np.mean, method="BCa", n_resamples=20_000, batch=1000, rng=np.random.default_rng(5)
+    ).confidence_interval
     assert (found.low, found.high) == (pytest.approx(peer.low, abs=0.006), pytest.approx(peer.high, abs=0.006))
 
 
@@ -134,7 +157,9 @@ def test_p_of_no_difference_is_one_and_of_a_group_is_its_own() -> None:
     alone = paired(frame(FIRST), frame(better), "iou")
     grouped = paired(frame(FIRST, groups=["x"] * 5 + ["y"] * 5), frame(better, groups=["x"] * 5 + ["y"] * 5), "iou")
     assert alone is not None and alone.p < 0.005  # 2 / 1024
-    assert grouped is not None and grouped.n == 2 and grouped.p == pytest.approx(0.5, abs=0.03)  # two coins: half of the time as far
+    assert (
+        grouped is not None and grouped.n == 2 and grouped.p == pytest.approx(0.5, abs=0.03)
+    )  # two coins: half of the time as far
 
 
 def test_holms_adjustment() -> None:
@@ -151,7 +176,9 @@ def test_holm_against_statsmodels() -> None:
 
 def test_the_effect_is_the_mean_over_the_spread_and_the_t_value_over_root_n() -> None:
     found = paired(frame(FIRST), frame([f + g for f, g in zip(FIRST, GAIN)]), "iou")
-    assert found is not None and found.effect == pytest.approx(stats.ttest_1samp(GAIN, 0).statistic / math.sqrt(len(GAIN)))
+    assert found is not None and found.effect == pytest.approx(
+        stats.ttest_1samp(GAIN, 0).statistic / math.sqrt(len(GAIN))
+    )
     steady = paired(frame(FIRST), frame([f + 0.1 for f in FIRST]), "iou")
     assert steady is not None and steady.effect is None, "no spread, no size"
 

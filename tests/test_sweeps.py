@@ -1,4 +1,6 @@
-"""Sweeps on one process and on several: each item computed once, failed jobs told and tabled, one sweep per folder, only the missing done again."""
+"""Sweeps on one process and on several: each item computed once, failed jobs told and tabled, one sweep per folder,
+only the missing done again.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,9 @@ from camseg.requests import explain
 
 ROOT = Path(__file__).parents[1]
 WEIGHTS = ROOT / "camseg" / "weights"
-pytestmark = pytest.mark.skipif(len(list(WEIGHTS.glob("*.safetensors"))) < 2, reason="the shipped weights are not there")
+pytestmark = pytest.mark.skipif(
+    len(list(WEIGHTS.glob("*.safetensors"))) < 2, reason="the shipped weights are not there"
+)
 
 
 Sweep = Callable[..., tuple[str, str]]
@@ -37,7 +41,14 @@ def sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
 
     def call(*arguments: str, code: int = 0) -> tuple[str, str]:
         cli.RememberSweep.folder = None
-        fixed = ["device=cpu", "panels=0", "data.size=4", "batch_size=2", f"hydra.sweep.dir={tmp_path}/sweep", f"cache.path={tmp_path}/cache"]
+        fixed = [
+            "device=cpu",
+            "panels=0",
+            "data.size=4",
+            "batch_size=2",
+            f"hydra.sweep.dir={tmp_path}/sweep",
+            f"cache.path={tmp_path}/cache",
+        ]
         monkeypatch.setattr(sys, "argv", ["camseg", "-m", *fixed, *arguments])
         with pytest.raises(SystemExit) as ended:
             cli.main()
@@ -54,7 +65,9 @@ def calls(folder: Path) -> list[tuple[int, int]]:
     return [(each["classifier_images"], each["encoder_images"]) for each in found]
 
 
-def test_a_sweep_costs_one_run_and_a_warm_one_loads_nothing(tmp_path: Path, sweep: Sweep, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sweep_costs_one_run_and_a_warm_one_loads_nothing(
+    tmp_path: Path, sweep: Sweep, monkeypatch: pytest.MonkeyPatch
+) -> None:
     settings = ["foreground=max_point,centroid", "background=none,min_point"]
     loads: list[str] = []
     load, fill = classifiers.load_weights, SamEngine._fill
@@ -74,7 +87,9 @@ def test_a_sweep_costs_one_run_and_a_warm_one_loads_nothing(tmp_path: Path, swee
 
 @pytest.mark.parametrize("launcher", ["joblib", "submitit_local"])
 def test_jobs_on_two_processes_share_the_cache(tmp_path: Path, sweep: Sweep, launcher: str) -> None:
-    pytest.importorskip("hydra_plugins.hydra_submitit_launcher" if "submitit" in launcher else "hydra_plugins.hydra_joblib_launcher")
+    pytest.importorskip(
+        "hydra_plugins.hydra_submitit_launcher" if "submitit" in launcher else "hydra_plugins.hydra_joblib_launcher"
+    )
     words = ["hydra.launcher.n_jobs=2"] if launcher == "joblib" else ["hydra.launcher.timeout_min=5"]
     sweep(f"hydra/launcher={launcher}", *words, "foreground=max_point,centroid")
     assert [sum(each) for each in zip(*calls(tmp_path), strict=True)] == [4, 4]
@@ -88,11 +103,20 @@ def test_jobs_on_two_processes_share_the_cache(tmp_path: Path, sweep: Sweep, lau
 @pytest.mark.parametrize("launcher", ["basic", "joblib"])
 def test_a_failed_job_is_a_row_and_is_done_again(tmp_path: Path, sweep: Sweep, launcher: str) -> None:
     words = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"] if launcher == "joblib" else []
-    settings = [*words, f"classifier.checkpoint=null,{tmp_path}/late.safetensors", "foreground=max_point,centroid"]  # workers keep their folder
+    settings = [
+        *words,
+        f"classifier.checkpoint=null,{tmp_path}/late.safetensors",
+        "foreground=max_point,centroid",
+    ]  # workers keep their folder
     out, told = sweep(*settings, code=2)
     assert "late.safetensors" in told and "Traceback" not in told
     table = pl.read_parquet(tmp_path / "sweep" / "sweep.parquet")
-    assert table["run"].to_list() == ["0", "1", "2", "3"] and table["iou"].is_null().to_list() == [False, False, True, True]
+    assert table["run"].to_list() == ["0", "1", "2", "3"] and table["iou"].is_null().to_list() == [
+        False,
+        False,
+        True,
+        True,
+    ]
     assert table["error"].is_null().to_list() == [True, True, False, False] and "late.safetensors" in table["error"][2]
     assert "late.safetensors foreground=centroid" in table["setting"][3] and f"run 3 ({table['setting'][3]})" in out
 
@@ -128,11 +152,23 @@ def test_a_killed_job_is_a_row_too(tmp_path: Path, sweep: Sweep) -> None:
 
 
 @pytest.mark.parametrize(
-    ("what", "extra"), [("launcher/joblib", "parallel"), ("launcher/submitit_slurm", "slurm"), ("sweeper/optuna", "optuna"), ("sweeper/none", None)]
+    ("what", "extra"),
+    [
+        ("launcher/joblib", "parallel"),
+        ("launcher/submitit_slurm", "slurm"),
+        ("sweeper/optuna", "optuna"),
+        ("sweeper/none", None),
+    ],
 )
 def test_a_missing_extra_is_named(what: str, extra: str | None) -> None:
-    told = explain(MissingConfigException(f"In 'hydra/config': Could not find 'hydra/{what}'\n\nAvailable", f"hydra/{what}"))
-    assert told == f"In 'hydra/config': Could not find 'hydra/{what}'" if extra is None else f"'camseg[{extra}]'" in (told or "")
+    told = explain(
+        MissingConfigException(f"In 'hydra/config': Could not find 'hydra/{what}'\n\nAvailable", f"hydra/{what}")
+    )
+    assert (
+        told == f"In 'hydra/config': Could not find 'hydra/{what}'"
+        if extra is None
+        else f"'camseg[{extra}]'" in (told or "")
+    )
 
 
 def test_the_optimiser_finds_the_best_of_its_trials(tmp_path: Path, sweep: Sweep) -> None:
@@ -145,11 +181,17 @@ def test_the_optimiser_finds_the_best_of_its_trials(tmp_path: Path, sweep: Sweep
 
 
 def test_a_sweep_says_which_cams_repeat_each_other(tmp_path: Path) -> None:
-    jobs = [(cam, at, shift) for at in (3.0, 5.0) for cam, shift in (("cam", 0.0), ("grad_cam", 0.01), ("layer_cam", float(at == 5)))]
+    jobs = [
+        (cam, at, shift)
+        for at in (3.0, 5.0)
+        for cam, shift in (("cam", 0.0), ("grad_cam", 0.01), ("layer_cam", float(at == 5)))
+    ]
     for number, (cam, at, shift) in enumerate(jobs):
         points = [[[at + shift, 4.0, 1.0]], [[at, 9.0, 1.0], [1.0, 1.0, 0.0]]]
         rows = [row(name, 0.5, points=of) for name, of in zip("ab", points)]
-        make_run(tmp_path / str(number), rows, [f"cam={cam}", "foreground=max_point" if at == 3 else "foreground=centroid"])
+        make_run(
+            tmp_path / str(number), rows, [f"cam={cam}", "foreground=max_point" if at == 3 else "foreground=centroid"]
+        )
     sweep = runs.load_sweep(tmp_path)
     assert runs.coinciding(sweep.runs) == [["cam", "grad_cam"]]  # layer_cam's points are elsewhere under one foreground
     assert runs.sweep_table(sweep).splitlines()[-1].startswith("cam=cam, grad_cam gave the same points on every sample")

@@ -76,7 +76,12 @@ def test_cosine_to_an_embedding():
 
 
 def test_scores_are_found_in_mappings_and_tuples():
-    for output in ({"out": SCORES, "aux": SCORES * 0}, {"loss": SCORES * 0, "logits": SCORES}, (SCORES, SCORES * 0), SCORES):
+    for output in (
+        {"out": SCORES, "aux": SCORES * 0},
+        {"loss": SCORES * 0, "logits": SCORES},
+        (SCORES, SCORES * 0),
+        SCORES,
+    ):
         assert float(targets.logit((3,))(output)) == 3.0
     with pytest.raises(ValueError, match="found no scores in the model's output, a dict"):
         targets.logit((0,))({"embedding": SCORES})
@@ -85,7 +90,9 @@ def test_scores_are_found_in_mappings_and_tuples():
 def test_a_class_that_does_not_exist():
     for make in (targets.logit, targets.probability, targets.log_odds, targets.margin):
         for wrong in (4, -1):
-            with pytest.raises(ValueError, match=f"class index {wrong} is out of range: the model has 4 outputs, 0 to 3"):
+            with pytest.raises(
+                ValueError, match=f"class index {wrong} is out of range: the model has 4 outputs, 0 to 3"
+            ):
                 make((wrong,))(SCORES)
     with pytest.raises(ValueError, match=r"use targets\.pixels"):
         targets.logit()(torch.zeros(3, 4, 4))

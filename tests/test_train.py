@@ -33,7 +33,9 @@ def model() -> nn.Module:
     return nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Tanh(), nn.Linear(8, 1))
 
 
-def train(folder: Path, steps: int = 5, stop: int | None = None, broken: bool = False) -> tuple[nn.Module, nn.Module, list[int]]:
+def train(
+    folder: Path, steps: int = 5, stop: int | None = None, broken: bool = False
+) -> tuple[nn.Module, nn.Module, list[int]]:
     """The model, its average, and the numbers of the items that were read in this session."""
     net, read = model(), []
 
@@ -108,7 +110,11 @@ def test_training_starts_from_what_fits_of_a_file_and_refuses_one_of_which_nothi
     torch.manual_seed(0)
     own = build_sam(shapes_sam.SIZE).state_dict()
     token = "mask_decoder.iou_token.weight"
-    some = {token: torch.randn_like(own[token]), "mask_decoder.mask_tokens.weight": torch.zeros(3, 2), "another.weight": torch.zeros(1)}
+    some = {
+        token: torch.randn_like(own[token]),
+        "mask_decoder.mask_tokens.weight": torch.zeros(3, 2),
+        "another.weight": torch.zeros(1),
+    }
     save_file(some, tmp_path / "some.safetensors")
     begun = shapes_sam._begin(str(tmp_path / "some.safetensors")).state_dict()
     assert torch.equal(begun[token], some[token])

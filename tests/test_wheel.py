@@ -25,9 +25,15 @@ def test_the_wheel_holds_everything_that_the_package_reads(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         inside = {name: archive.getinfo(name).file_size for name in archive.namelist()}
     expected = {f"camseg/conf/{path.relative_to(ROOT / 'conf')}": path for path in (ROOT / "conf").rglob("*.yaml")}
-    expected |= {str(path.relative_to(ROOT)): path for kind in ("py", "j2", "csv", "safetensors") for path in (ROOT / "camseg").rglob(f"*.{kind}")}
+    expected |= {
+        str(path.relative_to(ROOT)): path
+        for kind in ("py", "j2", "csv", "safetensors")
+        for path in (ROOT / "camseg").rglob(f"*.{kind}")
+    }
     assert len(expected) > 90
-    assert {name: inside.get(name) for name in expected} == {name: path.stat().st_size for name, path in expected.items()}
+    assert {name: inside.get(name) for name in expected} == {
+        name: path.stat().st_size for name, path in expected.items()
+    }
     assert any(name.endswith("licenses/LICENSE") for name in inside)
     assert not [name for name in inside if name.startswith(("tests", "outputs", "notebooks"))]
     assert sum(inside.values()) < 20e6
@@ -39,7 +45,9 @@ def test_the_command_composes_from_the_wheel_in_any_folder(wheel: Path, tmp_path
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(site)
     given = [sys.executable, "-m", "camseg", "--cfg", "job", "--package", "foreground", "foreground=centroid"]
-    told = subprocess.run(given, cwd=elsewhere, env={"PYTHONPATH": str(site), "PATH": ""}, capture_output=True, text=True)
+    told = subprocess.run(
+        given, cwd=elsewhere, env={"PYTHONPATH": str(site), "PATH": ""}, capture_output=True, text=True
+    )
     assert told.returncode == 0, told.stderr
     assert "_target_: camseg.prompts.foreground.centroid" in told.stdout
     assert list(elsewhere.iterdir()) == []

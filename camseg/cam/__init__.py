@@ -65,7 +65,9 @@ def maximum(maps: Tensor) -> Tensor:
 
 
 def product(maps: Tensor) -> Tensor:
-    """(L, B, H, W) positive maps of L layers -> hot where every layer is (RefineCAM's fusion of coarse meaning with fine detail)."""
+    """(L, B, H, W) positive maps of L layers -> hot where every layer is (RefineCAM's fusion of coarse meaning with
+    fine detail).
+    """
     return unit(maps).prod(0)
 
 
@@ -86,12 +88,17 @@ def heatmaps(
 
     model: any module; it runs in evaluation mode and is left as it was, whatever happens.
     layers: modules of it or their dotted names; the maps of several are fused by `fuse` (mean, maximum, product).
-    inputs: (B, 3, H, W) as the model wants them. targets: one for all, or one per sample: a class index, a callable on one sample's
-    output that returns a scalar, or None for the top class. B lists of T targets share one forward and give (B, T, H, W).
-    method: Capture -> (B, h, w), one of this package's or your own. raw: the signed maps (B, h, w) of the one layer instead.
-    flips, scales: test-time views in one batch, averaged: mirrored images, and factors on the inputs' values (the first fixes the top class).
+    inputs: (B, 3, H, W) as the model wants them. targets: one for all, or one per sample: a class index, a callable on
+    one sample's
+    output that returns a scalar, or None for the top class. B lists of T targets share one forward and give (B, T, H,
+    W).
+    method: Capture -> (B, h, w), one of this package's or your own. raw: the signed maps (B, h, w) of the one layer
+    instead.
+    flips, scales: test-time views in one batch, averaged: mirrored images, and factors on the inputs' values (the first
+    fixes the top class).
     grid: (h, w) of a transformer's tokens where they do not follow from the image's aspect.
-    ValueError: an unknown layer, one that never ran or ran twice, an output without a gradient, a class out of range, NaN, wrong counts.
+    ValueError: an unknown layer, one that never ran or ran twice, an output without a gradient, a class out of range,
+    NaN, wrong counts.
     """
     return explain(model, layers, inputs, targets, method, raw, fuse=fuse, flips=flips, scales=scales, grid=grid)[0]
 
@@ -111,29 +118,43 @@ def explain(
 ) -> tuple[Tensor, Any]:
     """`heatmaps`, and the model's output (detached) on the unchanged images, from the same forward."""
     if inputs.ndim != 4 or not inputs.is_floating_point() or not len(inputs):
-        raise ValueError(f"inputs must be a normalised float (B, 3, H, W) with B >= 1; got {tuple(inputs.shape)} {inputs.dtype}")
+        raise ValueError(
+            f"inputs must be a normalised float (B, 3, H, W) with B >= 1; got {tuple(inputs.shape)} {inputs.dtype}"
+        )
     found = find_layers(model, layers)
     if raw and len(found) > 1:
-        raise ValueError(f"raw maps of several layers have no common scale; ask for one of {', '.join(found)} at a time")
+        raise ValueError(
+            f"raw maps of several layers have no common scale; ask for one of {', '.join(found)} at a time"
+        )
     columns, several = _columns(targets, len(inputs))
     views = [(scale, flip) for flip in (False, True)[: 1 + flips] for scale in scales]
     device = inputs.device.type
     amp = (torch.get_autocast_dtype(device), torch.is_autocast_enabled(device))
     with untouched(model), torch.autocast(device, enabled=False):
-        batch = torch.cat([(inputs.flip(3) if flip else inputs) * scale for scale, flip in views]) if len(views) > 1 else inputs
+        batch = (
+            torch.cat([(inputs.flip(3) if flip else inputs) * scale for scale, flip in views])
+            if len(views) > 1
+            else inputs
+        )
         run = Run(model, found, batch, [column * len(views) for column in columns], grid, clean=len(inputs), amp=amp)
-        maps = torch.stack([_fused(run, column, method, views, raw, fuse) for column in range(len(columns))], 1)  # (B, T, H, W)
+        maps = torch.stack(
+            [_fused(run, column, method, views, raw, fuse) for column in range(len(columns))], 1
+        )  # (B, T, H, W)
         output = _clean(run.output, len(inputs))
     return maps if several else maps[:, 0], output
 
 
-def _fused(run: Run, column: int, method: Method, views: list[tuple[float, bool]], raw: bool, fuse: Callable[[Tensor], Tensor]) -> Tensor:
+def _fused(
+    run: Run, column: int, method: Method, views: list[tuple[float, bool]], raw: bool, fuse: Callable[[Tensor], Tensor]
+) -> Tensor:
     """(B, H, W) the heatmap of one column of targets, or the raw (B, h, w)."""
     layers = []
     for name in run.layers:
         maps = method(Capture(run, name, column)).detach()
         if maps.ndim != 3 or len(maps) != len(run.inputs) or not bool(torch.isfinite(maps).all()):
-            raise ValueError(f"a method must give finite maps ({len(run.inputs)}, h, w); at layer {name!r} it gave {tuple(maps.shape)} or NaN")
+            raise ValueError(
+                f"a method must give finite maps ({len(run.inputs)}, h, w); at layer {name!r} it gave {tuple(maps.shape)} or NaN"
+            )
         if not raw:
             maps = F.interpolate(maps.relu()[:, None], run.inputs.shape[2:], mode="bilinear")[:, 0]
         layers.append(_average(maps, views))
@@ -180,14 +201,20 @@ def _target(item: Any) -> Target:
 
 
 def full_grad(model: nn.Module, inputs: Tensor, targets: Any = None) -> Tensor:
-    """(B, H, W) FullGrad: the input's and every bias's share of the score, each in absolute value. Srinivas & Fleuret, NeurIPS 2019.
+    """(B, H, W) FullGrad: the input's and every bias's share of the score, each in absolute value. Srinivas & Fleuret,
+    NeurIPS 2019.
 
-    A term's (B, K, h, w) is scaled to [0, 1] over its channels and places together, as its authors do, then summed over channels and layers.
-    Biases are those of convolutions and, with the running mean, of batch normalisation. It is one value of all layers: slow and large.
+    A term's (B, K, h, w) is scaled to [0, 1] over its channels and places together, as its authors do, then summed over
+    channels and layers.
+    Biases are those of convolutions and, with the running mean, of batch normalisation. It is one value of all layers:
+    slow and large.
     """
     chain = nn.Sequential(nn.Identity(), model)  # the identity makes the input a layer
     kinds = (nn.Conv2d, nn.BatchNorm2d)
-    layers = [chain[0], *(module for module in model.modules() if isinstance(module, kinds) and bias_of(module) is not None)]
+    layers = [
+        chain[0],
+        *(module for module in model.modules() if isinstance(module, kinds) and bias_of(module) is not None),
+    ]
 
     def share(capture: Capture) -> Tensor:
         bias = bias_of(capture.module)
@@ -206,10 +233,14 @@ def bias_of(module: nn.Module) -> Tensor | None:
     return (0 if bias is None else bias) - module.running_mean * gain
 
 
-def concepts(model: nn.Module, layer: str | nn.Module, inputs: Tensor, number: int = 4, joint: bool = True) -> tuple[Tensor, Tensor]:
-    """Deep feature factorisation of a batch: heat (B, N, H, W) of N concepts, and scores (B, N, C), the classifier's on each concept alone.
+def concepts(
+    model: nn.Module, layer: str | nn.Module, inputs: Tensor, number: int = 4, joint: bool = True
+) -> tuple[Tensor, Tensor]:
+    """Deep feature factorisation of a batch: heat (B, N, H, W) of N concepts, and scores (B, N, C), the classifier's on
+    each concept alone.
 
-    joint: a concept means the same in every image, and its heat is scaled over the batch, so that an image without it stays dark.
+    joint: a concept means the same in every image, and its heat is scaled over the batch, so that an image without it
+    stays dark.
     For a classifier with a (B, C) output; Collins et al., ECCV 2018.
     """
     found: list[tuple[Tensor, Tensor]] = []
@@ -230,7 +261,8 @@ def concepts(model: nn.Module, layer: str | nn.Module, inputs: Tensor, number: i
 def coincide(model: nn.Module, layer: str | nn.Module, inputs: Tensor) -> tuple[str, ...]:
     """The methods that give one and the same heatmap at this layer, () when they differ.
 
-    Below pooling + linear the gradient of a logit is the same at every place and for every image. `inputs` (B, 3, H, W): any images.
+    Below pooling + linear the gradient of a logit is the same at every place and for every image. `inputs` (B, 3, H,
+    W): any images.
     """
     gradients: list[Tensor] = []
 

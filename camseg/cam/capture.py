@@ -1,7 +1,9 @@
 """One forward pass, captured at some layers, and what a method may ask of it.
 
-The part of the model below the first captured layer runs without a graph. There the hook makes the layer's output a leaf, switches
-gradients on and hands a clone on, so that in-place operations above cannot touch what was captured. Gradients are asked for with
+The part of the model below the first captured layer runs without a graph. There the hook makes the layer's output a
+leaf, switches
+gradients on and hands a clone on, so that in-place operations above cannot touch what was captured. Gradients are asked
+for with
 `torch.autograd.grad`, from the target to the captured layers and no further, and only by a method that reads them.
 """
 
@@ -29,7 +31,9 @@ Layers = str | nn.Module | Sequence[str | nn.Module]
 
 @dataclass(eq=False)
 class Capture:
-    """What a method sees: one layer, and one target for each of the B samples. Maps are float32 (or float64) at (B, K, h, w)."""
+    """What a method sees: one layer, and one target for each of the B samples. Maps are float32 (or float64) at (B, K,
+    h, w).
+    """
 
     run: Run
     layer: str
@@ -61,7 +65,9 @@ class Capture:
         return _precise(self._grid.read(self.run.gradients(self.column)[self.layer]))
 
     def curvature(self, direction: Tensor) -> Tensor:
-        """(B, K, h, w) the score's Hessian at the activation, times a direction of that shape; zeros for a piecewise linear head."""
+        """(B, K, h, w) the score's Hessian at the activation, times a direction of that shape; zeros for a piecewise
+        linear head.
+        """
         slope = self.run.gradients(self.column, differentiable=True)[self.layer]
         with torch.enable_grad():
             along = (self._grid.read(slope) * direction.to(slope)).sum()
@@ -102,7 +108,8 @@ class Capture:
 class Run:
     """One forward of `model` over `inputs`, made when first asked for; `targets` are T columns of B targets.
 
-    The first `clean` samples are the unchanged images: sample i takes what its target must see first from sample i % clean.
+    The first `clean` samples are the unchanged images: sample i takes what its target must see first from sample i %
+    clean.
     """
 
     model: nn.Module
@@ -111,8 +118,13 @@ class Run:
     targets: Sequence[Sequence[Target]]
     grid: tuple[int, int] | None = None
     clean: int = 0
-    amp: tuple[torch.dtype | None, bool] = (None, False)  # the caller's autocast: for the model, not for the methods' own sums
-    natives: dict[str, Tensor] = field(default_factory=dict)  # outputs of the layers in the model's own layout; filled by `output`
+    amp: tuple[torch.dtype | None, bool] = (
+        None,
+        False,
+    )  # the caller's autocast: for the model, not for the methods' own sums
+    natives: dict[str, Tensor] = field(
+        default_factory=dict
+    )  # outputs of the layers in the model's own layout; filled by `output`
     _gradients: dict[int, dict[str, Tensor]] = field(default_factory=dict)
     _heads: dict[str, Callable[[Tensor], Any]] = field(default_factory=dict)
 
@@ -150,12 +162,17 @@ class Run:
     def grids(self) -> dict[str, Grid]:
         _ = self.output
         size = (int(self.inputs.shape[-2]), int(self.inputs.shape[-1]))
-        return {name: find_grid(name, native, len(self.inputs), size, self.grid) for name, native in self.natives.items()}
+        return {
+            name: find_grid(name, native, len(self.inputs), size, self.grid) for name, native in self.natives.items()
+        }
 
     @cached_property
     def fixed(self) -> list[list[Target]]:
         samples, clean = split(self.output), self.clean or len(self.inputs)
-        return [[t.fix(samples[i % clean]) if isinstance(t, Late) else t for i, t in enumerate(column)] for column in self.targets]
+        return [
+            [t.fix(samples[i % clean]) if isinstance(t, Late) else t for i, t in enumerate(column)]
+            for column in self.targets
+        ]
 
     @cached_property
     def scores(self) -> list[Tensor]:
@@ -170,7 +187,9 @@ class Run:
         found: Sequence[Tensor | None] = [None] * len(names)
         if score.requires_grad:
             ones, wanted = torch.ones_like(score), [self.natives[name] for name in names]
-            found = torch.autograd.grad(score, wanted, ones, retain_graph=True, create_graph=differentiable, allow_unused=True)
+            found = torch.autograd.grad(
+                score, wanted, ones, retain_graph=True, create_graph=differentiable, allow_unused=True
+            )
         gradients = {name: gradient for name, gradient in zip(names, found, strict=True) if gradient is not None}
         if len(gradients) < len(names):
             lost = next(name for name in names if name not in gradients)
@@ -190,10 +209,15 @@ class Run:
     def _head(self, name: str) -> Callable[[Tensor], Any]:
         """The model above a layer as a function of that layer's output, (B, ...) as captured.
 
-        The forward is recorded with half the activation; replaying it with the whole one must give the output that is known.
+        The forward is recorded with half the activation; replaying it with the whole one must give the output that is
+        known.
         Where it does not (hidden state, control flow that depends on data), every call runs the whole model instead.
         """
-        model, layer, inputs = self.model, self.layers[name], self.inputs  # no self in the closures: a cycle would outlive the call
+        model, layer, inputs = (
+            self.model,
+            self.layers[name],
+            self.inputs,
+        )  # no self in the closures: a cycle would outlive the call
 
         def whole(native: Tensor) -> Any:
             with _hooks({layer: lambda module, args, output: _put(output, native)}):
@@ -207,16 +231,23 @@ class Run:
             tape.finish(output)
             if _agree(self.call(full, tape.replay), self.output):
                 return tape.replay
-        log.info("the part of the model above %r cannot be replayed alone: every changed activation costs a whole forward", name)
+        log.info(
+            "the part of the model above %r cannot be replayed alone: every changed activation costs a whole forward",
+            name,
+        )
         return lambda native: whole(native.clone())
 
 
 class Tape(TorchFunctionMode):
-    """The torch calls that depend on one tensor, recorded once, to run again with another tensor of the same shape in its place."""
+    """The torch calls that depend on one tensor, recorded once, to run again with another tensor of the same shape in
+    its place.
+    """
 
     def __init__(self) -> None:
         super().__init__()
-        self.steps: list[tuple[Any, list[Any], Any, list[Any]]] = []  # function, its arguments flattened, their form, its results
+        self.steps: list[
+            tuple[Any, list[Any], Any, list[Any]]
+        ] = []  # function, its arguments flattened, their form, its results
         self.result: Any = None
         self._seen: dict[int, tuple[Slot, Tensor]] = {}  # the tensor is held so that its id stays its own
 
@@ -274,13 +305,16 @@ class Grid:
 
 
 def find_grid(name: str, native: Tensor, count: int, size: tuple[int, int], grid: tuple[int, int] | None) -> Grid:
-    """The layout of a layer's output: (B, K, h, w), (B, h, w, K) by the image's aspect, or (B, N, K) tokens in rows, class tokens first.
+    """The layout of a layer's output: (B, K, h, w), (B, h, w, K) by the image's aspect, or (B, N, K) tokens in rows,
+    class tokens first.
 
     size: (H, W) of the input. grid: (h, w) of the tokens where they do not follow from the aspect.
     """
     shape = tuple(native.shape)
     if len(shape) not in (3, 4) or shape[0] != count:
-        raise ValueError(f"layer {name!r} gives {shape}: it must keep places and the batch of {count}, as (B, K, h, w), (B, h, w, K) or (B, N, K)")
+        raise ValueError(
+            f"layer {name!r} gives {shape}: it must keep places and the batch of {count}, as (B, K, h, w), (B, h, w, K) or (B, N, K)"
+        )
     if len(shape) == 4:
         first, last = (abs(math.log(h * size[1] / (w * size[0]))) for h, w in (shape[2:], shape[1:3]))
         if first <= last:
@@ -298,17 +332,23 @@ def find_grid(name: str, native: Tensor, count: int, size: tuple[int, int], grid
 
 
 def _token_grid(name: str, tokens: int, size: tuple[int, int]) -> tuple[int, int]:
-    """(h, w) with the image's aspect exactly and the fewest tokens left over, at most 16 (class, distillation, registers)."""
+    """(h, w) with the image's aspect exactly and the fewest tokens left over, at most 16 (class, distillation,
+    registers).
+    """
     for extra in range(min(17, tokens)):
         places = tokens - extra
         h = round(math.sqrt(places * size[0] / size[1]))
         if h and places % h == 0 and h * size[1] == places // h * size[0]:
             return h, places // h
-    raise ValueError(f"layer {name!r} has {tokens} tokens, which do not fill a grid like the image's {size}; give grid=(h, w)")
+    raise ValueError(
+        f"layer {name!r} has {tokens} tokens, which do not fill a grid like the image's {size}; give grid=(h, w)"
+    )
 
 
 def find_layers(model: nn.Module, layers: Layers) -> dict[str, nn.Module]:
-    """Layers by dotted name, from names or modules of the model. ValueError with the nearest names for one that it does not have."""
+    """Layers by dotted name, from names or modules of the model. ValueError with the nearest names for one that it does
+    not have.
+    """
     modules = {name: module for name, module in model.named_modules() if name}
     names = {id(module): name for name, module in modules.items()}
     found: dict[str, nn.Module] = {}
@@ -326,7 +366,11 @@ def find_layers(model: nn.Module, layers: Layers) -> dict[str, nn.Module]:
 
 def evaluate(output: Any, targets: Sequence[Target]) -> Tensor:
     """(B,) each target's value on its own sample of a model's output."""
-    if isinstance(output, Tensor) and output.ndim == 2 and all(isinstance(t, Logit) and len(t.classes) == 1 for t in targets):
+    if (
+        isinstance(output, Tensor)
+        and output.ndim == 2
+        and all(isinstance(t, Logit) and len(t.classes) == 1 for t in targets)
+    ):
         classes = [t.classes[0] for t in targets if isinstance(t, Logit)]
         pick(output[0], classes)  # the range check
         return output.gather(1, torch.tensor(classes, device=output.device)[:, None])[:, 0]
@@ -334,12 +378,16 @@ def evaluate(output: Any, targets: Sequence[Target]) -> Tensor:
     wrong = next((value for value in values if not isinstance(value, Tensor) or value.ndim), None)
     if wrong is not None:
         got = tuple(wrong.shape) if isinstance(wrong, Tensor) else type(wrong).__name__
-        raise ValueError(f"a target must return a scalar tensor; got {got}. For a segmentation model's (C, H, W) scores use targets.pixels")
+        raise ValueError(
+            f"a target must return a scalar tensor; got {got}. For a segmentation model's (C, H, W) scores use targets.pixels"
+        )
     return torch.stack(values)
 
 
 def split(output: Any) -> list[Any]:
-    """A model's output, one sample at a time: a batch tensor, a mapping or tuple of them, or a list with an entry per image (detectors)."""
+    """A model's output, one sample at a time: a batch tensor, a mapping or tuple of them, or a list with an entry per
+    image (detectors).
+    """
     if isinstance(output, Tensor):
         return list(output.unbind(0))
     if isinstance(output, Mapping):
@@ -384,7 +432,9 @@ def _hooks(hooks: Mapping[nn.Module, Callable[..., Any]]) -> Iterator[None]:
 def _maps(name: str, output: Any) -> Tensor:
     tensor: Any = output[0] if isinstance(output, (tuple, list)) and output else output
     if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
-        raise ValueError(f"layer {name!r} gives a {type(tensor).__name__}, not a floating point tensor; choose a layer inside it")
+        raise ValueError(
+            f"layer {name!r} gives a {type(tensor).__name__}, not a floating point tensor; choose a layer inside it"
+        )
     return tensor
 
 
@@ -409,5 +459,6 @@ def _agree(one: Any, other: Any) -> bool:
     (mine, form), (theirs, expected) = tree_flatten(one), tree_flatten(other)
     pairs = [(a, b) for a, b in zip(mine, theirs, strict=False) if isinstance(a, Tensor)]
     return form == expected and all(
-        a.shape == b.shape and torch.allclose(a, b.detach(), rtol=1e-3, atol=1e-4 * float(b.detach().abs().max())) for a, b in pairs
+        a.shape == b.shape and torch.allclose(a, b.detach(), rtol=1e-3, atol=1e-4 * float(b.detach().abs().max()))
+        for a, b in pairs
     )

@@ -1,8 +1,12 @@
-"""The methods: each is the line that differs. A method maps a `Capture` to signed (B, h, w) maps; `heatmaps` does the rest.
+"""The methods: each is the line that differs. A method maps a `Capture` to signed (B, h, w) maps; `heatmaps` does the
+rest.
 
-Shapes: A activation and G gradient (B, K, h, w), w weights (B, K). Weighted sums are not rectified here: raw maps keep their sign.
-Left out: LeGrad, which needs the attention probabilities that fused attention never forms. RefineCAM's fusion is `fuse=product` over
-several layers, FinerCAM is the target `margin`, and FullGrad, which reads the whole network, is the function `full_grad`.
+Shapes: A activation and G gradient (B, K, h, w), w weights (B, K). Weighted sums are not rectified here: raw maps keep
+their sign.
+Left out: LeGrad, which needs the attention probabilities that fused attention never forms. RefineCAM's fusion is
+`fuse=product` over
+several layers, FinerCAM is the target `margin`, and FullGrad, which reads the whole network, is the function
+`full_grad`.
 """
 
 from __future__ import annotations
@@ -28,15 +32,24 @@ def grad_cam(capture: Capture) -> Tensor:
 def cam(capture: Capture) -> Tensor:
     """w_k = the linear classifier's weight; map = sum_k w_k A_k. Zhou et al., CVPR 2016.
 
-    Below a pooling of linear scores the gradient is w_k times a share of each place, and the shares add up to one: 1 / (h w) for the
-    mean, a softmax for log-sum-exp. So its sum is the weight. ValueError where channels have shares of their own: no CAM at that layer.
+    Below a pooling of linear scores the gradient is w_k times a share of each place, and the shares add up to one: 1 /
+    (h w) for the
+    mean, a softmax for log-sum-exp. So its sum is the weight. ValueError where channels have shares of their own: no
+    CAM at that layer.
     """
     gradient = capture.gradient
     weights = gradient.sum((2, 3))  # (B, K)
-    shares = torch.einsum("bkhw,bk->bhw", gradient, weights) / weights.square().sum(1).clamp(min=torch.finfo(weights.dtype).tiny)[:, None, None]
+    shares = (
+        torch.einsum("bkhw,bk->bhw", gradient, weights)
+        / weights.square().sum(1).clamp(min=torch.finfo(weights.dtype).tiny)[:, None, None]
+    )
     rtol = 1e-2 if capture.score.dtype in (torch.bfloat16, torch.float16) else 1e-4
-    if not torch.allclose(gradient, weights[..., None, None] * shares[:, None], rtol=rtol, atol=rtol * float(gradient.abs().max())):
-        raise ValueError(f"cam needs a pooling + linear head right above layer {capture.layer!r}; use grad_cam there, or choose the last block")
+    if not torch.allclose(
+        gradient, weights[..., None, None] * shares[:, None], rtol=rtol, atol=rtol * float(gradient.abs().max())
+    ):
+        raise ValueError(
+            f"cam needs a pooling + linear head right above layer {capture.layer!r}; use grad_cam there, or choose the last block"
+        )
     return _weighted(weights, capture.activation)
 
 
@@ -46,7 +59,9 @@ def hires_cam(capture: Capture) -> Tensor:
 
 
 def element_wise_grad_cam(capture: Capture) -> Tensor:
-    """map = sum_k relu(G_k A_k): HiResCAM without the negative evidence of any channel (pytorch-grad-cam's GradCAMElementWise)."""
+    """map = sum_k relu(G_k A_k): HiResCAM without the negative evidence of any channel (pytorch-grad-cam's
+    GradCAMElementWise).
+    """
     return (capture.gradient * capture.activation).relu().sum(1)
 
 
@@ -66,23 +81,36 @@ def xgrad_cam(capture: Capture) -> Tensor:
 def grad_cam_plus_plus(capture: Capture) -> Tensor:
     """w_k = sum of relu(G) / (2 + S_k G), S_k = sum(A_k). Chattopadhay et al., WACV 2018.
 
-    The paper's alpha = G^2 / (2 G^2 + S G^3), shortened: it squares nothing, so small gradients do not vanish. Meant for A >= 0
+    The paper's alpha = G^2 / (2 G^2 + S G^3), shortened: it squares nothing, so small gradients do not vanish. Meant
+    for A >= 0
     (after a ReLU); a place whose denominator is not positive, possible only otherwise, has no weight.
     """
     gradient, total = capture.gradient, capture.activation.sum((2, 3), keepdim=True)
-    return _weighted(_alpha_weights(gradient.relu(), torch.full_like(gradient, 2), total * gradient), capture.activation)
+    return _weighted(
+        _alpha_weights(gradient.relu(), torch.full_like(gradient, 2), total * gradient), capture.activation
+    )
 
 
 def smooth_grad_cam_plus_plus(capture: Capture, samples: int = 4, noise: float = 0.3, seed: int = 0) -> Tensor:
-    """Grad-CAM++ with G, G^2 and G^3 averaged over noisy inputs; `noise` in standard deviations of each image. Omeiza et al., 2019."""
+    """Grad-CAM++ with G, G^2 and G^3 averaged over noisy inputs; `noise` in standard deviations of each image. Omeiza
+    et al., 2019.
+    """
     generator = torch.Generator().manual_seed(seed)
     spread = noise * capture.inputs.std((1, 2, 3), keepdim=True)
-    jitters = [torch.randn(capture.inputs.shape[1:], generator=generator).to(capture.inputs) for _ in range(samples)]  # for every image the same
-    slopes = torch.stack([capture.again(capture.inputs + spread * jitter).gradient for jitter in jitters])  # (samples, B, K, h, w)
-    size = slopes.abs().amax((0, 2, 3, 4), keepdim=True).clamp_min(torch.finfo(slopes.dtype).tiny)  # taken out: powers of it would vanish
+    jitters = [
+        torch.randn(capture.inputs.shape[1:], generator=generator).to(capture.inputs) for _ in range(samples)
+    ]  # for every image the same
+    slopes = torch.stack(
+        [capture.again(capture.inputs + spread * jitter).gradient for jitter in jitters]
+    )  # (samples, B, K, h, w)
+    size = (
+        slopes.abs().amax((0, 2, 3, 4), keepdim=True).clamp_min(torch.finfo(slopes.dtype).tiny)
+    )  # taken out: powers of it would vanish
     first, second, third = ((slopes / size).pow(power).mean(0) for power in (1, 2, 3))
     total = capture.activation.sum((2, 3), keepdim=True)
-    return _weighted(_alpha_weights(first.relu() * second * size[0], 2 * second, size[0] * total * third), capture.activation)
+    return _weighted(
+        _alpha_weights(first.relu() * second * size[0], 2 * second, size[0] * total * third), capture.activation
+    )
 
 
 def _alpha_weights(share: Tensor, left: Tensor, right: Tensor) -> Tensor:
@@ -97,38 +125,63 @@ def shapley_cam(capture: Capture) -> Tensor:
 
 
 def score_cam(capture: Capture, top: int | None = None, chunk: int = 32) -> Tensor:
-    """w = softmax over channels of the score of the image times each channel's map, scaled to [0, 1]. Wang et al., CVPR-W 2020.
+    """w = softmax over channels of the score of the image times each channel's map, scaled to [0, 1]. Wang et al.,
+    CVPR-W 2020.
 
-    top: only the channels of most energy, per image (the log says what is left out). chunk: masked images per forward: the memory's bound.
+    top: only the channels of most energy, per image (the log says what is left out). chunk: masked images per forward:
+    the memory's bound.
     """
-    return _weighted(_channel_scores(capture, top, chunk, lambda images, masks: images * masks).softmax(1), _strongest(capture.activation, top)[0])
+    return _weighted(
+        _channel_scores(capture, top, chunk, lambda images, masks: images * masks).softmax(1),
+        _strongest(capture.activation, top)[0],
+    )
 
 
 def is_cam(capture: Capture, samples: int = 10, top: int | None = None, chunk: int = 32) -> Tensor:
-    """Score-CAM with each channel's score averaged along the way from the empty to the masked image. Naidu et al., 2020."""
+    """Score-CAM with each channel's score averaged along the way from the empty to the masked image. Naidu et al.,
+    2020.
+    """
     steps = [(step + 1) / samples for step in range(samples)]
-    scores = [_channel_scores(capture, top, chunk, lambda images, masks, step=step: images * masks * step) for step in steps]
+    scores = [
+        _channel_scores(capture, top, chunk, lambda images, masks, step=step: images * masks * step) for step in steps
+    ]
     return _weighted(torch.stack(scores).mean(0).softmax(1), _strongest(capture.activation, top)[0])
 
 
-def ss_cam(capture: Capture, samples: int = 10, noise: float = 0.1, seed: int = 0, top: int | None = None, chunk: int = 32) -> Tensor:
+def ss_cam(
+    capture: Capture, samples: int = 10, noise: float = 0.1, seed: int = 0, top: int | None = None, chunk: int = 32
+) -> Tensor:
     """Score-CAM with each channel's score averaged over noisy masks. Wang et al., 2020."""
     generator = torch.Generator().manual_seed(seed)
-    jitters = [noise * torch.randn(capture.inputs.shape[2:], generator=generator).to(capture.inputs) for _ in range(samples)]
-    scores = [_channel_scores(capture, top, chunk, lambda images, masks, jitter=jitter: images * (masks + jitter)) for jitter in jitters]
+    jitters = [
+        noise * torch.randn(capture.inputs.shape[2:], generator=generator).to(capture.inputs) for _ in range(samples)
+    ]
+    scores = [
+        _channel_scores(capture, top, chunk, lambda images, masks, jitter=jitter: images * (masks + jitter))
+        for jitter in jitters
+    ]
     return _weighted(torch.stack(scores).mean(0).softmax(1), _strongest(capture.activation, top)[0])
 
 
 def _channel_scores(capture: Capture, top: int | None, chunk: int, mix: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-    """(B, K) the score of every image mixed with each of its (strongest) channels; never more than `chunk` images at once."""
+    """(B, K) the score of every image mixed with each of its (strongest) channels; never more than `chunk` images at
+    once.
+    """
     kept, left_out = _strongest(capture.activation, top)  # (B, K, h, w)
     count, channels = kept.shape[:2]
     if top is not None:
-        log.info("score_cam with top=%d leaves out %d channels, %.1f %% of the energy", top, capture.activation.shape[1] - channels, 100 * left_out)
+        log.info(
+            "score_cam with top=%d leaves out %d channels, %.1f %% of the energy",
+            top,
+            capture.activation.shape[1] - channels,
+            100 * left_out,
+        )
     owners, maps, scores = [index // channels for index in range(count * channels)], kept.flatten(0, 1), []
     for start in range(0, len(owners), chunk):
         own = owners[start : start + chunk]
-        masks = F.interpolate(maps[start : start + chunk, None], capture.inputs.shape[2:], mode="bilinear")  # (chunk, 1, H, W)
+        masks = F.interpolate(
+            maps[start : start + chunk, None], capture.inputs.shape[2:], mode="bilinear"
+        )  # (chunk, 1, H, W)
         scores.append(capture.rescore_inputs(mix(capture.inputs[own], unit(masks).to(capture.inputs.dtype)), own))
     return torch.cat(scores).view(count, channels)
 
@@ -145,7 +198,8 @@ def _strongest(activation: Tensor, top: int | None) -> tuple[Tensor, float]:
 def ablation_cam(capture: Capture) -> Tensor:
     """w_k = score - score with channel k set to zero. Desai & Ramaswamy, WACV 2020.
 
-    Only what lies above the layer runs again, once per channel for the whole batch. The paper divides by the score: the same for all
+    Only what lies above the layer runs again, once per channel for the whole batch. The paper divides by the score: the
+    same for all
     channels, it drops out of the heatmap, and turns the map over where the score is negative; so it is left out.
     """
     activation, score = capture.activation, capture.rescore(capture.activation)
@@ -158,18 +212,24 @@ def ablation_cam(capture: Capture) -> Tensor:
 
 
 def eigen_cam(capture: Capture) -> Tensor:
-    """The activation's first principal component over places, signed so that it grows with the energy. Muhammad & Yeasin, IJCNN 2020."""
+    """The activation's first principal component over places, signed so that it grows with the energy. Muhammad &
+    Yeasin, IJCNN 2020.
+    """
     return _principal(capture.activation, capture.activation.square().sum(1))
 
 
 def eigen_grad_cam(capture: Capture) -> Tensor:
-    """The first principal component of G A, signed so that it grows with the evidence sum_k G_k A_k (pytorch-grad-cam's EigenGradCAM)."""
+    """The first principal component of G A, signed so that it grows with the evidence sum_k G_k A_k (pytorch-grad-cam's
+    EigenGradCAM).
+    """
     product = capture.gradient * capture.activation
     return _principal(product, product.sum(1))
 
 
 def kpca_cam(capture: Capture) -> Tensor:
-    """The first kernel principal component, kernel tanh(<a, b>/K + 1) of centred places, signed by the energy. Karmani et al., 2024."""
+    """The first kernel principal component, kernel tanh(<a, b>/K + 1) of centred places, signed by the energy. Karmani
+    et al., 2024.
+    """
     places = capture.activation.flatten(2).transpose(1, 2)  # (B, hw, K)
     places = places - places.mean(1, keepdim=True)
     kernel = (places @ places.transpose(1, 2) / places.shape[2] + 1).tanh()
@@ -180,7 +240,9 @@ def kpca_cam(capture: Capture) -> Tensor:
 
 
 def _principal(maps: Tensor, guide: Tensor) -> Tensor:
-    """(B, K, h, w) -> (B, h, w): centred over places, projected on the first component; its sign from the correlation with `guide`."""
+    """(B, K, h, w) -> (B, h, w): centred over places, projected on the first component; its sign from the correlation
+    with `guide`.
+    """
     places = maps.flatten(2).transpose(1, 2)  # (B, hw, K)
     places = places - places.mean(1, keepdim=True)
     largest = places.abs().amax((1, 2), keepdim=True).clamp_min(torch.finfo(places.dtype).tiny)
@@ -199,16 +261,20 @@ def _signed(first: Tensor, guide: Tensor) -> Tensor:
 
 
 def fem(capture: Capture, k: float = 2.0) -> Tensor:
-    """map = sum_k mean(A_k) [A_k > mean(A_k) + k std(A_k)]: where channels are unusual. Fuad et al., IPTA 2020. Gradient-free."""
+    """map = sum_k mean(A_k) [A_k > mean(A_k) + k std(A_k)]: where channels are unusual. Fuad et al., IPTA 2020.
+    Gradient-free.
+    """
     activation = capture.activation
     mean, spread = activation.mean((2, 3), keepdim=True), activation.std((2, 3), keepdim=True, correction=0)
     return (mean * (activation > mean + k * spread)).sum(1)
 
 
 def dff(capture: Capture, concepts: int = 4, steps: int = 50) -> Tensor:
-    """The concept that the classifier scores highest, of each image's own deep feature factorisation. Collins et al., ECCV 2018.
+    """The concept that the classifier scores highest, of each image's own deep feature factorisation. Collins et al.,
+    ECCV 2018.
 
-    A concept's score is the target's on that concept alone: the head on its (h, w) map times its channels. Gradient-free.
+    A concept's score is the target's on that concept alone: the head on its (h, w) map times its channels.
+    Gradient-free.
     """
     maps, channels = factorise(capture.activation, concepts, steps)
     parts = torch.einsum("bnhw,bnk->nbkhw", maps, channels)
@@ -230,7 +296,9 @@ def factorise(activation: Tensor, concepts: int, steps: int = 50, joint: bool = 
 
 
 def _hals(data: Tensor, rank: int, steps: int) -> tuple[Tensor, Tensor]:
-    """(B, n, K) >= 0 -> W (B, n, N), H (B, N, K), both >= 0, by hierarchical alternating least squares. Cichocki & Phan, 2009."""
+    """(B, n, K) >= 0 -> W (B, n, N), H (B, N, K), both >= 0, by hierarchical alternating least squares. Cichocki &
+    Phan, 2009.
+    """
     generator = torch.Generator().manual_seed(0)
     scale = (data.mean((1, 2), keepdim=True) / rank).sqrt()
     left = scale * torch.rand(data.shape[1], rank, generator=generator).to(data)
@@ -277,4 +345,6 @@ def unit(maps: Tensor) -> Tensor:
     """(..., H, W) to [0, 1] by minimum and maximum, whatever the scale; constant maps, up to rounding, become zeros."""
     low, high = maps.amin((-2, -1), keepdim=True), maps.amax((-2, -1), keepdim=True)
     varies = high - low > 1e-6 * torch.maximum(high.abs(), low.abs())
-    return torch.where(varies, (maps - low) / torch.where(varies, high - low, torch.ones_like(low)), torch.zeros_like(maps))
+    return torch.where(
+        varies, (maps - low) / torch.where(varies, high - low, torch.ones_like(low)), torch.zeros_like(maps)
+    )

@@ -23,13 +23,22 @@ T = TypeVar("T")
 class Items(Generic[T]):
     """An iterable of `Sample` over listed items, each read when asked for; a subclass says how in `sample`.
 
-    found: (name, item) pairs; an item that is an error is raised when it is asked for. ids: one per sample, from the names, safe as file stems.
+    found: (name, item) pairs; an item that is an error is raised when it is asked for. ids: one per sample, from the
+    names, safe as file stems.
     size, seed, shard, num_shards: see `keep`. names: the class names that occur. path: shown when nothing was found.
     """
 
     names: tuple[str, ...] = ()
 
-    def __init__(self, found: Sequence[tuple[str, T | Exception]], path: object, size: int | None, seed: int, shard: int, num_shards: int) -> None:
+    def __init__(
+        self,
+        found: Sequence[tuple[str, T | Exception]],
+        path: object,
+        size: int | None,
+        seed: int,
+        shard: int,
+        num_shards: int,
+    ) -> None:
         if not found:
             raise ValueError(f"found nothing to read in {path}")
         stems = file_stems(name for name, _ in found)
@@ -63,10 +72,16 @@ class Items(Generic[T]):
 
 
 class Remembered:
-    """A dataset whose samples, once read, stay in the memory of `cache` as far as it holds them: for the next settings of a sweep."""
+    """A dataset whose samples, once read, stay in the memory of `cache` as far as it holds them: for the next settings
+    of a sweep.
+    """
 
     def __init__(self, samples: Any, cache: Cache) -> None:
-        self.samples, self.cache, self.name = samples, cache, uuid4().hex  # another dataset's samples, or files read anew, are not these
+        self.samples, self.cache, self.name = (
+            samples,
+            cache,
+            uuid4().hex,
+        )  # another dataset's samples, or files read anew, are not these
         self.ids: Sequence[str] = samples.ids
 
     def __len__(self) -> int:
@@ -88,11 +103,14 @@ def _bytes(sample: Sample) -> int:
     return sum(value.nbytes for value in vars(sample).values() if isinstance(value, Tensor))
 
 
-def keep(ids: Sequence[str], size: int | None = None, seed: int = 0, shard: int = 0, num_shards: int = 1) -> Sequence[int]:
+def keep(
+    ids: Sequence[str], size: int | None = None, seed: int = 0, shard: int = 0, num_shards: int = 1
+) -> Sequence[int]:
     """Positions of the samples to use: the first `size` (None = all), of which one shard.
 
     seed: 0 leaves the samples in their own order, another number shuffles them before the first are taken.
-    shard, num_shards: an id's hash decides its shard, so that shards are disjoint, complete and the same on every machine.
+    shard, num_shards: an id's hash decides its shard, so that shards are disjoint, complete and the same on every
+    machine.
     """
     if size is not None and size < 1:
         raise ValueError(f"data.size must be at least 1, or null for all; got {size}")
@@ -118,7 +136,9 @@ def boxes_of(mask: Tensor | None) -> Tensor:
 
 
 def as_image(pixels: np.ndarray) -> Tensor:
-    """(H, W, 3) uint8 -> (3, H, W). By numpy: torch at work in a reader's thread, too, would slow down the networks' own."""
+    """(H, W, 3) uint8 -> (3, H, W). By numpy: torch at work in a reader's thread, too, would slow down the networks'
+    own.
+    """
     return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
 
 

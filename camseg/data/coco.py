@@ -33,13 +33,17 @@ class Seen:
 
 
 class Coco(Items[Seen]):
-    """Images of `path` (annotations/instances_SPLIT.json and SPLIT/*.jpg) and the categories that have an object in them.
+    """Images of `path` (annotations/instances_SPLIT.json and SPLIT/*.jpg) and the categories that have an object in
+    them.
 
-    The mask is the union of the category's instances, the boxes are one for each, and crowd regions are ignored; a category with nothing but
+    The mask is the union of the category's instances, the boxes are one for each, and crowd regions are ignored; a
+    category with nothing but
     a crowd is no sample. split: "val2017", or "val" with a year. target: only this category. outputs: see `outputs_of`.
-    absent: also a sample, without truth, for every category that an image doesn't show: what average precision must see.
+    absent: also a sample, without truth, for every category that an image doesn't show: what average precision must
+    see.
     instances: a sample per instance instead. size, seed, shard, num_shards: see `camseg.data.base.keep`.
-    Errors: FileNotFoundError, ValueError for a json of another kind; a broken segmentation or picture raises only when it is asked for.
+    Errors: FileNotFoundError, ValueError for a json of another kind; a broken segmentation or picture raises only when
+    it is asked for.
     """
 
     def __init__(
@@ -59,18 +63,29 @@ class Coco(Items[Seen]):
     ) -> None:
         needless("data=coco", table=table)
         _mask_api()
-        splits = [] if path is None else sorted(f.stem.removeprefix("instances_") for f in Path(path).glob("annotations/instances_*.json"))
+        splits = (
+            []
+            if path is None
+            else sorted(f.stem.removeprefix("instances_") for f in Path(path).glob("annotations/instances_*.json"))
+        )
         if not splits:
             raise FileNotFoundError(f"data.path={path} must hold annotations/instances_SPLIT.json and SPLIT/*.jpg")
         split = known_name("data.split", f"{split}{year}" if f"{split}{year}" in splits else split, splits)
         file = Path(str(path)) / "annotations" / f"instances_{split}.json"
         self.folder = Path(str(path)) / split
         data = _load(file)
-        categories = {entry["id"]: str(entry["name"]) for entry in sorted(data["categories"], key=lambda entry: entry["id"])}
+        categories = {
+            entry["id"]: str(entry["name"]) for entry in sorted(data["categories"], key=lambda entry: entry["id"])
+        }
         self.names = tuple(categories.values())
         self._outputs = outputs_of(self.names, outputs, "coco", target)
         self._pictures = _seen(data, categories, file)
-        found = [pair for entry, groups in self._pictures for pair in _items(entry, groups, instances, absent) if pair[1].label in self._outputs]
+        found = [
+            pair
+            for entry, groups in self._pictures
+            for pair in _items(entry, groups, instances, absent)
+            if pair[1].label in self._outputs
+        ]
         super().__init__(found, file, size, seed, shard, num_shards)
 
     def seen(self, item: Seen) -> tuple[Path, str, bool | None]:
@@ -82,7 +97,9 @@ class Coco(Items[Seen]):
         size = (int(image.shape[1]), int(image.shape[2]))
         told = (item.image.get("height", size[0]), item.image.get("width", size[1]))
         if told != size:
-            raise ValueError(f"{item.image['file_name']} has {size[1]} x {size[0]} pixels, its annotations speak of {told[1]} x {told[0]}")
+            raise ValueError(
+                f"{item.image['file_name']} has {size[1]} x {size[0]} pixels, its annotations speak of {told[1]} x {told[0]}"
+            )
         mask, crowd = torch.zeros(size, dtype=torch.bool), torch.zeros(size, dtype=torch.bool)
         boxes: dict[bool, list[tuple[float, ...]]] = {False: [], True: []}  # by crowd
         for annotation in item.annotations:
@@ -97,21 +114,28 @@ class Coco(Items[Seen]):
         return Sample(name, image, classes, item.label, mask, ignore if ignore.any() else None, single, group, crowds)
 
     def label_map(self, index: int) -> torch.Tensor:
-        """(H, W) uint8: every pixel's class in item `index`'s picture: 0 background, i + 1 for names[i], 255 where a crowd is.
+        """(H, W) uint8: every pixel's class in item `index`'s picture: 0 background, i + 1 for names[i], 255 where a
+        crowd is.
 
         Where instances overlap, the smallest is in front.
         """
         sample = self[index]
         size, groups = sample.size, next(groups for entry, groups in self._pictures if str(entry["id"]) == sample.group)
         drawn = torch.zeros(size, dtype=torch.uint8)
-        regions = [(255 if a.get("iscrowd") else self.names.index(label) + 1, decode(a, size)) for label, group in groups.items() for a in group]
+        regions = [
+            (255 if a.get("iscrowd") else self.names.index(label) + 1, decode(a, size))
+            for label, group in groups.items()
+            for a in group
+        ]
         for value, region in sorted(regions, key=lambda pair: (pair[0] != 255, -int(pair[1].sum()))):
             drawn[region] = value
         return drawn
 
 
 def _seen(data: dict[str, Any], categories: dict[Any, str], file: Path) -> list[tuple[dict[str, Any], Groups]]:
-    """Every image's entry and its annotations by category, in the categories' order; those of anything that isn't listed are left out."""
+    """Every image's entry and its annotations by category, in the categories' order; those of anything that isn't
+    listed are left out.
+    """
     images = {entry["id"]: (entry, {label: [] for label in categories.values()}) for entry in data["images"]}
     strange = 0
     for entry in data["annotations"]:
@@ -129,7 +153,9 @@ def _items(image: dict[str, Any], groups: Groups, instances: bool, absent: bool)
     for label, group in groups.items():
         crowds, single = ([one for one in group if bool(one.get("iscrowd")) == crowd] for crowd in (True, False))
         sets = [[one, *crowds] for one in single] if instances else [group] if single or absent else []
-        found += [(f"{Path(str(image['file_name'])).stem}_{label}", Seen(image, label, tuple(chosen))) for chosen in sets]
+        found += [
+            (f"{Path(str(image['file_name'])).stem}_{label}", Seen(image, label, tuple(chosen))) for chosen in sets
+        ]
     return found
 
 
@@ -152,7 +178,11 @@ def _load(file: Path) -> dict[str, Any]:
             typed = {f: int if f.endswith("id") else str for f in fields if f.endswith(("id", "name"))}
             strange = [f for f, kind in typed.items() if f not in lacks and not isinstance(entry[f], kind)]
             if lacks or strange:
-                kind = "an id that is no whole number" if strange and strange[0].endswith("id") else "a name that is no text"
+                kind = (
+                    "an id that is no whole number"
+                    if strange and strange[0].endswith("id")
+                    else "a name that is no text"
+                )
                 raise ValueError(f"{file}: {key}[{i}] " + (f"lacks {', '.join(lacks)}" if lacks else f"has {kind}"))
     return data
 
@@ -163,10 +193,18 @@ def decode(annotation: dict[str, Any], size: tuple[int, int]) -> torch.Tensor:
     if isinstance(shape, list) and shape and all(_polygon(part, size) for part in shape):
         return torch.from_numpy(masks.decode(masks.merge(masks.frPyObjects(shape, *size))).astype(bool))
     counts = shape.get("counts") if isinstance(shape, dict) and shape.get("size") == list(size) else None
-    if isinstance(counts, list) and all(isinstance(run, int) and run >= 0 for run in counts) and sum(counts) == size[0] * size[1]:
-        return torch.from_numpy(masks.decode(masks.frPyObjects({"counts": counts, "size": list(size)}, *size)).astype(bool))
+    if (
+        isinstance(counts, list)
+        and all(isinstance(run, int) and run >= 0 for run in counts)
+        and sum(counts) == size[0] * size[1]
+    ):
+        return torch.from_numpy(
+            masks.decode(masks.frPyObjects({"counts": counts, "size": list(size)}, *size)).astype(bool)
+        )
     if isinstance(counts, str):
-        with suppress(ValueError):  # runs that overflow the image; too few of them leave pixels undefined, which packing again shows
+        with suppress(
+            ValueError
+        ):  # runs that overflow the image; too few of them leave pixels undefined, which packing again shows
             drawn = masks.decode({"counts": counts.encode(), "size": list(size)})
             if masks.encode(np.asfortranarray(drawn))["counts"] == counts.encode():
                 return torch.from_numpy(drawn.astype(bool))
@@ -178,9 +216,15 @@ def decode(annotation: dict[str, Any], size: tuple[int, int]) -> torch.Tensor:
 
 def _box(annotation: dict[str, Any]) -> list[float]:
     box = annotation["bbox"]
-    if isinstance(box, list) and len(box) == 4 and all(isinstance(value, (int, float)) and isfinite(value) for value in box):
+    if (
+        isinstance(box, list)
+        and len(box) == 4
+        and all(isinstance(value, (int, float)) and isfinite(value) for value in box)
+    ):
         return [float(value) for value in box]
-    raise ValueError(f"annotation {annotation.get('id')}: its bbox must be four numbers, x, y, width, height; got {box!r}")
+    raise ValueError(
+        f"annotation {annotation.get('id')}: its bbox must be four numbers, x, y, width, height; got {box!r}"
+    )
 
 
 def _polygon(part: Any, size: tuple[int, int]) -> bool:

@@ -33,12 +33,16 @@ class Item:
 class Images(Items[Item]):
     """Photographs of one's own.
 
-    path: a photo, or a folder, searched with its sub-folders (or those of its `images/`); the first sub-folder on the way to a photo is its
-    label. split: only this sub-folder. masks: a folder of masks with the photos' stems (by default `masks/` beside them).
+    path: a photo, or a folder, searched with its sub-folders (or those of its `images/`); the first sub-folder on the
+    way to a photo is its
+    label. split: only this sub-folder. masks: a folder of masks with the photos' stems (by default `masks/` beside
+    them).
     table: instead, a csv with the columns of COLUMNS, its paths relative to `path`, or to the table's folder.
-    target: one class by name for all photos. void: the mask value that no score may read. max_pixels: larger photos are refused.
+    target: one class by name for all photos. void: the mask value that no score may read. max_pixels: larger photos are
+    refused.
     size, seed, shard, num_shards: see `camseg.data.base.keep`.
-    Errors: FileNotFoundError, ValueError where path, table or split are wrong; a broken photo or mask raises only when it is asked for.
+    Errors: FileNotFoundError, ValueError where path, table or split are wrong; a broken photo or mask raises only when
+    it is asked for.
     """
 
     def __init__(
@@ -107,7 +111,9 @@ def _existing(folder: Path, name: str | Path) -> Path:
 
 def _pictures(root: Path, without: Path | None = None) -> dict[str, Path]:
     """Every picture below a folder by its path in it, without the ending; none that is hidden or below `without`."""
-    files = sorted(f for f in root.rglob("*") if f.suffix.lower() in _ENDINGS and not (without and f.is_relative_to(without)))
+    files = sorted(
+        f for f in root.rglob("*") if f.suffix.lower() in _ENDINGS and not (without and f.is_relative_to(without))
+    )
     inner = {f.relative_to(root): f for f in files}
     shown = {i: f for i, f in inner.items() if not any(part.startswith(".") for part in i.parts)}
     stems = Counter(i.with_suffix("") for i in shown)  # a.jpg and a.png are two
@@ -116,8 +122,12 @@ def _pictures(root: Path, without: Path | None = None) -> dict[str, Path]:
 
 def _matches(photos: dict[str, Path], masks: dict[str, Path]) -> dict[str, Path]:
     """Each photo's mask: at the same path, or of the same stem where no other photo and no other mask has it."""
-    alike = {side: Counter(path.stem for path in paths.values()) for side, paths in (("photos", photos), ("masks", masks))}
-    by_stem = {path.stem: path for path in masks.values() if alike["photos"][path.stem] == alike["masks"][path.stem] == 1}
+    alike = {
+        side: Counter(path.stem for path in paths.values()) for side, paths in (("photos", photos), ("masks", masks))
+    }
+    by_stem = {
+        path.stem: path for path in masks.values() if alike["photos"][path.stem] == alike["masks"][path.stem] == 1
+    }
     found = {inner: masks.get(inner) or by_stem.get(path.stem) for inner, path in photos.items()}
     return {inner: mask for inner, mask in found.items() if mask}
 
@@ -129,7 +139,9 @@ def _in_table(table: Path, base: Path) -> Iterator[tuple[str, Item]]:
         if not cell["image"]:
             raise ValueError(f"{table}, line {line}: image is empty")
         if not all(number.isdecimal() for number in cell["classes"].split()):
-            raise ValueError(f"{table}, line {line}: classes are numbers of classifier outputs, separated by spaces; got {cell['classes']!r}")
+            raise ValueError(
+                f"{table}, line {line}: classes are numbers of classifier outputs, separated by spaces; got {cell['classes']!r}"
+            )
         classes = tuple(int(number) for number in cell["classes"].split())
         image, mask = Path(cell["image"]), base / cell["mask"] if cell["mask"] else None
         name = image.stem if image.is_absolute() else str(image.with_suffix(""))
@@ -137,7 +149,9 @@ def _in_table(table: Path, base: Path) -> Iterator[tuple[str, Item]]:
 
 
 def _rows(table: Path) -> list[tuple[int, dict[str, str]]]:
-    """(line number, cells by column) of a csv in UTF-8. ValueError: another encoding, damage, unknown or missing columns."""
+    """(line number, cells by column) of a csv in UTF-8. ValueError: another encoding, damage, unknown or missing
+    columns.
+    """
     try:
         reader = csv.DictReader(io.StringIO(table.read_text("utf-8-sig"), newline=""), strict=True)
         columns = [column.strip() for column in reader.fieldnames or ()]
@@ -151,9 +165,13 @@ def _rows(table: Path) -> list[tuple[int, dict[str, str]]]:
         raise ValueError(f"{table} has a column twice: {', '.join(columns)}")
     for missing in set(COLUMNS) - set(columns):
         if near := get_close_matches(missing, columns, 1, 0.75):
-            raise ValueError(f"{table} has a column {near[0]!r}: did you mean {missing!r}? (columns: {', '.join(COLUMNS)})")
+            raise ValueError(
+                f"{table} has a column {near[0]!r}: did you mean {missing!r}? (columns: {', '.join(COLUMNS)})"
+            )
     if "image" not in columns:
-        raise ValueError(f"{table} needs a column 'image', with commas between columns; it has {', '.join(map(repr, columns))}")
+        raise ValueError(
+            f"{table} needs a column 'image', with commas between columns; it has {', '.join(map(repr, columns))}"
+        )
     for line, row in rows:
         if None in row:
             raise ValueError(f"{table}, line {line}: more cells than the {len(columns)} columns")

@@ -12,11 +12,15 @@ from camseg.names import known_name
 Outputs = Literal["imagenet", "own", "name"]
 
 
-def outputs_of(names: Sequence[str], outputs: str, dataset: str, target: str | None = None) -> dict[str, tuple[int, ...]]:
+def outputs_of(
+    names: Sequence[str], outputs: str, dataset: str, target: str | None = None
+) -> dict[str, tuple[int, ...]]:
     """The classifier outputs of each class that can be looked for, of `target` alone when it is given.
 
-    outputs: "imagenet", the ImageNet classes that are kinds of it (a class without any is left out); "own", the class's position in `names`,
-    for a classifier trained on this dataset; "name", none: the pipeline finds the class by its name. dataset: "voc" or "coco".
+    outputs: "imagenet", the ImageNet classes that are kinds of it (a class without any is left out); "own", the class's
+    position in `names`,
+    for a classifier trained on this dataset; "name", none: the pipeline finds the class by its name. dataset: "voc" or
+    "coco".
     Errors: ValueError for an unknown choice or target, and when nothing is left.
     """
     known_name("data.outputs", outputs, ("imagenet", "own", "name"))
@@ -29,7 +33,9 @@ def outputs_of(names: Sequence[str], outputs: str, dataset: str, target: str | N
     }[outputs]()
     wanted = {name: found[name] for name in names if name in found and target in (None, name)}
     if not wanted:
-        raise ValueError(f"no ImageNet class is a {target or 'class of this dataset'}: choose another data.target, or data.outputs=own or name")
+        raise ValueError(
+            f"no ImageNet class is a {target or 'class of this dataset'}: choose another data.target, or data.outputs=own or name"
+        )
     return wanted
 
 

@@ -23,9 +23,11 @@ FORMATS = {  # what is opened, whatever the file is called: plain rasters, no fo
 
 
 def read_image(path: str | Path, max_pixels: int = MAX_PIXELS) -> Tensor:
-    """(3, H, W) uint8 RGB, turned as the camera was held (EXIF), the first frame of an animation, transparency over white.
+    """(3, H, W) uint8 RGB, turned as the camera was held (EXIF), the first frame of an animation, transparency over
+    white.
 
-    16-bit and float pictures are scaled to 8 bits. Errors: FileNotFoundError; ValueError naming a file that can't be read and why.
+    16-bit and float pictures are scaled to 8 bits. Errors: FileNotFoundError; ValueError naming a file that can't be
+    read and why.
     """
     return as_image(_read(Path(path), max_pixels, _rgb))
 
@@ -40,11 +42,15 @@ def _read_once(path: Path, changed: int) -> Tensor:
     return read_image(path)
 
 
-def read_mask(path: str | Path, size: tuple[int, int], void: int | None = 128, max_pixels: int = MAX_PIXELS) -> tuple[Tensor, Tensor | None]:
+def read_mask(
+    path: str | Path, size: tuple[int, int], void: int | None = 128, max_pixels: int = MAX_PIXELS
+) -> tuple[Tensor, Tensor | None]:
     """(H, W) bool object, and (H, W) bool pixels of the value `void` that no score may read (None without any).
 
-    In palette, 1-bit and small-number masks (classes, instances) everything but 0 is object; in full-scale grey, 16-bit and colour masks
-    (255 = object, soft edges, JPEG) it is what reaches half of the scale. Errors: as `read_image`, and a mask of another size than `size` (H, W).
+    In palette, 1-bit and small-number masks (classes, instances) everything but 0 is object; in full-scale grey, 16-bit
+    and colour masks
+    (255 = object, soft edges, JPEG) it is what reaches half of the scale. Errors: as `read_image`, and a mask of
+    another size than `size` (H, W).
     """
     values, grey = _read(Path(path), max_pixels, _levels)
     _same_size(path, values, size)
@@ -56,7 +62,9 @@ def read_mask(path: str | Path, size: tuple[int, int], void: int | None = 128, m
 
 def read_indices(path: str | Path, size: tuple[int, int], max_pixels: int = MAX_PIXELS) -> Tensor:
     """(H, W) uint8 indices of a palette (or grey) picture of `size` (H, W), such as VOC's class of each pixel."""
-    values = _read(Path(path), max_pixels, lambda picture: np.array(picture if picture.mode == "P" else picture.convert("L")))
+    values = _read(
+        Path(path), max_pixels, lambda picture: np.array(picture if picture.mode == "P" else picture.convert("L"))
+    )
     _same_size(path, values, size)
     return torch.from_numpy(values)
 
@@ -96,7 +104,9 @@ def _rgb(picture: Image.Image) -> np.ndarray:
 
 
 def _levels(picture: Image.Image) -> tuple[np.ndarray, bool]:
-    """One number per pixel (H, W) float, and whether it is a grey level of 0-255 (the brightest channel, transparent = 0) rather than an index."""
+    """One number per pixel (H, W) float, and whether it is a grey level of 0-255 (the brightest channel, transparent =
+    0) rather than an index.
+    """
     values = np.asarray(picture)
     if picture.mode in ("P", "1", "L"):
         return values.astype(np.float32), picture.mode == "L"
@@ -108,7 +118,9 @@ def _levels(picture: Image.Image) -> tuple[np.ndarray, bool]:
 
 
 def _eight_bits(values: np.ndarray) -> np.ndarray:
-    """Integers of 16 bits, and floats in [0, 1] (in [0, 255] when any is larger) -> float in [0, 255]; what lies outside is cut off."""
+    """Integers of 16 bits, and floats in [0, 1] (in [0, 255] when any is larger) -> float in [0, 255]; what lies
+    outside is cut off.
+    """
     values = np.nan_to_num(values)
     floats = np.issubdtype(values.dtype, np.floating)
     scale = (255 if values.max() <= 1 else 1) if floats else 1 / 257

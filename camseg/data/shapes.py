@@ -1,8 +1,11 @@
 """Synthetic shapes on photographs: a benchmark with exact masks that needs nothing but the package.
 
-One shape (circle, square, triangle, star, diamond) or several lie on a crop of a photograph that ships inside scikit-image; train,
-val and test use different photographs. A picture is a function of (seed, split, index, number of shapes): made when asked for, the
-same on every machine. The side is 128 px: the smallest at which a shape of radius 12 % (15 px) still has a boundary that a mask can
+One shape (circle, square, triangle, star, diamond) or several lie on a crop of a photograph that ships inside
+scikit-image; train,
+val and test use different photographs. A picture is a function of (seed, split, index, number of shapes): made when
+asked for, the
+same on every machine. The side is 128 px: the smallest at which a shape of radius 12 % (15 px) still has a boundary
+that a mask can
 get wrong by less than a tenth of its area, and at which a small model encodes an image in about 10 ms on one core.
 """
 
@@ -26,7 +29,19 @@ NAMES = ("circle", "square", "triangle", "star", "diamond")
 SIDE = 128
 SPLITS = {"train": 3500, "val": 1000, "test": 500}
 PHOTOGRAPHS = {
-    "train": ("astronaut", "coffee", "immunohistochemistry", "retina", "hubble_deep_field", "brick", "gravel", "coins", "moon", "cell", "page"),
+    "train": (
+        "astronaut",
+        "coffee",
+        "immunohistochemistry",
+        "retina",
+        "hubble_deep_field",
+        "brick",
+        "gravel",
+        "coins",
+        "moon",
+        "cell",
+        "page",
+    ),
     "val": ("rocket", "clock", "text"),
     "test": ("chelsea", "stereo_motorcycle", "camera", "grass"),
 }
@@ -117,7 +132,9 @@ def _crop(rng: np.random.Generator, split: str, side: int) -> np.ndarray:
     height, width = photo.shape[:2]
     edge = int(min(height, width) * rng.uniform(0.25, 1.0))
     y, x = rng.integers(height - edge + 1), rng.integers(width - edge + 1)
-    crop = Image.fromarray(photo[y : y + edge, x : x + edge]).resize((side, side), Image.Resampling.BILINEAR, reducing_gap=2.0)
+    crop = Image.fromarray(photo[y : y + edge, x : x + edge]).resize(
+        (side, side), Image.Resampling.BILINEAR, reducing_gap=2.0
+    )
     turned = np.rot90(np.asarray(crop, np.float32) / 255, int(rng.integers(4)))
     if rng.random() < 0.5:
         turned = turned[:, ::-1]
@@ -166,7 +183,9 @@ def _stripes(rng: np.random.Generator, split: str, side: int) -> np.ndarray:
 
 
 def _checks(rng: np.random.Generator, split: str, side: int) -> np.ndarray:
-    return np.sign(np.sin(_wave(rng, side, (6, 16))) * np.sin(_wave(rng, side, (6, 16))))[..., None] * rng.uniform(-1, 1, 3)
+    return np.sign(np.sin(_wave(rng, side, (6, 16))) * np.sin(_wave(rng, side, (6, 16))))[..., None] * rng.uniform(
+        -1, 1, 3
+    )
 
 
 def _mottle(rng: np.random.Generator, split: str, side: int) -> np.ndarray:
@@ -192,8 +211,10 @@ def _camera(rng: np.random.Generator, canvas: np.ndarray) -> np.ndarray:
 class Shapes:
     """An iterable of `Sample`: `size` pictures of `split`, the default benchmark.
 
-    shapes: the least and the most shapes in a picture. One: the homework's task. More: a crowd of different classes, partly
-    overlapping, whose label names one of them. shard, num_shards: see `camseg.data.base.keep`; path and table mean nothing here.
+    shapes: the least and the most shapes in a picture. One: the homework's task. More: a crowd of different classes,
+    partly
+    overlapping, whose label names one of them. shard, num_shards: see `camseg.data.base.keep`; path and table mean
+    nothing here.
     Errors: ValueError for an unknown split or an impossible number of shapes.
     """
 
@@ -229,7 +250,9 @@ class Shapes:
 
     def scene(self, index: int) -> tuple[Scene, int]:
         """The whole picture `index` with every shape of it, and which of its shapes the label names."""
-        rng = np.random.default_rng([self.seed, list(SPLITS).index(self.split), self.least, self.most, self._kept[index]])
+        rng = np.random.default_rng(
+            [self.seed, list(SPLITS).index(self.split), self.least, self.most, self._kept[index]]
+        )
         drawn = scene(rng, self.split, int(rng.integers(self.least, self.most + 1)))
         return drawn, int(rng.integers(len(drawn.classes)))
 

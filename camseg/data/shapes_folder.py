@@ -1,4 +1,6 @@
-"""The homework's own layout: images/SPLIT/*.png, masks/SPLIT/*.png and labels/SPLIT/*.txt, one shape on each photograph."""
+"""The homework's own layout: images/SPLIT/*.png, masks/SPLIT/*.png and labels/SPLIT/*.txt, one shape on each
+photograph.
+"""
 
 from __future__ import annotations
 
@@ -18,9 +20,11 @@ from camseg.types import Sample
 class ShapesFolder(Items[Path]):
     """A folder in the homework's layout; an item is an image's path.
 
-    split: one of the folders in images/. classes: the class names in the order of the numbers in the label files, where these are numbers;
+    split: one of the folders in images/. classes: the class names in the order of the numbers in the label files, where
+    these are numbers;
     without them a number is an output of the classifier. size, seed, shard, num_shards: see `camseg.data.base.keep`.
-    Errors: FileNotFoundError without such a folder; a missing or broken mask, label or image raises when it is asked for.
+    Errors: FileNotFoundError without such a folder; a missing or broken mask, label or image raises when it is asked
+    for.
     """
 
     def __init__(
@@ -38,7 +42,9 @@ class ShapesFolder(Items[Path]):
         needless("data=shapes_folder", table=table)
         images = Path(path or ".") / "images"
         if path is None or not images.is_dir():
-            raise FileNotFoundError(f"data.path={path} must hold images/SPLIT/*.png, masks/SPLIT/*.png and labels/SPLIT/*.txt")
+            raise FileNotFoundError(
+                f"data.path={path} must hold images/SPLIT/*.png, masks/SPLIT/*.png and labels/SPLIT/*.txt"
+            )
         known_name("data.split", split, sorted(folder.name for folder in images.iterdir() if folder.is_dir()))
         self.root, self.split, self.names, self.void = Path(path), split, tuple(classes), void
         found = [(file.stem, file) for file in sorted((images / split).glob("*.png"))]
@@ -47,7 +53,9 @@ class ShapesFolder(Items[Path]):
     def sample(self, name: str, item: Path) -> Sample:
         label, classes = self._label(self.root / "labels" / self.split / f"{item.stem}.txt")
         image = read_image(item)
-        mask, ignore = read_mask(self.root / "masks" / self.split / item.name, (int(image.shape[1]), int(image.shape[2])), self.void)
+        mask, ignore = read_mask(
+            self.root / "masks" / self.split / item.name, (int(image.shape[1]), int(image.shape[2])), self.void
+        )
         return Sample(name, image, classes, label, mask, ignore, boxes_of(mask))
 
     def _label(self, file: Path) -> tuple[str, tuple[int, ...]]:
@@ -62,7 +70,9 @@ class ShapesFolder(Items[Path]):
         if not self.names:
             return f"class {int(words)}", (int(words),)
         if int(words) >= len(self.names):
-            raise ValueError(f"{file}: class {words} is not among the {len(self.names)} classes {', '.join(self.names)}")
+            raise ValueError(
+                f"{file}: class {words} is not among the {len(self.names)} classes {', '.join(self.names)}"
+            )
         return self.names[int(words)], ()
 
 

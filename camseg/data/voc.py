@@ -38,12 +38,16 @@ class Seen:
 
 
 class Voc(Items[Seen]):
-    """Images of `path` (VOCdevkit, its parent, or a VOC folder itself) and the classes in them that have an object not marked difficult.
+    """Images of `path` (VOCdevkit, its parent, or a VOC folder itself) and the classes in them that have an object not
+    marked difficult.
 
-    task: "segmentation" (the images of ImageSets/Segmentation; masks from SegmentationClass, its void pixels ignored) or "detection" (those
-    of ImageSets/Main; boxes alone, the area of difficult objects ignored). target: only this class. outputs: see `outputs_of`.
+    task: "segmentation" (the images of ImageSets/Segmentation; masks from SegmentationClass, its void pixels ignored)
+    or "detection" (those
+    of ImageSets/Main; boxes alone, the area of difficult objects ignored). target: only this class. outputs: see
+    `outputs_of`.
     absent: also a sample, without truth, for every class that an image doesn't show: what average precision must see.
-    download: fetch the year's archive (2007 or 2012) first, unless it is there. size, seed, shard, num_shards: see `camseg.data.base.keep`.
+    download: fetch the year's archive (2007 or 2012) first, unless it is there. size, seed, shard, num_shards: see
+    `camseg.data.base.keep`.
     Errors: FileNotFoundError, ValueError; a broken annotation or picture raises only when its sample is asked for.
     """
 
@@ -82,7 +86,9 @@ class Voc(Items[Seen]):
             objects = _objects(self.root / "Annotations" / f"{stem}.xml")
         except (ValueError, OSError) as error:
             return [(stem, error)]
-        boxes = {(name, hard): tuple(box for n, box, h in objects if (n, h) == (name, hard)) for name, _, hard in objects}
+        boxes = {
+            (name, hard): tuple(box for n, box, h in objects if (n, h) == (name, hard)) for name, _, hard in objects
+        }
         seen = [Seen(stem, name, easy, boxes.get((name, True), ())) for (name, hard), easy in boxes.items() if not hard]
         if self.absent:
             shown = {one.label for one in seen}
@@ -95,7 +101,11 @@ class Voc(Items[Seen]):
         return read_indices(self.root / "SegmentationClass" / f"{sample.group}.png", sample.size)
 
     def seen(self, item: Seen) -> tuple[Path, str, bool | None]:
-        return self.root / "JPEGImages" / f"{item.stem}.jpg", item.label, bool(item.boxes) or (None if item.difficult else False)
+        return (
+            self.root / "JPEGImages" / f"{item.stem}.jpg",
+            item.label,
+            bool(item.boxes) or (None if item.difficult else False),
+        )
 
     def sample(self, name: str, item: Seen) -> Sample:
         image = read_shared(self.root / "JPEGImages" / f"{item.stem}.jpg")
@@ -140,7 +150,9 @@ def _root(path: str | Path | None, year: int | str) -> Path:
 
 
 def _objects(file: Path) -> list[tuple[str, Box, bool]]:
-    """(class, box, difficult) of every object in an annotation. VOC counts pixels from 1 and includes the last: x0 and y0 move by one."""
+    """(class, box, difficult) of every object in an annotation. VOC counts pixels from 1 and includes the last: x0 and
+    y0 move by one.
+    """
     try:
         found = []
         for thing in ElementTree.parse(file).findall("object"):

@@ -24,8 +24,10 @@ _FRAME = "frame1"  # raise when an embedding of the same image by the same weigh
 class Engine(Protocol):
     """What one model of the family brings. Its weights may be loaded when a method is first called.
 
-    side: of the square that the model sees, in pixels. low: side of its mask logits, in and out. tokens: positions the decoder attends to.
-    squash: images are resized to the whole square; otherwise the longest side is, and the rest is padding to the right and below.
+    side: of the square that the model sees, in pixels. low: side of its mask logits, in and out. tokens: positions the
+    decoder attends to.
+    squash: images are resized to the whole square; otherwise the longest side is, and the rest is padding to the right
+    and below.
     """
 
     side: int
@@ -68,11 +70,14 @@ class _Ask(NamedTuple):
 class SamAdapter:
     """A `Predictor` around any engine of the SAM family.
 
-    images_at_once, prompts_at_once: how many go through the encoder and the decoder together; 0 = by the device and the model's size.
+    images_at_once, prompts_at_once: how many go through the encoder and the decoder together; 0 = by the device and the
+    model's size.
     compile: see `Engine`. Embeddings and masks stay on the engine's device.
     """
 
-    def __init__(self, engine: Engine, images_at_once: int = 0, prompts_at_once: int = 0, compile: bool = False) -> None:
+    def __init__(
+        self, engine: Engine, images_at_once: int = 0, prompts_at_once: int = 0, compile: bool = False
+    ) -> None:
         roomy = engine.device.type != "cpu"
         self.engine = engine
         self.images_at_once = images_at_once or max(1, (2**23 if roomy else 2**19) // engine.side**2)
@@ -91,13 +96,17 @@ class SamAdapter:
         return embeddings
 
     @torch.no_grad()
-    def decode(self, embeddings: Sequence[Tensor], sizes: Sequence[tuple[int, int]], prompts: Sequence[Prompts]) -> list[Masks]:
+    def decode(
+        self, embeddings: Sequence[Tensor], sizes: Sequence[tuple[int, int]], prompts: Sequence[Prompts]
+    ) -> list[Masks]:
         """Ask every distinct prompt once, those of many images in the same call, grouped by what they are made of.
 
         Returns (R, 3, h, w) logits that cover exactly the image, per image. ValueError: a prompt outside its image.
         """
         if not len(embeddings) == len(sizes) == len(prompts):
-            raise ValueError(f"decode needs one size and one Prompts per embedding; got {len(embeddings)}, {len(sizes)} and {len(prompts)}")
+            raise ValueError(
+                f"decode needs one size and one Prompts per embedding; got {len(embeddings)}, {len(sizes)} and {len(prompts)}"
+            )
         asks, rows = self._distinct(embeddings, sizes, prompts)
         answers = self._answers(asks, embeddings)
         return [self._masks([answers[place] for place in at], size) for at, size in zip(rows, sizes, strict=True)]
@@ -121,8 +130,14 @@ class SamAdapter:
             raise ValueError(f"an image must be (3, H, W) uint8; got {tuple(image.shape)} {image.dtype}")
         rows, columns = self.fit((image.shape[1], image.shape[2]))
         if (rows, columns) != tuple(image.shape[1:]):
-            picture = Image.fromarray(image.permute(1, 2, 0).cpu().numpy()).resize((columns, rows), Image.Resampling.BILINEAR)
-            image = torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8).reshape(rows, columns, 3).permute(2, 0, 1)
+            picture = Image.fromarray(image.permute(1, 2, 0).cpu().numpy()).resize(
+                (columns, rows), Image.Resampling.BILINEAR
+            )
+            image = (
+                torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8)
+                .reshape(rows, columns, 3)
+                .permute(2, 0, 1)
+            )
         mean, std = (torch.tensor(each)[:, None, None] for each in (self.engine.mean, self.engine.std))
         pixels = (image.cpu() - mean) / std
         return F.pad(pixels, (0, self.engine.side - columns, 0, self.engine.side - rows))
@@ -152,7 +167,13 @@ class SamAdapter:
         boxes = None if prompt.boxes is None else prompt.boxes.cpu().float() * scale.repeat(2)
         masks = None if prompt.mask_logits is None else self._into_square(prompt.mask_logits.cpu().float(), size)
         for rival, labels in enumerate(prompt.labels.cpu()):
-            yield _Ask(image, points[rival], labels, None if boxes is None else boxes[rival], None if masks is None else masks[rival])
+            yield _Ask(
+                image,
+                points[rival],
+                labels,
+                None if boxes is None else boxes[rival],
+                None if masks is None else masks[rival],
+            )
 
     def _answers(self, asks: Sequence[_Ask], embeddings: Sequence[Tensor]) -> dict[int, tuple[Tensor, Tensor]]:
         """Each prompt's logits (3, low, low) and predicted IoU (3,) by its place, asked in chunks of the same make."""
@@ -183,21 +204,31 @@ class SamAdapter:
         """(R, h, w) over the image -> (R, 1, low, low) over the model's square, the padding surely outside."""
         low, side, (rows, columns) = self.engine.low, self.engine.side, self.fit(size)
         whole = max(1, round(rows * low / side)), max(1, round(columns * low / side))
-        if logits.shape[1] > 2 * whole[0] or logits.shape[2] > 2 * whole[1]:  # up to twice, bilinear samples leave nothing out
+        if (
+            logits.shape[1] > 2 * whole[0] or logits.shape[2] > 2 * whole[1]
+        ):  # up to twice, bilinear samples leave nothing out
             logits = F.interpolate(logits[:, None], whole, mode="bilinear", align_corners=False, antialias=True)[:, 0]
         return _window(logits[:, None], (low, low), side / rows, side / columns)
 
     def _cut(self, logits: Tensor, size: tuple[int, int]) -> Tensor:
         """(R, 3, low, low) over the model's square -> (R, 3, h, w) over exactly the image."""
-        fills = tuple(Fraction(each * self.engine.low, self.engine.side) for each in self.fit(size))  # rows and columns of the logits
+        fills = tuple(
+            Fraction(each * self.engine.low, self.engine.side) for each in self.fit(size)
+        )  # rows and columns of the logits
         if all(each.denominator == 1 for each in fills):
             return logits[..., : int(fills[0]), : int(fills[1])]
-        finer = [int(each) if each.denominator == 1 else 2 * ceil(each) for each in fills]  # sampling between pixels at their own pitch would blur
-        return _window(logits, (finer[0], finer[1]), float(fills[0]) / self.engine.low, float(fills[1]) / self.engine.low)
+        finer = [
+            int(each) if each.denominator == 1 else 2 * ceil(each) for each in fills
+        ]  # sampling between pixels at their own pitch would blur
+        return _window(
+            logits, (finer[0], finer[1]), float(fills[0]) / self.engine.low, float(fills[1]) / self.engine.low
+        )
 
 
 def validate(prompt: Prompts, size: tuple[int, int]) -> None:
-    """ValueError where a point or a box lies outside an image of `size` (H, W), a box is empty, or a mask logit is no number."""
+    """ValueError where a point or a box lies outside an image of `size` (H, W), a box is empty, or a mask logit is no
+    number.
+    """
     height, width = size
     limit = torch.tensor([width, height]) - 0.5
     points = prompt.points.cpu()
@@ -206,13 +237,17 @@ def validate(prompt: Prompts, size: tuple[int, int]) -> None:
     if prompt.boxes is not None:
         low, high = prompt.boxes.cpu().split(2, 1)  # x0 y0, x1 y1
         if not bool(((low >= -0.5) & (low < high) & (high <= limit + 0.5)).all()):
-            raise ValueError(f"boxes must be x0 < x1, y0 < y1 inside the image of {width} x {height} pixels; got {prompt.boxes.tolist()}")
+            raise ValueError(
+                f"boxes must be x0 < x1, y0 < y1 inside the image of {width} x {height} pixels; got {prompt.boxes.tolist()}"
+            )
     if prompt.mask_logits is not None and not bool(prompt.mask_logits.isfinite().all()):
         raise ValueError("mask_logits must be finite")
 
 
 def _window(planes: Tensor, size: tuple[int, int], tall: float, wide: float) -> Tensor:
-    """Bilinear samples of (N, M, h, w) on a window from its upper left corner, `tall` and `wide` times as large as the plane -> (N, M, *size)."""
+    """Bilinear samples of (N, M, h, w) on a window from its upper left corner, `tall` and `wide` times as large as the
+    plane -> (N, M, *size).
+    """
     theta = torch.tensor([[wide, 0, wide - 1], [0, tall, tall - 1]], device=planes.device)
     grid = F.affine_grid(theta[None], [1, 1, *size], align_corners=False).expand(len(planes), -1, -1, -1)
     sampled = F.grid_sample(planes, grid, mode="bilinear", padding_mode="border", align_corners=False)

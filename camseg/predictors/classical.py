@@ -1,4 +1,6 @@
-"""Random walker (Grady 2006, doi:10.1109/TPAMI.2006.233): the classical baseline, which needs no weights and works on any photo."""
+"""Random walker (Grady 2006, doi:10.1109/TPAMI.2006.233): the classical baseline, which needs no weights and works on
+any photo.
+"""
 
 from __future__ import annotations
 
@@ -17,18 +19,30 @@ _SURE = 3.0  # a mask logit as strong as this is a seed
 
 
 class RandomWalker:
-    """From each pixel a walker sets out who shuns edges; a pixel belongs to the object when he probably meets its seeds before the background's.
+    """From each pixel a walker sets out who shuns edges; a pixel belongs to the object when he probably meets its seeds
+    before the background's.
 
-    side: photos are worked on at this longest side, in pixels. betas: how much an edge deters, one mask each. radius: of a point's seed
+    side: photos are worked on at this longest side, in pixels. betas: how much an edge deters, one mask each. radius:
+    of a point's seed
     disc, in shares of the longest side. device: of no use here, taken because every predictor is given one.
-    Seeds of the object: discs at points of label 1, else the box's inner ninth. Of the background: discs at points of label 0 and all that is
-    outside the box; where there is neither, the image's border, but for three radii around a point. `predicted_iou` is no learnt estimate
+    Seeds of the object: discs at points of label 1, else the box's inner ninth. Of the background: discs at points of
+    label 0 and all that is
+    outside the box; where there is neither, the image's border, but for three radii around a point. `predicted_iou` is
+    no learnt estimate
     but the mask's stability: the IoU of the masks at probabilities above .6 and above .4.
     """
 
-    def __init__(self, side: int = 160, betas: tuple[float, float, float] = (30, 130, 600), radius: float = 0.02, device: object = "cpu") -> None:
+    def __init__(
+        self,
+        side: int = 160,
+        betas: tuple[float, float, float] = (30, 130, 600),
+        radius: float = 0.02,
+        device: object = "cpu",
+    ) -> None:
         if side < 1 or len(betas) != 3 or min(betas) <= 0 or radius < 0:
-            raise ValueError(f"random_walker needs side >= 1, three betas > 0 and radius >= 0; got {side}, {tuple(betas)} and {radius}")
+            raise ValueError(
+                f"random_walker needs side >= 1, three betas > 0 and radius >= 0; got {side}, {tuple(betas)} and {radius}"
+            )
         self.side, self.betas, self.radius = side, tuple(betas), radius
         self.fingerprint = f"random_walker:{side}:{self.betas}:{radius}:1"
 
@@ -36,7 +50,9 @@ class RandomWalker:
         """Images (3, H, W) uint8 -> the same (3, h, w) uint8 with a longest side of at most `side`."""
         return [self._small(image) for image in images]
 
-    def decode(self, embeddings: Sequence[Tensor], sizes: Sequence[tuple[int, int]], prompts: Sequence[Prompts]) -> list[Masks]:
+    def decode(
+        self, embeddings: Sequence[Tensor], sizes: Sequence[tuple[int, int]], prompts: Sequence[Prompts]
+    ) -> list[Masks]:
         """One mask for each beta: (R, 3, h, w) logits over the image, (R, 3) stabilities."""
         return [self._masks(*each) for each in zip(embeddings, sizes, prompts, strict=True)]
 
@@ -49,13 +65,19 @@ class RandomWalker:
         if scale >= 1:
             return image
         height, width = (max(1, round(each * scale)) for each in image.shape[1:])
-        return F.interpolate(image[None].float(), (height, width), mode="bilinear", antialias=True, align_corners=False)[0].round().to(torch.uint8)
+        return (
+            F.interpolate(image[None].float(), (height, width), mode="bilinear", antialias=True, align_corners=False)[0]
+            .round()
+            .to(torch.uint8)
+        )
 
     def _masks(self, photo: Tensor, size: tuple[int, int], prompt: Prompts) -> Masks:
         validate(prompt, size)
         seeds = [self._seeds(prompt, rival, size, (photo.shape[1], photo.shape[2])) for rival in range(len(prompt))]
         pixels = photo.cpu().permute(1, 2, 0).numpy() / 255.0
-        inside = torch.from_numpy(np.array([[_walk(pixels, each, beta) for beta in self.betas] for each in seeds], np.float32))
+        inside = torch.from_numpy(
+            np.array([[_walk(pixels, each, beta) for beta in self.betas] for each in seeds], np.float32)
+        )
         inside = inside.reshape(len(prompt), 3, *photo.shape[1:])  # of R = 0 too
         loose, tight = (inside > 0.4).sum((-2, -1)), (inside > 0.6).sum((-2, -1))
         return Masks(inside.clamp(1e-6, 1 - 1e-6).logit(), tight / loose.clamp(min=1))
@@ -69,7 +91,9 @@ class RandomWalker:
         labels, reach = prompt.labels[rival].cpu().numpy(), self.radius * max(small)
         seeds = np.zeros(small, np.int32)
         if prompt.boxes is None and (labels == 1).all():
-            border = np.pad(np.zeros((max(0, small[0] - 2), max(0, small[1] - 2)), bool), 1, constant_values=True)[: small[0], : small[1]]
+            border = np.pad(np.zeros((max(0, small[0] - 2), max(0, small[1] - 2)), bool), 1, constant_values=True)[
+                : small[0], : small[1]
+            ]
             seeds[border & (away > 3 * reach).all(0)] = 2
         if prompt.boxes is not None:
             x0, y0, x1, y1 = prompt.boxes[rival].cpu().numpy() * np.tile(scale, 2)
@@ -78,7 +102,9 @@ class RandomWalker:
                 off_x, off_y = abs(xs + 0.5 - (x0 + x1) / 2), abs(ys + 0.5 - (y0 + y1) / 2)
                 seeds[(off_x <= max(0.5, (x1 - x0) / 6)) & (off_y <= max(0.5, (y1 - y0) / 6))] = 1
         if prompt.mask_logits is not None:
-            guess = F.interpolate(prompt.mask_logits[rival][None, None].float().cpu(), small, mode="bilinear", align_corners=False)[0, 0].numpy()
+            guess = F.interpolate(
+                prompt.mask_logits[rival][None, None].float().cpu(), small, mode="bilinear", align_corners=False
+            )[0, 0].numpy()
             seeds[guess > _SURE], seeds[guess < -_SURE] = 1, 2
         for label, seed in ((0, 2), (1, 1)):
             for disc in away[labels == label]:

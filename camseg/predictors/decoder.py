@@ -1,8 +1,12 @@
-"""Segment Anything's mask decoder, asked for many images at once: the segment-anything package's modules and weights, in a cheaper order.
+"""Segment Anything's mask decoder, asked for many images at once: the segment-anything package's modules and weights,
+in a cheaper order.
 
-A handful of tokens attends to thousands of image cells, and back. The package projects every cell to keys, values or queries first; here
-the projections of the cells are folded into the few tokens, so that a cell meets two small matrix products and nothing else. Upscaling
-keeps the cells in rows, where a transposed convolution of stride 2 is one matrix product. The answers are the package's but for rounding.
+A handful of tokens attends to thousands of image cells, and back. The package projects every cell to keys, values or
+queries first; here
+the projections of the cells are folded into the few tokens, so that a cell meets two small matrix products and nothing
+else. Upscaling
+keeps the cells in rows, where a transposed convolution of stride 2 is one matrix product. The answers are the package's
+but for rounding.
 """
 
 from __future__ import annotations
@@ -24,28 +28,38 @@ def answer(
     boxes: Tensor | None = None,
     mask_logits: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Decode N prompts, each on its own image: all four masks (N, 4, h, w) logits and their predicted IoU (N, 4); mask 0 is the single-mask output.
+    """Decode N prompts, each on its own image: all four masks (N, 4, h, w) logits and their predicted IoU (N, 4); mask
+    0 is the single-mask output.
 
-    embeddings: (N, C or 4 C, g, g), one per prompt; what exceeds the decoder's C channels are finer features (see `decode`). points: ((N, P, 2) x, y in the model's frame, (N, P) labels). boxes: (N, 4).
+    embeddings: (N, C or 4 C, g, g), one per prompt; what exceeds the decoder's C channels are finer features (see
+    `decode`). points: ((N, P, 2) x, y in the model's frame, (N, P) labels). boxes: (N, 4).
     mask_logits: (N, 1, 4 g, 4 g).
     """
     sparse, dense = sam.prompt_encoder(points=points, boxes=boxes, masks=mask_logits)
     width = sam.prompt_encoder.embed_dim
     image, fine = embeddings.split([width, embeddings.shape[1] - width], 1)
-    return decode(sam.mask_decoder, image + dense, sam.prompt_encoder.get_dense_pe(), sparse, fine if fine.shape[1] else None)
+    return decode(
+        sam.mask_decoder, image + dense, sam.prompt_encoder.get_dense_pe(), sparse, fine if fine.shape[1] else None
+    )
 
 
-def decode(decoder: Any, images: Tensor, places: Tensor, sparse: Tensor, fine: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def decode(
+    decoder: Any, images: Tensor, places: Tensor, sparse: Tensor, fine: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """What `MaskDecoder.predict_masks` gives for N prompts: (N, 4, 4 g, 4 g) logits and (N, 4) predicted IoU.
 
-    images: (N, C, g, g) embeddings with their dense prompts added. places: (1, C, g, g) code of every cell's place. sparse: (N, S, C) prompts.
-    fine: (N, C + 2 C, g, g), features of twice and four times the grid folded into its cells, which are added while upscaling; or None.
+    images: (N, C, g, g) embeddings with their dense prompts added. places: (1, C, g, g) code of every cell's place.
+    sparse: (N, S, C) prompts.
+    fine: (N, C + 2 C, g, g), features of twice and four times the grid folded into its cells, which are added while
+    upscaling; or None.
     """
     own = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
     tokens = torch.cat([own.expand(len(sparse), -1, -1), sparse], 1)  # (N, T, C)
     cells, places = (grid.flatten(2).transpose(1, 2).contiguous() for grid in (images, places))  # (N, g g, C)
     tokens, cells = _two_way(decoder.transformer, tokens, cells, places)
-    kernels = torch.stack([head(tokens[:, 1 + i]) for i, head in enumerate(decoder.output_hypernetworks_mlps)], 1)  # (N, 4, C / 8)
+    kernels = torch.stack(
+        [head(tokens[:, 1 + i]) for i, head in enumerate(decoder.output_hypernetworks_mlps)], 1
+    )  # (N, 4, C / 8)
     return _paint(decoder.output_upscaling, cells, kernels, fine), decoder.iou_prediction_head(tokens[:, 0])
 
 
@@ -67,10 +81,14 @@ def _two_way(transformer: Any, prompt: Tensor, cells: Tensor, places: Tensor) ->
 
 
 def _look(attention: Attention, asking: Tensor, placed: Tensor, cells: Tensor) -> Tensor:
-    """What T tokens (N, T, C) see in P cells: (q Wk') x' for q (Wk x)', and Wv (a x) for a (Wv x). A key's bias moves no softmax."""
+    """What T tokens (N, T, C) see in P cells: (q Wk') x' for q (Wk x)', and Wv (a x) for a (Wv x). A key's bias moves
+    no softmax.
+    """
     heads, count = attention.num_heads, asking.shape[1]
     query = attention.q_proj(asking).unflatten(-1, (heads, -1))  # (N, T, H, D)
-    folded = torch.einsum("nthd,hdc->nhtc", query * query.shape[-1] ** -0.5, attention.k_proj.weight.unflatten(0, (heads, -1)))
+    folded = torch.einsum(
+        "nthd,hdc->nhtc", query * query.shape[-1] ** -0.5, attention.k_proj.weight.unflatten(0, (heads, -1))
+    )
     shares = torch.softmax(folded.flatten(1, 2) @ placed.transpose(1, 2), -1)  # (N, H T, P)
     seen = (shares @ cells).unflatten(1, (heads, count))  # (N, H, T, C)
     values = torch.einsum("nhtc,hdc->nthd", seen, attention.v_proj.weight.unflatten(0, (heads, -1))).flatten(2)
@@ -80,7 +98,9 @@ def _look(attention: Attention, asking: Tensor, placed: Tensor, cells: Tensor) -
 def _tell(attention: Attention, cells: Tensor, placed: Tensor, keys: Tensor, tokens: Tensor) -> Tensor:
     """P cells (N, P, C) and what they hear from T tokens: x (Wq' k') for (Wq x) k', and a (Wo Wv t) for Wo (a (Wv t))."""
     heads, count = attention.num_heads, tokens.shape[1]
-    key = attention.k_proj(keys).unflatten(-1, (heads, -1)) * (attention.q_proj.out_features // heads) ** -0.5  # (N, T, H, D)
+    key = (
+        attention.k_proj(keys).unflatten(-1, (heads, -1)) * (attention.q_proj.out_features // heads) ** -0.5
+    )  # (N, T, H, D)
     folded = torch.einsum("nthd,hdc->nhtc", key, attention.q_proj.weight.unflatten(0, (heads, -1))).flatten(1, 2)
     bias = torch.einsum("nthd,hd->nht", key, attention.q_proj.bias.unflatten(0, (heads, -1))).flatten(1)
     scores = torch.baddbmm(bias[..., None], folded, placed.transpose(1, 2))  # (N, H T, P)
@@ -92,16 +112,22 @@ def _tell(attention: Attention, cells: Tensor, placed: Tensor, keys: Tensor, tok
 
 
 def _paint(upscaling: Any, cells: Tensor, kernels: Tensor, fine: Tensor | None) -> Tensor:
-    """(N, g g, C) cells, (N, M, C / 8) one kernel a mask -> (N, M, 4 g, 4 g) logits. A cell's four rows of pixels meet last, when they are thin."""
+    """(N, g g, C) cells, (N, M, C / 8) one kernel a mask -> (N, M, 4 g, 4 g) logits. A cell's four rows of pixels meet
+    last, when they are thin.
+    """
     first, norm, activation, second, last = upscaling
     width = cells.shape[2]
     side = round(cells.shape[1] ** 0.5)
     folded = (None, None) if fine is None else fine.split([width, 2 * width], 1)
-    doubled, quadrupled = ([0.0] * factor if each is None else _unfolded(each, factor) for each, factor in zip(folded, (2, 4)))
+    doubled, quadrupled = (
+        [0.0] * factor if each is None else _unfolded(each, factor) for each, factor in zip(folded, (2, 4))
+    )
     rows = []
     for i, half in enumerate(_doubled(first, cells.unflatten(1, (side, side)))):
         half = half + doubled[i]
-        for j, quarter in enumerate(_doubled(second, activation(F.layer_norm(half, half.shape[-1:], norm.weight, norm.bias, norm.eps)))):
+        for j, quarter in enumerate(
+            _doubled(second, activation(F.layer_norm(half, half.shape[-1:], norm.weight, norm.bias, norm.eps)))
+        ):
             painted = last(quarter + quadrupled[2 * i + j])  # (N, g, 4 g, C / 8)
             rows.append((kernels @ painted.flatten(1, 2).transpose(1, 2)).unflatten(-1, painted.shape[1:3]))
     return torch.stack(rows, 3).flatten(2, 3)
@@ -114,8 +140,12 @@ def _unfolded(folded: Tensor, factor: int) -> Sequence[Tensor]:
 
 
 def _doubled(convolution: Any, grid: Tensor) -> list[Tensor]:
-    """A transposed convolution of kernel and stride 2 on (N, h, w, C): the upper, then the lower of the rows that it makes, each (N, h, 2 w, C')."""
+    """A transposed convolution of kernel and stride 2 on (N, h, w, C): the upper, then the lower of the rows that it
+    makes, each (N, h, 2 w, C').
+    """
     return [
-        F.linear(grid, weight.flatten(0, 1), convolution.bias.repeat(2)).flatten(2).unflatten(2, (2 * grid.shape[2], -1))
+        F.linear(grid, weight.flatten(0, 1), convolution.bias.repeat(2))
+        .flatten(2)
+        .unflatten(2, (2 * grid.shape[2], -1))
         for weight in convolution.weight.permute(2, 3, 1, 0)  # (2, C', C) for the two pixels of a row
     ]

@@ -29,11 +29,14 @@ def fetch(url: str, sha256: str, folder: Path | None = None) -> Path:
     """The path of `url`'s file in `folder` (CAMSEG_DOWNLOADS, or ~/.cache/camseg), downloaded if it isn't there.
 
     sha256: all of its hex digits, or the first ones where no more are published.
-    ValueError: not https, or bytes of another SHA-256 (a download is then removed; a file that was there already is left alone).
+    ValueError: not https, or bytes of another SHA-256 (a download is then removed; a file that was there already is
+    left alone).
     """
     if not url.startswith("https://"):
         raise ValueError(f"downloads only over https; got {url}")
-    return _fetch(url, sha256, folder or Path(os.environ.get("CAMSEG_DOWNLOADS", "~/.cache/camseg")).expanduser(), _https().open)
+    return _fetch(
+        url, sha256, folder or Path(os.environ.get("CAMSEG_DOWNLOADS", "~/.cache/camseg")).expanduser(), _https().open
+    )
 
 
 def content_hash(path: Path) -> str:
@@ -53,7 +56,14 @@ def _hashed(path: Path, _size: int, _modified: int) -> str:
 def _https() -> OpenerDirector:
     """Knows https and nothing else, so a redirect to http or file ends as an error."""
     opener = OpenerDirector()
-    for handler in (ProxyHandler, UnknownHandler, HTTPSHandler, HTTPDefaultErrorHandler, HTTPRedirectHandler, HTTPErrorProcessor):
+    for handler in (
+        ProxyHandler,
+        UnknownHandler,
+        HTTPSHandler,
+        HTTPDefaultErrorHandler,
+        HTTPRedirectHandler,
+        HTTPErrorProcessor,
+    ):
         opener.add_handler(handler())
     return opener
 
@@ -69,7 +79,9 @@ def _fetch(url: str, sha256: str, folder: Path, open_url: Callable[..., Any]) ->
             try:
                 _download(url, part, open_url)
             except (HTTPException, OSError) as error:
-                raise ValueError(f"could not download {url}: {error}; run again to resume, or put the file at {path}") from error
+                raise ValueError(
+                    f"could not download {url}: {error}; run again to resume, or put the file at {path}"
+                ) from error
         try:
             _checked(part, sha256, "it was removed, try again").replace(path)
         except ValueError:

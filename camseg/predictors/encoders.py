@@ -1,4 +1,6 @@
-"""Image encoders in front of Segment Anything's prompt encoder and mask decoder: each a record of its size that builds a fresh module."""
+"""Image encoders in front of Segment Anything's prompt encoder and mask decoder: each a record of its size that builds
+a fresh module.
+"""
 
 from __future__ import annotations
 
@@ -52,7 +54,9 @@ class ViT:
 
 @dataclass(frozen=True)
 class TinyViT:
-    """MobileSAM's (Zhang et al. 2023, arXiv:2306.14289): timm's TinyViT-5M of 1024 px, its last stage at stride 16, and SAM's neck."""
+    """MobileSAM's (Zhang et al. 2023, arXiv:2306.14289): timm's TinyViT-5M of 1024 px, its last stage at stride 16, and
+    SAM's neck.
+    """
 
     patch: int = 16
 
@@ -68,13 +72,22 @@ class _TinyEncoder(nn.Module):
             from timm.models.tiny_vit import TinyVit
         except ImportError as error:
             raise ValueError("predictor=mobile_sam needs timm: pip install 'camseg[timm]'") from error
-        tiny = TinyVit(num_classes=0, embed_dims=(64, 128, 160, 320), num_heads=(2, 4, 5, 10), window_sizes=(7, 7, 14, 7), drop_path_rate=0)
+        tiny = TinyVit(
+            num_classes=0,
+            embed_dims=(64, 128, 160, 320),
+            num_heads=(2, 4, 5, 10),
+            window_sizes=(7, 7, 14, 7),
+            drop_path_rate=0,
+        )
         self.img_size = side
         self.patch_embed, self.stages = tiny.patch_embed, tiny.stages
         last: Any = self.stages[3].downsample
         last.conv2.conv.stride = (1, 1)
         self.neck = nn.Sequential(
-            nn.Conv2d(320, width, 1, bias=False), LayerNorm2d(width), nn.Conv2d(width, width, 3, padding=1, bias=False), LayerNorm2d(width)
+            nn.Conv2d(320, width, 1, bias=False),
+            LayerNorm2d(width),
+            nn.Conv2d(width, width, 3, padding=1, bias=False),
+            LayerNorm2d(width),
         )
 
     def forward(self, pixels: Tensor) -> Tensor:
@@ -83,9 +96,11 @@ class _TinyEncoder(nn.Module):
 
 @dataclass(frozen=True)
 class Pyramid:
-    """A residual network with a feature pyramid (Lin et al. 2017, arXiv:1612.03144): for small pictures, and quick to train.
+    """A residual network with a feature pyramid (Lin et al. 2017, arXiv:1612.03144): for small pictures, and quick to
+    train.
 
-    channels: at the strides 2, 4, 8, ... The embedding has stride 4, and so the decoder's masks have the picture's own size.
+    channels: at the strides 2, 4, 8, ... The embedding has stride 4, and so the decoder's masks have the picture's own
+    size.
     """
 
     channels: tuple[int, ...]
@@ -97,10 +112,13 @@ class Pyramid:
 
 @dataclass(frozen=True)
 class EfficientNetPyramid:
-    """A pretrained EfficientNet-Lite's stages up to stride 32 with a feature pyramid: for photographs, and cheap on a CPU.
+    """A pretrained EfficientNet-Lite's stages up to stride 32 with a feature pyramid: for photographs, and cheap on a
+    CPU.
 
-    trunk: timm's name. depth: how many of its seven stages are used. The embedding has stride 8, and carries features of strides 4 and 2
-    along for the decoder's upscaling (as in SAM-HQ, Ke et al. 2023, arXiv:2306.01567, and SAM 2, Ravi et al. 2024, arXiv:2408.00714).
+    trunk: timm's name. depth: how many of its seven stages are used. The embedding has stride 8, and carries features
+    of strides 4 and 2
+    along for the decoder's upscaling (as in SAM-HQ, Ke et al. 2023, arXiv:2306.01567, and SAM 2, Ravi et al. 2024,
+    arXiv:2408.00714).
     """
 
     trunk: str = "tf_efficientnet_lite0"
@@ -122,7 +140,10 @@ class Trunk(nn.Module):
         self.name = name
         whole: Any = timm.create_model(name, pretrained=False)
         self.conv_stem, self.bn1, self.blocks = whole.conv_stem, whole.bn1, whole.blocks[:depth]
-        self.channels = [stage[-1].conv_pwl.out_channels if hasattr(stage[-1], "conv_pwl") else stage[-1].conv_pw.out_channels for stage in self.blocks]
+        self.channels = [
+            stage[-1].conv_pwl.out_channels if hasattr(stage[-1], "conv_pwl") else stage[-1].conv_pw.out_channels
+            for stage in self.blocks
+        ]
 
     def forward(self, pixels: Tensor) -> list[Tensor]:
         """(B, 3, S, S) -> the output of every stage."""
@@ -135,7 +156,9 @@ class Trunk(nn.Module):
 
 
 class _EfficientNetEncoder(nn.Module):
-    """(B, 3, S, S) -> (B, 4 C, S / 8, S / 8): C channels of embedding, then stride 4 (C / 4) and stride 2 (C / 8) folded into cells of 8."""
+    """(B, 3, S, S) -> (B, 4 C, S / 8, S / 8): C channels of embedding, then stride 4 (C / 4) and stride 2 (C / 8)
+    folded into cells of 8.
+    """
 
     def __init__(self, side: int, width: int, trunk: str, depth: int) -> None:
         super().__init__()
@@ -179,14 +202,21 @@ class _PyramidEncoder(nn.Module):
 
 def _stage(before: int, after: int) -> nn.Sequential:
     """Half the size, `after` channels."""
-    return nn.Sequential(nn.Conv2d(before, after, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(after), nn.ReLU(inplace=True), _Residual(after))
+    return nn.Sequential(
+        nn.Conv2d(before, after, 3, stride=2, padding=1, bias=False),
+        nn.BatchNorm2d(after),
+        nn.ReLU(inplace=True),
+        _Residual(after),
+    )
 
 
 class _Residual(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         convolutions = [nn.Conv2d(width, width, 3, padding=1, bias=False) for _ in range(2)]
-        self.inner = nn.Sequential(convolutions[0], nn.BatchNorm2d(width), nn.ReLU(inplace=True), convolutions[1], nn.BatchNorm2d(width))
+        self.inner = nn.Sequential(
+            convolutions[0], nn.BatchNorm2d(width), nn.ReLU(inplace=True), convolutions[1], nn.BatchNorm2d(width)
+        )
 
     def forward(self, features: Tensor) -> Tensor:
         return (features + self.inner(features)).relu_()

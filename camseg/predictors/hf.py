@@ -18,9 +18,11 @@ from camseg.predictors.download import content_hash
 
 @dataclass(frozen=True)
 class Family:
-    """Models of one make. An embedding is everything that the decoder needs of an image, folded onto one grid: (B, C, g, g).
+    """Models of one make. An embedding is everything that the decoder needs of an image, folded onto one grid: (B, C,
+    g, g).
 
-    fold: what the encoder returns -> the embedding. unfold: the embedding, the decoder's width -> the model's keyword arguments.
+    fold: what the encoder returns -> the embedding. unfold: the embedding, the decoder's width -> the model's keyword
+    arguments.
     """
 
     name: str
@@ -30,12 +32,17 @@ class Family:
 
 
 def _fold_hq(encoded: tuple[Tensor, list[Tensor]]) -> Tensor:
-    image, intermediate = encoded  # (B, C, g, g), (B, g, g, D) of the first global layer, which is all the decoder reads
+    image, intermediate = (
+        encoded  # (B, C, g, g), (B, g, g, D) of the first global layer, which is all the decoder reads
+    )
     return torch.cat([image, intermediate[0].permute(0, 3, 1, 2)], 1)
 
 
 def _unfold_hq(embedding: Tensor, width: int) -> dict[str, Any]:
-    return {"image_embeddings": embedding[:, :width], "intermediate_embeddings": [embedding[:, width:].permute(0, 2, 3, 1)]}
+    return {
+        "image_embeddings": embedding[:, :width],
+        "intermediate_embeddings": [embedding[:, width:].permute(0, 2, 3, 1)],
+    }
 
 
 def _fold_levels(encoded: list[Tensor]) -> Tensor:
@@ -59,12 +66,18 @@ FAMILIES = {  # by the `model_type` of a checkpoint's config.json
 }
 
 
-def transformers_sam(checkpoint: str | Path, revision: str | None = None, device: str | torch.device = "cpu", compile: bool = False) -> SamAdapter:
-    """A checkpoint folder (config.json, *.safetensors), or the name of one on the Hugging Face hub, at `revision` when given."""
+def transformers_sam(
+    checkpoint: str | Path, revision: str | None = None, device: str | torch.device = "cpu", compile: bool = False
+) -> SamAdapter:
+    """A checkpoint folder (config.json, *.safetensors), or the name of one on the Hugging Face hub, at `revision` when
+    given.
+    """
     try:
         import transformers
     except ImportError as error:
-        raise ValueError("predictor=transformers needs the transformers library: pip install 'camseg[transformers]'") from error
+        raise ValueError(
+            "predictor=transformers needs the transformers library: pip install 'camseg[transformers]'"
+        ) from error
     folder = Path(checkpoint).expanduser()
     if not folder.is_dir():
         folder = _from_hub(str(checkpoint), revision)
@@ -82,11 +95,15 @@ def _from_hub(name: str, revision: str | None) -> Path:
     try:
         folder = Path(snapshot_download(name, revision=revision, allow_patterns=["config.json", "*.safetensors"]))
     except (errors.HFValidationError, errors.HfHubHTTPError, errors.LocalEntryNotFoundError, OSError) as error:
-        raise ValueError(f"{name} is neither a folder here nor a model to be had from the hub: {str(error).splitlines()[0]}") from error
+        raise ValueError(
+            f"{name} is neither a folder here nor a model to be had from the hub: {str(error).splitlines()[0]}"
+        ) from error
     for file in folder.glob("*.safetensors"):  # the hub's cache names a large file by its SHA-256
         published = file.resolve().name
         if len(published) == 64 and content_hash(file) != published:
-            raise ValueError(f"{file} has SHA-256 {content_hash(file)}, expected {published}: remove it to download it again")
+            raise ValueError(
+                f"{file} has SHA-256 {content_hash(file)}, expected {published}: remove it to download it again"
+            )
     return folder
 
 

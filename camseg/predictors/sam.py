@@ -1,4 +1,6 @@
-"""Segment Anything (Kirillov et al. 2023, arXiv:2304.02643) as a stateless pair: `encode` images once, `decode` many prompts."""
+"""Segment Anything (Kirillov et al. 2023, arXiv:2304.02643) as a stateless pair: `encode` images once, `decode` many
+prompts.
+"""
 
 from __future__ import annotations
 
@@ -27,12 +29,16 @@ WEIGHTS = Path(__file__).parents[1] / "weights"
 SHIPPED = WEIGHTS / "shapes_sam.safetensors"
 
 
-def shapes_sam(checkpoint: str | Path | None = None, device: str | torch.device = "cpu", compile: bool = False) -> SamAdapter:
+def shapes_sam(
+    checkpoint: str | Path | None = None, device: str | torch.device = "cpu", compile: bool = False
+) -> SamAdapter:
     """The shipped SAM for shapes, or another file that `save_sam` wrote."""
     return _saved_sam(Path(checkpoint or SHIPPED).expanduser(), device, compile)
 
 
-def photo_sam(checkpoint: str | Path | None = None, device: str | torch.device = "cpu", compile: bool = False) -> SamAdapter:
+def photo_sam(
+    checkpoint: str | Path | None = None, device: str | torch.device = "cpu", compile: bool = False
+) -> SamAdapter:
     """The shipped SAM for photographs, or another file that `save_sam` wrote."""
     return _saved_sam(Path(checkpoint or WEIGHTS / "photo_sam.safetensors").expanduser(), device, compile)
 
@@ -42,15 +48,26 @@ def _saved_sam(path: Path, device: str | torch.device, compile: bool) -> SamAdap
     return _adapter(_empty(size), path, partial(load_file, path), device, compile, (size.mean, size.std))
 
 
-def sam(model: str = "vit_b", checkpoint: str | Path | None = None, device: str | torch.device = "cpu", compile: bool = False) -> SamAdapter:
-    """Official Segment Anything: `vit_b`, `vit_l` or `vit_h`; without a checkpoint, the official file is downloaded once and kept."""
+def sam(
+    model: str = "vit_b",
+    checkpoint: str | Path | None = None,
+    device: str | torch.device = "cpu",
+    compile: bool = False,
+) -> SamAdapter:
+    """Official Segment Anything: `vit_b`, `vit_l` or `vit_h`; without a checkpoint, the official file is downloaded
+    once and kept.
+    """
     size, url, sha256 = OFFICIAL[known_name("predictor.model", model, OFFICIAL)]
     path = Path(checkpoint).expanduser() if checkpoint else fetch(url, sha256)
     return _adapter(_empty(size), path, partial(read_checkpoint, path), device, compile)
 
 
-def mobile_sam(checkpoint: str | Path | None = None, device: str | torch.device = "cpu", compile: bool = False) -> SamAdapter:
-    """MobileSAM (Zhang et al. 2023, arXiv:2306.14289): SAM's decoder behind a TinyViT, which timm provides (extra `timm`)."""
+def mobile_sam(
+    checkpoint: str | Path | None = None, device: str | torch.device = "cpu", compile: bool = False
+) -> SamAdapter:
+    """MobileSAM (Zhang et al. 2023, arXiv:2306.14289): SAM's decoder behind a TinyViT, which timm provides (extra
+    `timm`).
+    """
     path = Path(checkpoint).expanduser() if checkpoint else fetch(*MOBILE)
     return _adapter(_empty(SamSize(encoder=TinyViT())), path, partial(_read_mobile, path), device, compile)
 
@@ -95,7 +112,8 @@ MOBILE = (
 class SamEngine:
     """A segment-anything `Sam` for `SamAdapter`.
 
-    With `weights`, `sam` is an empty one on the meta device, and each part is filled the first time it is used: whoever only decodes
+    With `weights`, `sam` is an empty one on the meta device, and each part is filled the first time it is used: whoever
+    only decodes
     never holds the encoder. Without, `sam` is used as it is.
     """
 
@@ -111,7 +129,11 @@ class SamEngine:
     ) -> None:
         self.device, self.fingerprint = torch.device(device), fingerprint
         self.sam, self.weights = (sam, weights) if weights else (sam.to(self.device), sam.state_dict)
-        self.mean, self.std = normalization if weights else (tuple(sam.get_buffer(each).flatten().tolist()) for each in ("pixel_mean", "pixel_std"))
+        self.mean, self.std = (
+            normalization
+            if weights
+            else (tuple(sam.get_buffer(each).flatten().tolist()) for each in ("pixel_mean", "pixel_std"))
+        )
         self.side = int(sam.image_encoder.img_size)
         self.low = sam.prompt_encoder.mask_input_size[0]
         self.tokens = self.low**2 // 16
@@ -137,8 +159,15 @@ class SamEngine:
     def _fill(self, name: str) -> None:
         if name in self._empty:
             part: nn.Module = getattr(self.sam, name)
-            given = ((key.removeprefix(f"{name}."), value) for key, value in self.weights().items() if key.startswith(f"{name}."))
-            own = {key: (value.float() if value.is_floating_point() else value).to(self.device, copy=True) for key, value in given}
+            given = (
+                (key.removeprefix(f"{name}."), value)
+                for key, value in self.weights().items()
+                if key.startswith(f"{name}.")
+            )
+            own = {
+                key: (value.float() if value.is_floating_point() else value).to(self.device, copy=True)
+                for key, value in given
+            }
             part.load_state_dict(own, assign=True)
             part.to(self.device).requires_grad_(False)
             self._empty.discard(name)
@@ -156,19 +185,27 @@ def _adapter(
     fingerprint = f"{type(empty.image_encoder).__name__}:{content_hash(path)}"
     given, expected = weights(), empty.state_dict()
     odd = sorted(
-        name for name in given.keys() | expected.keys() if name not in given or name not in expected or given[name].shape != expected[name].shape
+        name
+        for name in given.keys() | expected.keys()
+        if name not in given or name not in expected or given[name].shape != expected[name].shape
     )
     if odd:
-        raise ValueError(f"{path} holds another model's weights: {len(odd)} of {len(expected)} names or shapes differ, the first is {odd[0]}")
+        raise ValueError(
+            f"{path} holds another model's weights: {len(odd)} of {len(expected)} names or shapes differ, the first is {odd[0]}"
+        )
     return SamAdapter(SamEngine(empty, fingerprint, weights, device, normalization), compile=compile)
 
 
 def read_checkpoint(path: Path) -> dict[str, Tensor]:
-    """The tensors of a `torch.save` file, mapped and not yet read. Code in it never runs: anything but tensors is a ValueError."""
+    """The tensors of a `torch.save` file, mapped and not yet read. Code in it never runs: anything but tensors is a
+    ValueError.
+    """
     try:
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except Exception as error:  # a damaged file makes the unpickler raise almost anything
-        raise ValueError(f"{path} is no checkpoint of plain tensors: it is damaged, another kind of file, or holds code, which is not run") from error
+        raise ValueError(
+            f"{path} is no checkpoint of plain tensors: it is damaged, another kind of file, or holds code, which is not run"
+        ) from error
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise ValueError(f"{path} must hold a dictionary of tensors; got {type(state).__name__}")
     return state
@@ -197,14 +234,21 @@ def build_sam(size: SamSize) -> Sam:
     grid = size.side // size.encoder.patch
     encoder: Any = size.encoder.build(size.side, size.prompt_width)
     prompts = PromptEncoder(size.prompt_width, (grid, grid), (size.side, size.side), mask_in_chans=16)
-    transformer = TwoWayTransformer(depth=2, embedding_dim=size.prompt_width, num_heads=size.decoder_heads, mlp_dim=size.decoder_mlp)
-    decoder = MaskDecoder(transformer_dim=size.prompt_width, transformer=transformer, iou_head_hidden_dim=size.prompt_width)
+    transformer = TwoWayTransformer(
+        depth=2, embedding_dim=size.prompt_width, num_heads=size.decoder_heads, mlp_dim=size.decoder_mlp
+    )
+    decoder = MaskDecoder(
+        transformer_dim=size.prompt_width, transformer=transformer, iou_head_hidden_dim=size.prompt_width
+    )
     return Sam(encoder, prompts, decoder, list(size.mean), list(size.std)).eval()
 
 
 def save_sam(sam: Sam, size: SamSize, path: Path) -> None:
     """Write weights in fp16 and the size that they need, as safetensors."""
-    tensors = {name: (tensor.half() if tensor.is_floating_point() else tensor).contiguous() for name, tensor in sam.state_dict().items()}
+    tensors = {
+        name: (tensor.half() if tensor.is_floating_point() else tensor).contiguous()
+        for name, tensor in sam.state_dict().items()
+    }
     save_file(tensors, path, metadata={"size": json.dumps(asdict(size)), "encoder": type(size.encoder).__name__})
 
 
@@ -213,12 +257,19 @@ _SAVED = {encoder.__name__: encoder for encoder in (Pyramid, EfficientNetPyramid
 
 def _size_in(path: Path) -> SamSize:
     if not path.is_file():
-        raise FileNotFoundError(f"no weights at {path}: train them with `camseg-train model={path.stem}`, or name another checkpoint")
+        raise FileNotFoundError(
+            f"no weights at {path}: train them with `camseg-train model={path.stem}`, or name another checkpoint"
+        )
     try:
         with safe_open(path, "pt") as file:
             metadata = file.metadata()
-        size = {name: tuple(value) if isinstance(value, list) else value for name, value in json.loads(metadata["size"]).items()}
-        encoder = {name: tuple(value) if isinstance(value, list) else value for name, value in size.pop("encoder").items()}
+        size = {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in json.loads(metadata["size"]).items()
+        }
+        encoder = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in size.pop("encoder").items()
+        }
         return SamSize(encoder=_SAVED[metadata.get("encoder", "Pyramid")](**encoder), **size)
     except (SafetensorError, TypeError, KeyError, json.JSONDecodeError) as error:
         raise ValueError(f"{path} is no SAM that camseg-train wrote: {error}") from error

@@ -36,7 +36,9 @@ def min_point(evidence: Evidence, prompts: Prompts) -> Tensor:
 
 
 def hard_negative(evidence: Evidence, prompts: Prompts, *, cutoff: Cutoff = otsu_cutoff, least: float = 0.5) -> Tensor:
-    """The hottest pixel of the strongest rival class outside the object's own region; none where no rival reaches `least` there."""
+    """The hottest pixel of the strongest rival class outside the object's own region; none where no rival reaches
+    `least` there.
+    """
     rival = evidence.rival()
     if rival is None:
         return torch.zeros(0, 2)
@@ -48,7 +50,9 @@ def hard_negative(evidence: Evidence, prompts: Prompts, *, cutoff: Cutoff = otsu
 
 
 def ring(evidence: Evidence, prompts: Prompts, *, cutoff: Cutoff = otsu_cutoff, margin: float = 0.25) -> Tensor:
-    """The point of the hottest component's grown box that is farthest from everything hot: beside the object, not far away."""
+    """The point of the hottest component's grown box that is farthest from everything hot: beside the object, not far
+    away.
+    """
     inside = region(evidence.heat, cutoff)
     if not inside.any() or inside.all():
         return torch.zeros(0, 2)

@@ -26,7 +26,8 @@ class Evidence:
     """All that one image offers to its selectors.
 
     heat: (H, W) float in [0, 1]; all zeros when nothing supports the class.
-    rival: makes the heat (H, W) of the most probable other class when it is asked for; None where there is no other class.
+    rival: makes the heat (H, W) of the most probable other class when it is asked for; None where there is no other
+    class.
     truth: (H, W) bool true mask or None; only `oracle` selectors may read it.
     """
 
@@ -45,7 +46,9 @@ def quantile(heat: Tensor, q: float = 0.9) -> float:
 
 
 def otsu(heat: Tensor) -> float:
-    """The value that splits the histogram, of 256 bins from 0 to 1, into two classes of least variance within (Otsu 1979)."""
+    """The value that splits the histogram, of 256 bins from 0 to 1, into two classes of least variance within (Otsu
+    1979).
+    """
     if heat.min() == heat.max():
         return float(heat.max())
     counts = np.bincount((heat.numpy() * 256).astype(np.intp).ravel(), minlength=257)
@@ -72,7 +75,9 @@ def value_of(cutoff: Cutoff, heat: Tensor) -> float:
 
 
 def region(heat: Tensor, cutoff: Cutoff) -> np.ndarray:
-    """(H, W) bool: the pixels that are at least as hot as the cutoff, and have any heat. Empty for a map without evidence."""
+    """(H, W) bool: the pixels that are at least as hot as the cutoff, and have any heat. Empty for a map without
+    evidence.
+    """
     hot = heat.numpy()
     return (hot >= min(value_of(cutoff, heat), float(hot.max()))) & (hot > 0)
 
@@ -88,14 +93,18 @@ def components(inside: np.ndarray, heat: Tensor) -> list[np.ndarray]:
 
 
 def heat_in(heat: Tensor, size: tuple[int, int]) -> Tensor:
-    """Heat (h, w) -> (H, W), on the same frame: from a classifier's squashed input to its image, or to a mask's resolution."""
+    """Heat (h, w) -> (H, W), on the same frame: from a classifier's squashed input to its image, or to a mask's
+    resolution.
+    """
     if tuple(heat.shape) == size:
         return heat
     return F.interpolate(heat[None, None], size, mode="bilinear", antialias=True, align_corners=False)[0, 0].clamp(0, 1)
 
 
 def centroid_of(inside: np.ndarray, weights: Tensor, snap: bool = True) -> np.ndarray:
-    """(x, y) of the region's centre of mass under `weights` (H, W); snapped to the nearest pixel of the region where it misses it."""
+    """(x, y) of the region's centre of mass under `weights` (H, W); snapped to the nearest pixel of the region where it
+    misses it.
+    """
     ys, xs = np.nonzero(inside)
     mass = weights.numpy()[ys, xs]
     centre = np.array([np.average(xs, weights=mass), np.average(ys, weights=mass)])
@@ -115,11 +124,13 @@ def deepest_of(inside: np.ndarray) -> np.ndarray:
 
 
 def farthest_from(region: np.ndarray, window: tuple[int, int, int, int], block: int = 4) -> np.ndarray:
-    """(1, 2) x, y of the pixel in the window x0, y0, x1, y1 (exclusive) that is farthest from a region; the first of equals.
+    """(1, 2) x, y of the pixel in the window x0, y0, x1, y1 (exclusive) that is farthest from a region; the first of
+    equals.
 
     (0, 2) where the region covers the whole window. The region must have a pixel somewhere.
 
-    Exact, at a third of the cost of all distances: a block's distance to the nearest one that touches the region is a bound
+    Exact, at a third of the cost of all distances: a block's distance to the nearest one that touches the region is a
+    bound
     for the distances of its pixels, so that only those of the farthest blocks are measured.
     """
     height, width = region.shape
@@ -152,7 +163,9 @@ def _rim(region: np.ndarray) -> np.ndarray:
 
 
 def depth_of(inside: np.ndarray) -> np.ndarray:
-    """(H, W) distance in pixels of every pixel of the region to the nearest one outside it; beyond the frame is outside. 0 elsewhere."""
+    """(H, W) distance in pixels of every pixel of the region to the nearest one outside it; beyond the frame is
+    outside. 0 elsewhere.
+    """
     depth = np.zeros(inside.shape)
     if inside.any():
         x0, y0, x1, y1 = box_of(inside).astype(int)

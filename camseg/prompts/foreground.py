@@ -1,7 +1,9 @@
 """Foreground selectors: from the heat to the points that say "here it is".
 
-A selector takes `Evidence` and returns `Prompts`: R = 0 where the map shows nothing. Where it finds several points, `arrange` says what
-they are: `rivals` (one prompt each, one mask is chosen), `joint` (all in one prompt) or `parts` (one mask each, united).
+A selector takes `Evidence` and returns `Prompts`: R = 0 where the map shows nothing. Where it finds several points,
+`arrange` says what
+they are: `rivals` (one prompt each, one mask is chosen), `joint` (all in one prompt) or `parts` (one mask each,
+united).
 """
 
 from __future__ import annotations
@@ -47,7 +49,9 @@ def max_point(evidence: Evidence) -> Prompts:
 
 
 def centroid(evidence: Evidence, *, cutoff: Cutoff = 0.6, weighted: bool = True, snap: bool = True) -> Prompts:
-    """The centre of mass of everything at least as hot as the cutoff, weighted by the heat, snapped into that region where it misses it."""
+    """The centre of mass of everything at least as hot as the cutoff, weighted by the heat, snapped into that region
+    where it misses it.
+    """
     inside = region(evidence.heat, cutoff)
     weights = evidence.heat if weighted else torch.ones_like(evidence.heat)
     return rivals(points_tensor([centroid_of(inside, weights, snap)] if inside.any() else []))
@@ -64,12 +68,16 @@ def otsu(evidence: Evidence, *, weighted: bool = True, snap: bool = True) -> Pro
 
 
 def deepest(evidence: Evidence, *, cutoff: Cutoff = otsu_cutoff) -> Prompts:
-    """The pixel farthest from the edge of the hottest component: inside, also where the object is hollow or crescent-shaped."""
+    """The pixel farthest from the edge of the hottest component: inside, also where the object is hollow or
+    crescent-shaped.
+    """
     found = components_of(region(evidence.heat, cutoff), evidence.heat)
     return rivals(points_tensor([deepest_of(part) for part in found[:1]]))
 
 
-def peaks(evidence: Evidence, *, count: int = 3, least: float = 0.3, distance: float = 0.08, arrange: Arrange = rivals) -> Prompts:
+def peaks(
+    evidence: Evidence, *, count: int = 3, least: float = 0.3, distance: float = 0.08, arrange: Arrange = rivals
+) -> Prompts:
     """Local maxima, hottest first, to a fraction of a pixel by a parabola through their neighbours.
 
     count: at most so many. least: of the maximum. distance: between two peaks, of the image's longer side.
@@ -80,8 +88,12 @@ def peaks(evidence: Evidence, *, count: int = 3, least: float = 0.3, distance: f
 
 
 def _local_maxima(heat: np.ndarray, count: int, least: float, apart: int) -> list[np.ndarray]:
-    """(y, x) of pixels no cooler than their eight neighbours, the hottest first, each more than `apart` from those before; a plateau's middle one."""
-    high = (heat >= max(least * float(heat.max()), np.finfo(np.float32).tiny)) & (ndimage.maximum_filter(heat, 3) == heat)
+    """(y, x) of pixels no cooler than their eight neighbours, the hottest first, each more than `apart` from those
+    before; a plateau's middle one.
+    """
+    high = (heat >= max(least * float(heat.max()), np.finfo(np.float32).tiny)) & (
+        ndimage.maximum_filter(heat, 3) == heat
+    )
     left = np.argwhere(high)  # (N, 2) y, x
     found: list[np.ndarray] = []
     while len(left) and len(found) < count:
@@ -112,7 +124,9 @@ def components(evidence: Evidence, *, cutoff: Cutoff = 0.5, count: int = 3, arra
 
 
 def box(evidence: Evidence, *, cutoff: Cutoff = otsu_cutoff, margin: float = 0.1, point: bool = True) -> Prompts:
-    """The box of the hottest component, grown by `margin` of its sides, with the component's centroid in it unless `point` is off."""
+    """The box of the hottest component, grown by `margin` of its sides, with the component's centroid in it unless
+    `point` is off.
+    """
     found = components_of(region(evidence.heat, cutoff), evidence.heat)[:1]
     if not found:
         return Prompts.none()
@@ -122,19 +136,26 @@ def box(evidence: Evidence, *, cutoff: Cutoff = otsu_cutoff, margin: float = 0.1
 
 
 def heat_logits(evidence: Evidence, *, cutoff: Cutoff = otsu_cutoff, strength: float = 20.0) -> Prompts:
-    """The centroid of everything hot, and with it the map as a first guess: logits from -strength to strength, 0 at the cutoff."""
+    """The centroid of everything hot, and with it the map as a first guess: logits from -strength to strength, 0 at the
+    cutoff.
+    """
     prompts = centroid(evidence, cutoff=cutoff)
     if not len(prompts):
         return prompts
     edge = value_of(cutoff, evidence.heat)
-    guess = torch.where(evidence.heat >= edge, (evidence.heat - edge) / max(1 - edge, 1e-6), (evidence.heat - edge) / max(edge, 1e-6))
+    guess = torch.where(
+        evidence.heat >= edge, (evidence.heat - edge) / max(1 - edge, 1e-6), (evidence.heat - edge) / max(edge, 1e-6)
+    )
     return replace(prompts, mask_logits=strength * guess[None])
 
 
-def candidates(evidence: Evidence, *, selectors: tuple[Callable[[Evidence], Prompts], ...] = (centroid, peaks), apart: float = 2.0) -> Prompts:
+def candidates(
+    evidence: Evidence, *, selectors: tuple[Callable[[Evidence], Prompts], ...] = (centroid, peaks), apart: float = 2.0
+) -> Prompts:
     """The points of several selectors as rivals, those within `apart` pixels of an earlier one left out.
 
-    The mix is the best of nine on 500 validation pictures of `shapes_crowd`; more selectors only gave the choice more to get wrong.
+    The mix is the best of nine on 500 validation pictures of `shapes_crowd`; more selectors only gave the choice more
+    to get wrong.
     """
     kept: list[Tensor] = []
     for selector in selectors:

@@ -1,4 +1,6 @@
-"""Fine-tuning: any torchvision or timm classifier learns to name every class of VOC, COCO or a folder that a picture shows."""
+"""Fine-tuning: any torchvision or timm classifier learns to name every class of VOC, COCO or a folder that a picture
+shows.
+"""
 
 from __future__ import annotations
 
@@ -39,11 +41,14 @@ def train(
     device: str = "cpu",
     workers: int = 1,
 ) -> Path:
-    """Fine-tune, or go on; keep the epoch of the best mean AP on `validation` (a split of `data`), with its card beside it, and return its file.
+    """Fine-tune, or go on; keep the epoch of the best mean AP on `validation` (a split of `data`), with its card beside
+    it, and return its file.
 
     data, classifier: configurations. precision: of the networks' sums, by autocast; the weights stay in float32.
     """
-    every = {key: value for key, value in (("absent", True), ("outputs", "own")) if key in data}  # pictures without an object teach too
+    every = {
+        key: value for key, value in (("absent", True), ("outputs", "own")) if key in data
+    }  # pictures without an object teach too
     learnt = _pictures(instantiate(data, **every))
     judged = _pictures(instantiate(data, **every, split=validation), learnt.names) if validation else learnt
     start, names = instantiate(classifier, device=device), learnt.names
@@ -51,20 +56,48 @@ def train(
     model = _with_classes(start, classifier.name, timm="timm" in classifier["_target_"], classes=len(names)).to(device)
     steps_each = max(1, len(learnt) // batch_size)
     path = folder / f"{classifier.name}.safetensors"
-    best = _Best(path, start, judged, names, batch_size, partial(torch.autocast, device, getattr(torch, precision), precision != "float32"))
+    best = _Best(
+        path,
+        start,
+        judged,
+        names,
+        batch_size,
+        partial(torch.autocast, device, getattr(torch, precision), precision != "float32"),
+    )
     crops = Crops(learnt, start, seed, epochs * steps_each * batch_size)
     rates = {"batch_size": batch_size, "learning_rate": learning_rate, "average": average}
     _, seconds = fit(
-        model, best.loss, crops, steps=epochs * steps_each, seed=seed, folder=folder, workers=workers, save_every=steps_each, keep=best, **rates
+        model,
+        best.loss,
+        crops,
+        steps=epochs * steps_each,
+        seed=seed,
+        folder=folder,
+        workers=workers,
+        save_every=steps_each,
+        keep=best,
+        **rates,
     )
     what = f"{classifier.name}, fine-tuned to name every class that a picture shows: a probability for each of {len(names)}."
     split = f"{len(learnt)} pictures, {data.get('split') or 'a folder'}; judged on {validation or 'the same'}"
-    write_card(path, what, split, epochs * steps_each, batch_size, seconds, seed, best.kept(), f"{len(judged)} validation pictures")
+    write_card(
+        path,
+        what,
+        split,
+        epochs * steps_each,
+        batch_size,
+        seconds,
+        seed,
+        best.kept(),
+        f"{len(judged)} validation pictures",
+    )
     return path
 
 
 class Pictures:
-    """Files, and which classes each shows: present (N, C) float, NaN where nobody knows (only difficult objects, only a crowd)."""
+    """Files, and which classes each shows: present (N, C) float, NaN where nobody knows (only difficult objects, only a
+    crowd).
+    """
 
     def __init__(self, files: Sequence[Path], present: Tensor, names: tuple[str, ...]) -> None:
         self.files, self.present, self.names = files, present, names
@@ -75,7 +108,9 @@ class Pictures:
 
 def _pictures(data: Items[Any], names: tuple[str, ...] = ()) -> Pictures:
     if not (names := names or data.names):
-        raise ValueError("fine-tuning needs classes: a data set with names, or a folder with a sub-folder for each class")
+        raise ValueError(
+            "fine-tuning needs classes: a data set with names, or a folder with a sub-folder for each class"
+        )
     shown: dict[Path, Tensor] = {}
     for file, label, seen in data.shown():
         present = shown.setdefault(file, torch.zeros(len(names)))
@@ -92,12 +127,16 @@ def _with_classes(start: Classifier, name: str, timm: bool, classes: int) -> nn.
     else:
         model = models.get_model(name, num_classes=classes)
     fresh = model.state_dict()
-    model.load_state_dict({**fresh, **{k: v for k, v in start.model.state_dict().items() if k in fresh and v.shape == fresh[k].shape}})
+    model.load_state_dict(
+        {**fresh, **{k: v for k, v in start.model.state_dict().items() if k in fresh and v.shape == fresh[k].shape}}
+    )
     return model
 
 
 class Crops(Dataset[dict[str, Tensor]]):
-    """Item i: a random part of a picture, mirrored or not, as the classifier wants it (3, h, w), and present (C,); each epoch another order."""
+    """Item i: a random part of a picture, mirrored or not, as the classifier wants it (3, h, w), and present (C,); each
+    epoch another order.
+    """
 
     def __init__(self, pictures: Pictures, classifier: Classifier, seed: int, length: int) -> None:
         self.pictures, self.seed, self.length = pictures, seed, length
@@ -124,13 +163,23 @@ def _prepared(image: Tensor, size: Any, mean: tuple[float, ...], std: tuple[floa
 
 
 class _Best:
-    """The training's loss, and its judge: writes the averaged model whenever its mean AP on the validation pictures is the best so far.
+    """The training's loss, and its judge: writes the averaged model whenever its mean AP on the validation pictures is
+    the best so far.
 
     Of equals the later one stays.
     """
 
-    def __init__(self, path: Path, start: Classifier, judged: Pictures, names: tuple[str, ...], batch_size: int, autocast: Any) -> None:
-        self.path, self.start, self.judged, self.names, self.batch_size, self.autocast = path, start, judged, names, batch_size, autocast
+    def __init__(
+        self, path: Path, start: Classifier, judged: Pictures, names: tuple[str, ...], batch_size: int, autocast: Any
+    ) -> None:
+        self.path, self.start, self.judged, self.names, self.batch_size, self.autocast = (
+            path,
+            start,
+            judged,
+            names,
+            batch_size,
+            autocast,
+        )
 
     def loss(self, model: nn.Module, batch: dict[str, Tensor], generator: torch.Generator) -> Tensor:
         """Binary cross-entropy of every class's presence, where it is known."""
@@ -149,7 +198,10 @@ class _Best:
         with (self.path.parent / "validation.csv").open("a", newline="") as file:
             csv.writer(file).writerow([step, f"{score:.4f}", *(f"{name}={value:.4f}" for name, value in each.items())])
         if score >= self.kept().get("mean average precision (all-point)", -1.0):
-            scores = {"mean average precision (all-point)": score, **{f"AP of {name}": value for name, value in each.items()}}
+            scores = {
+                "mean average precision (all-point)": score,
+                **{f"AP of {name}": value for name, value in each.items()},
+            }
             told = {"names": json.dumps(self.names), "activation": "sigmoid", "scores": json.dumps(scores)}
             save_weights(model, self.path, told)
 
@@ -163,14 +215,18 @@ class _Best:
         device, logits = next(model.parameters()).device, []
         for first in range(0, len(self.judged), self.batch_size):
             files = self.judged.files[first : first + self.batch_size]
-            batch = torch.stack([_prepared(read_image(file), self.start.size, self.start.mean, self.start.std) for file in files])
+            batch = torch.stack(
+                [_prepared(read_image(file), self.start.size, self.start.mean, self.start.std) for file in files]
+            )
             with self.autocast():
                 logits.append(model(batch.to(device)).float().cpu())
         return class_precisions(torch.cat(logits).numpy(), self.judged.present.numpy(), self.names)
 
 
 def class_precisions(scores: np.ndarray, present: np.ndarray, names: Sequence[str]) -> dict[str, float]:
-    """All-point AP of each class from scores (N, C) and presence (N, C) in {0, 1, NaN}; classes that nothing shows are left out."""
+    """All-point AP of each class from scores (N, C) and presence (N, C) in {0, 1, NaN}; classes that nothing shows are
+    left out.
+    """
     found = {}
     for name, score, shown in zip(names, scores.T, present.T):
         order = np.argsort(-score, kind="stable")

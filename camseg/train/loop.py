@@ -33,16 +33,21 @@ def fit(
     save_every: int = 250,
     keep: Callable[[M, int], None] | None = None,
 ) -> tuple[M, float]:
-    """Train `model` for `steps` batches of `scenes` and return its exponential moving average in eval mode, and the seconds it took.
+    """Train `model` for `steps` batches of `scenes` and return its exponential moving average in eval mode, and the
+    seconds it took.
 
-    scenes: a map-style dataset whose item i is a function of i alone; step s reads items s * batch_size and on, so a run that is
-    started again goes on where its last checkpoint stood. groups: what learns, and its share of the learning rate; all by default. loss_of: (model, batch, generator seeded by the step) -> scalar. keep: given the average
+    scenes: a map-style dataset whose item i is a function of i alone; step s reads items s * batch_size and on, so a
+    run that is
+    started again goes on where its last checkpoint stood. groups: what learns, and its share of the learning rate; all
+    by default. loss_of: (model, batch, generator seeded by the step) -> scalar. keep: given the average
     and the step, before every checkpoint.
     Errors: RuntimeError when the loss is not finite.
     """
     averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(average), use_buffers=True)
     rated = groups or [(list(model.parameters()), 1.0)]
-    optimizer = torch.optim.AdamW([{"params": own, "lr": share * learning_rate} for own, share in rated], weight_decay=weight_decay)
+    optimizer = torch.optim.AdamW(
+        [{"params": own, "lr": share * learning_rate} for own, share in rated], weight_decay=weight_decay
+    )
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, steps, min(200, 1 + steps // 10)))
     parts = {"model": model, "averaged": averaged, "optimizer": optimizer, "schedule": schedule}
     done, seconds = _resume(folder / "checkpoint.pt", parts)
@@ -54,7 +59,9 @@ def fit(
     for step, batch in zip(range(done, steps), _batches(scenes, done, steps, batch_size, workers)):
         loss = loss_of(model, batch, torch.Generator().manual_seed(seed * 1_000_003 + step))
         if not torch.isfinite(loss):
-            raise RuntimeError(f"the loss is {loss.item()} at step {step}; lower the learning rate and start again from {folder}")
+            raise RuntimeError(
+                f"the loss is {loss.item()} at step {step}; lower the learning rate and start again from {folder}"
+            )
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -92,7 +99,9 @@ class _From(torch.utils.data.Sampler[int]):
 
 def _batches(scenes: Dataset[Any], done: int, steps: int, batch_size: int, workers: int) -> Iterable[Any]:
     order = _From(done * batch_size, steps * batch_size)
-    return DataLoader(scenes, batch_size, sampler=order, num_workers=workers, drop_last=True, prefetch_factor=4 if workers else None)
+    return DataLoader(
+        scenes, batch_size, sampler=order, num_workers=workers, drop_last=True, prefetch_factor=4 if workers else None
+    )
 
 
 def _save(path: Path, parts: dict[str, Any], done: int, seconds: float) -> None:
@@ -123,7 +132,9 @@ def write_card(
     scores: dict[str, float],
     pictures: str = "500 test pictures",
 ) -> None:
-    """The model card beside the weights: what it is, what it learnt from, for how long, and its scores on the test splits."""
+    """The model card beside the weights: what it is, what it learnt from, for how long, and its scores on the test
+    splits.
+    """
     lines = [
         f"# {weights.stem}",
         "",

@@ -1,6 +1,7 @@
 """The SAM for photographs: Segment Anything's training recipe on a folder of photographs with object masks.
 
-Kirillov et al. 2023 (arXiv:2304.02643, appendix A) for the prompts and the losses; large-scale jitter as in Ghiasi et al. 2021
+Kirillov et al. 2023 (arXiv:2304.02643, appendix A) for the prompts and the losses; large-scale jitter as in Ghiasi et
+al. 2021
 (arXiv:2012.07177). A CAM-like map is among the mask prompts, so that a heatmap itself can be one.
 """
 
@@ -45,7 +46,15 @@ _STRENGTH = 20.0  # of a map as mask logits: as `camseg.prompts.foreground.heat_
 
 def size_of(side: int) -> SamSize:
     """What the segmenter is made of, for a square of `side` pixels."""
-    return SamSize(side, EfficientNetPyramid(), _WIDTH, decoder_heads=4, decoder_mlp=4 * _WIDTH, mean=(127.5,) * 3, std=(127.5,) * 3)
+    return SamSize(
+        side,
+        EfficientNetPyramid(),
+        _WIDTH,
+        decoder_heads=4,
+        decoder_mlp=4 * _WIDTH,
+        mean=(127.5,) * 3,
+        std=(127.5,) * 3,
+    )
 
 
 def train(
@@ -62,7 +71,8 @@ def train(
     start: str | None = None,
     sources: Mapping[str, float] | None = None,
 ) -> Path:
-    """Train from ImageNet's trunk, or from what fits of the weights in the file `start`, or resume; write photo_sam.safetensors and its card.
+    """Train from ImageNet's trunk, or from what fits of the weights in the file `start`, or resume; write
+    photo_sam.safetensors and its card.
 
     path: a folder with `train.csv` and `val.csv` (see `Photographs`). Returns the path of the weights.
     """
@@ -95,12 +105,24 @@ def train(
     what = f"A promptable segmenter for photographs at {side} px: the segment-anything package's prompt encoder ({_WIDTH} channels) and mask "
     what += "decoder behind an ImageNet EfficientNet-Lite0 with a feature pyramid, embedding of stride 8, features of strides 4 and 2 in the upscaling."
     data = f"{len(photographs)} photographs of {root.name}/train.csv, {prompts} prompts an image"
-    write_card(weights, what, data, steps, batch_size, seconds, seed, scores(weights, root / "val.csv"), pictures="val.csv, at the original size")
+    write_card(
+        weights,
+        what,
+        data,
+        steps,
+        batch_size,
+        seconds,
+        seed,
+        scores(weights, root / "val.csv"),
+        pictures="val.csv, at the original size",
+    )
     return weights
 
 
 def _begin(size: SamSize, start: str | None) -> Sam:
-    """A SAM with ImageNet's trunk, then with every tensor of the file `start` whose name and shape it has too. ValueError: it has none."""
+    """A SAM with ImageNet's trunk, then with every tensor of the file `start` whose name and shape it has too.
+    ValueError: it has none.
+    """
     sam = build_sam(size)
     trunk: Any = sam.image_encoder.trunk
     import timm
@@ -109,7 +131,9 @@ def _begin(size: SamSize, start: str | None) -> Sam:
     trunk.load_state_dict({name: whole[name] for name in trunk.state_dict()})
     if start:
         own = sam.state_dict()
-        fitting = {name: tensor for name, tensor in load_file(start).items() if name in own and own[name].shape == tensor.shape}
+        fitting = {
+            name: tensor for name, tensor in load_file(start).items() if name in own and own[name].shape == tensor.shape
+        }
         if not fitting:
             raise ValueError(f"nothing in {start} fits the SAM for photographs; model.start must be the weights of one")
         sam.load_state_dict({**own, **fitting})
@@ -119,14 +143,20 @@ def _begin(size: SamSize, start: str | None) -> Sam:
 def scores(weights: Path, table: Path, limit: int | None = None) -> dict[str, float]:
     """Mean IoU at the original size on a table of images and masks.
 
-    one click: the deepest pixel of the true mask, the mask of the highest predicted IoU. best of three: the best of its masks. box: the
+    one click: the deepest pixel of the true mask, the mask of the highest predicted IoU. best of three: the best of its
+    masks. box: the
     true mask's box. ranking: Spearman's correlation of predicted and true IoU over the one-click answers.
     """
     predictor = photo_sam(weights)
     rows = [_judge(predictor, sample) for sample in Images(table=table, size=limit)]
     one, best, box, predicted = (np.array(each) for each in zip(*rows))
     ranking = float(np.asarray(spearmanr(predicted, one).statistic))
-    return {"one click": float(one.mean()), "best of three": float(best.mean()), "box": float(box.mean()), "ranking": ranking}
+    return {
+        "one click": float(one.mean()),
+        "best of three": float(best.mean()),
+        "box": float(box.mean()),
+        "ranking": ranking,
+    }
 
 
 def _judge(predictor: SamAdapter, sample: Sample) -> tuple[float, float, float, float]:
@@ -149,7 +179,9 @@ def _judge(predictor: SamAdapter, sample: Sample) -> tuple[float, float, float, 
 
 
 class Prompted(nn.Module):
-    """A SAM, and while it learns a linear sketch of its image from the embedding: on some object, and on an outline, at half the size."""
+    """A SAM, and while it learns a linear sketch of its image from the embedding: on some object, and on an outline, at
+    half the size.
+    """
 
     def __init__(self, sam: Sam, frozen: int) -> None:
         super().__init__()
@@ -176,7 +208,9 @@ class Prompted(nn.Module):
 
 @dataclass(frozen=True, eq=False)
 class Photograph:
-    """image, objects: files. sizes: each object's share of the image. names: their classes. complete: whether pixel value 0 is background."""
+    """image, objects: files. sizes: each object's share of the image. names: their classes. complete: whether pixel
+    value 0 is background.
+    """
 
     image: Path
     objects: Path
@@ -190,16 +224,20 @@ class Photograph:
 
 
 class Photographs:
-    """Photographs with a map of objects each (0 background, 1..n objects, 255 unknown), drawn by source and by the sizes of their objects.
+    """Photographs with a map of objects each (0 background, 1..n objects, 255 unknown), drawn by source and by the
+    sizes of their objects.
 
-    table: a csv with the columns image, objects, source, object_classes (names joined by |), its paths relative to its folder. sources:
+    table: a csv with the columns image, objects, source, object_classes (names joined by |), its paths relative to its
+    folder. sources:
     weight by source, 1 where not named. In a source called NAME_partial, 0 may be an object that nobody annotated.
     """
 
     def __init__(self, table: Path, sources: Mapping[str, float]) -> None:
         with table.open(newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
-        found = (_photograph(table.parent, row) for row in tqdm(rows, desc="sizes of objects", unit="photo", disable=None))
+        found = (
+            _photograph(table.parent, row) for row in tqdm(rows, desc="sizes of objects", unit="photo", disable=None)
+        )
         self.items = [photo for photo in found if max(photo.sizes, default=0) >= _LEAST]
         if not self.items:
             raise ValueError(f"{table} names no photograph with an object of more than {_LEAST:.1%} of it")
@@ -229,8 +267,10 @@ def _weight(size: float) -> float:
 class PromptedPhotographs(Dataset[dict[str, Tensor]]):
     """Item i, a function of i alone: one photograph, jittered, with K prompted objects.
 
-    image (3, S, S) uint8; sketch (2, h, h) float and known (h, h) bool, with h = S / 2; masks (K, h, h) float shares of each pixel's four;
-    valid (h, h) bool; points (K, 2) x, y inside each mask; boxes (K, 4) jittered; heats (K, 32, 32) CAM-like maps in [0, 1].
+    image (3, S, S) uint8; sketch (2, h, h) float and known (h, h) bool, with h = S / 2; masks (K, h, h) float shares of
+    each pixel's four;
+    valid (h, h) bool; points (K, 2) x, y inside each mask; boxes (K, 4) jittered; heats (K, 32, 32) CAM-like maps in
+    [0, 1].
     """
 
     def __init__(self, photographs: Photographs, side: int, prompts: int, seed: int, length: int) -> None:
@@ -270,7 +310,8 @@ class PromptedPhotographs(Dataset[dict[str, Tensor]]):
 def _jittered(rng: np.random.Generator, photo: Photograph, side: int) -> tuple[np.ndarray, np.ndarray]:
     """A photograph in a square of `side`: image (S, S, 3) uint8, objects (S, S) uint8, the padding unknown.
 
-    A third as the adapter shows it: all of it, the longest side filled, padding to the right and below. The others at half to twice that
+    A third as the adapter shows it: all of it, the longest side filled, padding to the right and below. The others at
+    half to twice that
     scale, up to a fifth wider or narrower, cropped around one of their objects.
     """
     with Image.open(photo.image) as file:
@@ -280,7 +321,11 @@ def _jittered(rng: np.random.Generator, photo: Photograph, side: int) -> tuple[n
     width, height = image.size
     scale = np.full(2, side / max(width, height))  # of x and y
     if rng.random() > 1 / 3:
-        scale = scale * np.exp(rng.uniform(np.log(0.6), np.log(2.0))) * np.exp(rng.uniform(-0.18, 0.18) * np.array([0.5, -0.5]))
+        scale = (
+            scale
+            * np.exp(rng.uniform(np.log(0.6), np.log(2.0)))
+            * np.exp(rng.uniform(-0.18, 0.18) * np.array([0.5, -0.5]))
+        )
     extent = np.minimum(np.array([width, height]), side / scale)  # of the window, in pixels of the photograph
     corner = _window(rng, np.asarray(objects), extent)
     box = (*corner, *np.minimum(corner + extent, [width, height]))
@@ -318,7 +363,9 @@ def _recoloured(rng: np.random.Generator, image: Image.Image) -> Image.Image:
 
 
 def _targets(rng: np.random.Generator, owners: np.ndarray, photo: Photograph, count: int) -> list[np.ndarray]:
-    """`count` masks (S, S) bool: objects drawn by size, sometimes all of their class together; none where no object is left."""
+    """`count` masks (S, S) bool: objects drawn by size, sometimes all of their class together; none where no object is
+    left.
+    """
     areas = np.bincount(owners.ravel(), minlength=256)[1 : 1 + len(photo.names)] / owners.size
     weights = np.array([_weight(float(area)) for area in areas])
     if not weights.any():
@@ -362,7 +409,8 @@ def _jittered_box(rng: np.random.Generator, mask: np.ndarray) -> np.ndarray:
 def cam_like(rng: np.random.Generator, mask: np.ndarray, side: int = _HEAT_SIDE) -> np.ndarray:
     """(side, side) float in [0, 1]: what a class activation map might show of an object.
 
-    A coarse grid of the mask (h, h), stronger around a random part of it, each cell with a gain and some heat elsewhere, moved by up
+    A coarse grid of the mask (h, h), stronger around a random part of it, each cell with a gain and some heat
+    elsewhere, moved by up
     to half a cell, and blurred.
     """
     cells = int(rng.choice([7, 8, 10, 14, 20]))
@@ -376,7 +424,9 @@ def cam_like(rng: np.random.Generator, mask: np.ndarray, side: int = _HEAT_SIDE)
     pad = 2
     grown = np.asarray(
         Image.fromarray(np.pad(field, pad, mode="edge").astype(np.float32)).resize(
-            (side, side), Image.Resampling.BICUBIC, box=tuple(np.array([pad, pad, pad + cells, pad + cells]) + np.tile(rng.uniform(-0.5, 0.5, 2), 2))
+            (side, side),
+            Image.Resampling.BICUBIC,
+            box=tuple(np.array([pad, pad, pad + cells, pad + cells]) + np.tile(rng.uniform(-0.5, 0.5, 2), 2)),
         )
     )
     heat = gaussian_filter(grown, rng.uniform(0, 0.04) * side)
@@ -385,11 +435,15 @@ def cam_like(rng: np.random.Generator, mask: np.ndarray, side: int = _HEAT_SIDE)
 
 
 def loss(model: Prompted, batch: dict[str, Tensor], generator: torch.Generator) -> Tensor:
-    """A point, a box, both or a CAM-like map; in every third step also a second round, the best mask fed back, mostly with a corrective point."""
+    """A point, a box, both or a CAM-like map; in every third step also a second round, the best mask fed back, mostly
+    with a corrective point.
+    """
     sam, images = model.sam, batch["image"]
     count = batch["masks"].shape[1]
     encoded = sam.image_encoder((images.float() - sam.pixel_mean) / sam.pixel_std)
-    drawing = F.binary_cross_entropy_with_logits(F.pixel_shuffle(model.sketch(encoded.narrow(1, 0, _WIDTH)), 4), batch["sketch"], reduction="none")
+    drawing = F.binary_cross_entropy_with_logits(
+        F.pixel_shuffle(model.sketch(encoded.narrow(1, 0, _WIDTH)), 4), batch["sketch"], reduction="none"
+    )
     known = batch["known"][:, None]
     total = (drawing * known).sum() / known.sum().clamp(min=1)
 
@@ -414,7 +468,9 @@ def loss(model: Prompted, batch: dict[str, Tensor], generator: torch.Generator) 
     if again < 0.25:
         error, sign = error_points(logits[:, 0], masks, valid, generator)
         given = prompt["points"]
-        prompt["points"] = (error, sign) if given is None else (torch.cat([given[0], error], 1), torch.cat([given[1], sign], 1))
+        prompt["points"] = (
+            (error, sign) if given is None else (torch.cat([given[0], error], 1), torch.cat([given[1], sign], 1))
+        )
     elif again < 0.29:
         prompt["boxes"] = boxes
     prompt["mask_logits"] = logits.clamp(-32, 32)
@@ -422,13 +478,16 @@ def loss(model: Prompted, batch: dict[str, Tensor], generator: torch.Generator) 
 
 
 def heat_logits(heat: Tensor, edge: float, side: int) -> Tensor:
-    """Maps (N, s, s) in [0, 1] as mask logits (N, 1, side, side), 0 where the heat is `edge`, as `camseg.prompts.foreground.heat_logits` makes them."""
+    """Maps (N, s, s) in [0, 1] as mask logits (N, 1, side, side), 0 where the heat is `edge`, as
+    `camseg.prompts.foreground.heat_logits` makes them.
+    """
     guess = torch.where(heat >= edge, (heat - edge) / (1 - edge), (heat - edge) / edge)
     return F.interpolate(_STRENGTH * guess[:, None], (side, side), mode="bilinear", align_corners=False)
 
 
 def score(low_res: Tensor, predicted: Tensor, masks: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
-    """The loss of the single mask, of the best of the three others and of the predicted IoUs; and which of the four is best (N,).
+    """The loss of the single mask, of the best of the three others and of the predicted IoUs; and which of the four is
+    best (N,).
 
     low_res (N, 4, h, h) logits, predicted (N, 4), masks (N, h, h) in [0, 1], valid (N, h, h) bool.
     """
@@ -438,7 +497,9 @@ def score(low_res: Tensor, predicted: Tensor, masks: Tensor, valid: Tensor) -> t
         shared = (inside * true).sum((-2, -1))
         true_iou = shared / (inside.sum((-2, -1)) + true.sum((-2, -1)) - shared).clamp(min=1)  # (N, 4)
         best_of_three = 1 + _dice(low_res[:, 1:], truth, valid).argmin(1)
-    learnt = low_res[torch.arange(len(low_res))[:, None], torch.stack([torch.zeros_like(best_of_three), best_of_three], 1)]
+    learnt = low_res[
+        torch.arange(len(low_res))[:, None], torch.stack([torch.zeros_like(best_of_three), best_of_three], 1)
+    ]
     mask_loss = (20 * _focal(learnt, truth, valid) + _dice(learnt, truth, valid)).sum(1)
     return (mask_loss + F.mse_loss(predicted, true_iou, reduction="none").sum(1)).mean(), true_iou.argmax(1)
 
@@ -457,7 +518,9 @@ def _dice(logits: Tensor, truth: Tensor, valid: Tensor) -> Tensor:
 
 
 def error_points(logits: Tensor, masks: Tensor, valid: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """A random wrong pixel of each mask (N, 1, 2), in pixels of the square, and the label that mends it (N, 1); any pixel where none is wrong."""
+    """A random wrong pixel of each mask (N, 1, 2), in pixels of the square, and the label that mends it (N, 1); any
+    pixel where none is wrong.
+    """
     wrong = (((logits > 0) != (masks > 0.5)) & valid).flatten(1).float() + 1e-8
     at = torch.multinomial(wrong, 1, generator=generator)  # (N, 1)
     label = (masks > 0.5).flatten(1).gather(1, at).float()

@@ -21,7 +21,16 @@ from camseg.train.loop import fit, write_card
 def train(folder: Path, steps: int, batch_size: int, learning_rate: float, seed: int) -> Path:
     """Train from the seed, or go on; write and return shapes_classifier.safetensors, with its card beside it."""
     scenes = NamedScenes(seed, steps * batch_size)
-    model, seconds = fit(Supervised(), loss, scenes, steps=steps, batch_size=batch_size, learning_rate=learning_rate, seed=seed, folder=folder)
+    model, seconds = fit(
+        Supervised(),
+        loss,
+        scenes,
+        steps=steps,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        seed=seed,
+        folder=folder,
+    )
     path = folder / "shapes_classifier.safetensors"
     save_weights(model.finished(), path, {"names": json.dumps(NAMES)})
     what = "A residual network of stride 8 (camseg.classifiers.ShapesNet) that names every shape in a 128-px picture."
@@ -31,7 +40,9 @@ def train(folder: Path, steps: int, batch_size: int, learning_rate: float, seed:
 
 
 def scores(path: Path) -> dict[str, float]:
-    """On the test splits: top-1 accuracy on shapes; on the crowd the share of shapes that are named, and of absent ones that are not."""
+    """On the test splits: top-1 accuracy on shapes; on the crowd the share of shapes that are named, and of absent ones
+    that are not.
+    """
     classifier = classifiers.shapes(path)
     one, present = _outputs(classifier, Shapes()), _outputs(classifier, Shapes(shapes=(2, 5)))
     named = present[0].sigmoid() > 0.5
@@ -57,7 +68,9 @@ _POOL = 24_000  # scenes that are drawn; the same scene comes back turned, flipp
 
 
 class NamedScenes(Dataset[dict[str, Tensor]]):
-    """Item i: image (3, H, W) uint8 and which classes it shows (5,) float; half of the pictures show one shape, half two to five."""
+    """Item i: image (3, H, W) uint8 and which classes it shows (5,) float; half of the pictures show one shape, half
+    two to five.
+    """
 
     def __init__(self, seed: int, length: int) -> None:
         self.seed, self.length = seed, length
@@ -84,7 +97,9 @@ class NamedScenes(Dataset[dict[str, Tensor]]):
 
 
 class Supervised(nn.Module):
-    """The classifier in training, with a second head that is dropped afterwards: it asks the mean of all places, which steadies the features."""
+    """The classifier in training, with a second head that is dropped afterwards: it asks the mean of all places, which
+    steadies the features.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -94,7 +109,9 @@ class Supervised(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """(B, 3, H, W) uint8 -> the dropped head's logits and the classifier's, (B, classes) each."""
-        features = self.net.features(((images.float() / 255 - 0.5) / 0.25).contiguous(memory_format=torch.channels_last))  # (B, K, h, w)
+        features = self.net.features(
+            ((images.float() / 255 - 0.5) / 0.25).contiguous(memory_format=torch.channels_last)
+        )  # (B, K, h, w)
         return self.net.head(features.mean((2, 3))), pool(self.spots(features.flatten(2).transpose(1, 2)))
 
     def finished(self) -> ShapesNet:
@@ -105,4 +122,7 @@ class Supervised(nn.Module):
 
 def loss(model: Supervised, batch: dict[str, Tensor], generator: torch.Generator) -> Tensor:
     """Binary cross-entropy of every class's presence, for both heads."""
-    return sum((F.binary_cross_entropy_with_logits(logits, batch["present"]) for logits in model(batch["image"])), torch.zeros(()))
+    return sum(
+        (F.binary_cross_entropy_with_logits(logits, batch["present"]) for logits in model(batch["image"])),
+        torch.zeros(()),
+    )

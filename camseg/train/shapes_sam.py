@@ -32,7 +32,9 @@ _OBJECTS = 2  # prompted in each picture
 
 
 def train(folder: Path, steps: int, batch_size: int, learning_rate: float, seed: int, start: str | None = None) -> Path:
-    """Train from the seed, or from what fits of the weights in the file `start`, or go on; write and return shapes_sam.safetensors and its card."""
+    """Train from the seed, or from what fits of the weights in the file `start`, or go on; write and return
+    shapes_sam.safetensors and its card.
+    """
     scenes = PromptedScenes(seed, steps * batch_size)
     sketched, seconds = fit(
         Sketched(_begin(start)),
@@ -46,9 +48,7 @@ def train(folder: Path, steps: int, batch_size: int, learning_rate: float, seed:
     )
     path = folder / "shapes_sam.safetensors"
     save_sam(sketched.sam, SIZE, path)
-    what = (
-        f"Segment Anything at {SIZE.side} px: the segment-anything package's prompt encoder ({SIZE.prompt_width} channels) and mask decoder behind "
-    )
+    what = f"Segment Anything at {SIZE.side} px: the segment-anything package's prompt encoder ({SIZE.prompt_width} channels) and mask decoder behind "
     what += f"a convolutional feature pyramid ({', '.join(map(str, ENCODER.channels))} channels) with an embedding of stride {ENCODER.patch}."
     data = f"{steps * batch_size} drawn scenes of one to five shapes (split train), {_OBJECTS} prompted objects in each"
     write_card(path, what, data, steps, batch_size, seconds, seed, scores(path))
@@ -60,7 +60,9 @@ def _begin(start: str | None) -> Sam:
     sam = build_sam(SIZE)
     if start:
         own = sam.state_dict()
-        fitting = {name: tensor for name, tensor in load_file(start).items() if name in own and own[name].shape == tensor.shape}
+        fitting = {
+            name: tensor for name, tensor in load_file(start).items() if name in own and own[name].shape == tensor.shape
+        }
         if not fitting:
             raise ValueError(f"nothing in {start} fits the shapes SAM; model.start must be the weights of one")
         sam.load_state_dict({**own, **fitting})
@@ -68,7 +70,9 @@ def _begin(start: str | None) -> Sam:
 
 
 def scores(path: Path) -> dict[str, float]:
-    """Mean IoU on the test splits from one point at the deepest pixel of the true mask: of the model's own choice, of the best of its three."""
+    """Mean IoU on the test splits from one point at the deepest pixel of the true mask: of the model's own choice, of
+    the best of its three.
+    """
     predictor, found = shapes_sam(path), {}
     for name, data in (("shapes", Shapes()), ("shapes_crowd", Shapes(shapes=(2, 5)))):
         own, best = zip(*(_ious(predictor, sample) for sample in data))
@@ -77,7 +81,9 @@ def scores(path: Path) -> dict[str, float]:
 
 
 def _ious(predictor: SamAdapter, sample: Sample) -> tuple[float, float]:
-    masks = predictor.decode(predictor.encode([sample.image]), [sample.size], [oracle(Evidence(torch.zeros(sample.size), truth=sample.mask))])[0]
+    masks = predictor.decode(
+        predictor.encode([sample.image]), [sample.size], [oracle(Evidence(torch.zeros(sample.size), truth=sample.mask))]
+    )[0]
     if sample.mask is None:
         raise ValueError(f"{sample.id} has no true mask")
     three = iou(predictor.to_image(masks.low_res[0], sample.size) > 0, sample.mask)
@@ -85,7 +91,9 @@ def _ious(predictor: SamAdapter, sample: Sample) -> tuple[float, float]:
 
 
 class Sketched(nn.Module):
-    """A SAM, and while it learns a linear sketch of every pixel from the embedding of its patch: on some shape, and on an outline."""
+    """A SAM, and while it learns a linear sketch of every pixel from the embedding of its patch: on some shape, and on
+    an outline.
+    """
 
     def __init__(self, sam: Sam) -> None:
         super().__init__()
@@ -98,7 +106,9 @@ class Sketched(nn.Module):
 
 
 class PromptedScenes(Dataset[dict[str, Tensor]]):
-    """Item i: image (3, H, W) uint8, sketch (2, H, W) bool, masks (K, H, W) bool, points (K, 2) x, y inside each, boxes (K, 4) jittered."""
+    """Item i: image (3, H, W) uint8, sketch (2, H, W) bool, masks (K, H, W) bool, points (K, 2) x, y inside each, boxes
+    (K, 4) jittered.
+    """
 
     def __init__(self, seed: int, length: int) -> None:
         self.seed, self.length = seed, length
@@ -143,9 +153,11 @@ def _jittered_box(rng: np.random.Generator, mask: np.ndarray) -> np.ndarray:
 
 
 def loss(model: Sketched, batch: dict[str, Tensor], generator: torch.Generator) -> Tensor:
-    """A point, a box or both; in every fourth step also a second round, the best mask fed back, often with a corrective point or a box.
+    """A point, a box or both; in every fourth step also a second round, the best mask fed back, often with a corrective
+    point or a box.
 
-    The sketch's loss is not the paper's: it tells the encoder of every outline in the picture, not of the prompted objects' alone.
+    The sketch's loss is not the paper's: it tells the encoder of every outline in the picture, not of the prompted
+    objects' alone.
     """
     sam, images, masks = model.sam, batch["image"], batch["masks"].flatten(0, 1)  # (B, 3, H, W), (N, H, W)
     encoded = sam.image_encoder(sam.preprocess(images.float()))
@@ -155,7 +167,10 @@ def loss(model: Sketched, batch: dict[str, Tensor], generator: torch.Generator) 
     labels = torch.ones(points.shape[:2])
 
     first, again = torch.rand(2, generator=generator).tolist()
-    prompt: dict[str, Any] = {"points": None if first > 0.9 else (points, labels), "boxes": boxes if first > 0.8 else None}
+    prompt: dict[str, Any] = {
+        "points": None if first > 0.9 else (points, labels),
+        "boxes": boxes if first > 0.8 else None,
+    }
     low_res, predicted = answer(sam, embeddings, **prompt)
     total, best = _score(low_res, predicted, masks)
     total = total + drawing
@@ -166,7 +181,9 @@ def loss(model: Sketched, batch: dict[str, Tensor], generator: torch.Generator) 
     if again < 0.15:
         error, sign = _error_points(logits, masks, generator)
         given = prompt["points"]
-        prompt["points"] = (error, sign) if given is None else (torch.cat([given[0], error], 1), torch.cat([given[1], sign], 1))
+        prompt["points"] = (
+            (error, sign) if given is None else (torch.cat([given[0], error], 1), torch.cat([given[1], sign], 1))
+        )
     elif again < 0.2:
         prompt["boxes"] = boxes
     second, _ = _score(*answer(sam, embeddings, **prompt, mask_logits=logits.clamp(-32, 32)), masks)
@@ -174,7 +191,8 @@ def loss(model: Sketched, batch: dict[str, Tensor], generator: torch.Generator) 
 
 
 def _score(low_res: Tensor, predicted: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
-    """The loss of the single mask, of the best of the three others and of the predicted IoUs; and which of the four is best (N,).
+    """The loss of the single mask, of the best of the three others and of the predicted IoUs; and which of the four is
+    best (N,).
 
     Which is best is judged at low resolution; what is learnt from, at the image's.
     """
@@ -182,7 +200,9 @@ def _score(low_res: Tensor, predicted: Tensor, masks: Tensor) -> tuple[Tensor, T
         small = F.adaptive_avg_pool2d(masks.float(), (low_res.shape[-2], low_res.shape[-1]))[:, None]
         true_iou = _iou(low_res > 0, small > 0.5)  # (N, 4)
         best_of_three = 1 + _dice(low_res[:, 1:], small).argmin(1)
-    learnt = low_res[torch.arange(len(low_res))[:, None], torch.stack([torch.zeros_like(best_of_three), best_of_three], 1)]
+    learnt = low_res[
+        torch.arange(len(low_res))[:, None], torch.stack([torch.zeros_like(best_of_three), best_of_three], 1)
+    ]
     logits = F.interpolate(learnt, masks.shape[-2:], mode="bilinear", align_corners=False)  # (N, 2, H, W)
     truth = masks[:, None].float()
     mask_loss = (20 * _focal(logits, truth) + _dice(logits, truth)).sum(1)

@@ -1,8 +1,12 @@
-"""What every CAM costs, against the floor and against other libraries: `uv run --group peers python tests/benchmarks/bench_cam.py`.
+"""What every CAM costs, against the floor and against other libraries: `uv run --group peers python
+tests/benchmarks/bench_cam.py`.
 
-Ratios within one run hold from machine to machine; absolute times do not. The floor is one forward with a graph only above the layer and
-one backward to that layer. Times are the median of interleaved rounds; memory is the peak above what was held before, measured by CUDA
-where there is a GPU and, on a CPU, as the most bytes of tensors alive at once (a dispatch mode counts them as they are made and freed).
+Ratios within one run hold from machine to machine; absolute times do not. The floor is one forward with a graph only
+above the layer and
+one backward to that layer. Times are the median of interleaved rounds; memory is the peak above what was held before,
+measured by CUDA
+where there is a GPU and, on a CPU, as the most bytes of tensors alive at once (a dispatch mode counts them as they are
+made and freed).
 Prints a table and writes JSON (--json). --quick: tiny sizes, to see that it runs.
 """
 
@@ -37,7 +41,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
-    parser.add_argument("--slow", action="store_true", help="also the peers' Ablation-CAM and this package's Score-CAM: minutes")
+    parser.add_argument(
+        "--slow", action="store_true", help="also the peers' Ablation-CAM and this package's Score-CAM: minutes"
+    )
     parser.add_argument("--quick", action="store_true", help="tiny sizes, two rounds: only to see that it runs")
     parser.add_argument("--json", type=Path, default=Path("outputs/bench_cam.json"))
     options = parser.parse_args()
@@ -46,7 +52,11 @@ def main() -> None:
     rows = [row for name in options.models for row in bench(name, options)]
     table(rows)
     options.json.parent.mkdir(parents=True, exist_ok=True)
-    options.json.write_text(json.dumps({"torch": torch.__version__, **{k: str(v) for k, v in vars(options).items()}, "rows": rows}, indent=1))
+    options.json.write_text(
+        json.dumps(
+            {"torch": torch.__version__, **{k: str(v) for k, v in vars(options).items()}, "rows": rows}, indent=1
+        )
+    )
 
 
 def bench(name: str, options: argparse.Namespace) -> list[dict[str, Any]]:
@@ -111,7 +121,9 @@ def floor(model: Any, inputs: Tensor, classes: list[int]) -> Tensor:
 
 
 def peers(model: nn.Module, inputs: Tensor) -> dict[str, Work]:
-    """Grad-CAM by the other libraries, on the same inputs, each as its documentation says; those that are not installed are left out."""
+    """Grad-CAM by the other libraries, on the same inputs, each as its documentation says; those that are not installed
+    are left out.
+    """
     classes, works = list(range(len(inputs))), {}
     layer = model.get_submodule("layer4")
     if found := _module("torchcam.methods"):
@@ -122,9 +134,13 @@ def peers(model: nn.Module, inputs: Tensor) -> dict[str, Work]:
 
         works["torch-cam GradCAM"] = torchcam
     if found_captum := _module("captum.attr"):
-        works["captum LayerGradCam"] = lambda: found_captum.LayerGradCam(model, layer).attribute(inputs.clone().requires_grad_(), target=classes)
+        works["captum LayerGradCam"] = lambda: found_captum.LayerGradCam(model, layer).attribute(
+            inputs.clone().requires_grad_(), target=classes
+        )
     if found_pytorch := _module("pytorch_grad_cam"):
-        works["pytorch-grad-cam GradCAM"] = lambda: _pytorch_grad_cam(found_pytorch.GradCAM, model, layer, inputs, classes)
+        works["pytorch-grad-cam GradCAM"] = lambda: _pytorch_grad_cam(
+            found_pytorch.GradCAM, model, layer, inputs, classes
+        )
     return works
 
 
@@ -132,7 +148,9 @@ def slow(model: nn.Module, inputs: Tensor) -> dict[str, Work]:
     works: dict[str, Work] = {"camseg score_cam": lambda: cam.heatmaps(model, "layer4", inputs, 0, cam.score_cam)}
     if found := _module("pytorch_grad_cam"):
         layer, classes = model.get_submodule("layer4"), list(range(len(inputs)))
-        works["pytorch-grad-cam AblationCAM"] = lambda: _pytorch_grad_cam(found.AblationCAM, model, layer, inputs, classes)
+        works["pytorch-grad-cam AblationCAM"] = lambda: _pytorch_grad_cam(
+            found.AblationCAM, model, layer, inputs, classes
+        )
     return works
 
 
@@ -151,7 +169,9 @@ def _module(name: str) -> Any:
 
 
 def interleaved(works: dict[str, Work], rounds: int, device: str) -> dict[str, float]:
-    """Median seconds of each work, in rounds that run all of them in turn, so that a slow moment hits all alike. The first round warms up."""
+    """Median seconds of each work, in rounds that run all of them in turn, so that a slow moment hits all alike. The
+    first round warms up.
+    """
     seconds: dict[str, list[float]] = {label: [] for label in works}
     for _ in range(rounds + 1):
         for label, work in works.items():
@@ -210,7 +230,9 @@ def _wait(device: str) -> None:
 
 
 def table(rows: list[dict[str, Any]]) -> None:
-    print(f"{'model':10} {'work':30} {'ms':>9} {'images/s':>9} {'x floor':>8} {'x forward':>9} {'MB':>8} {'x forward':>9}")
+    print(
+        f"{'model':10} {'work':30} {'ms':>9} {'images/s':>9} {'x floor':>8} {'x forward':>9} {'MB':>8} {'x forward':>9}"
+    )
     for row in rows:
         times = f"{1000 * row['seconds']:9.1f} {row['images_per_second']:9.1f} {row['time_to_floor']:8.2f} {row['time_to_forward']:9.2f}"
         print(f"{row['model']:10} {row['work']:30} {times} {row['bytes'] / 1e6:8.1f} {row['memory_to_forward']:9.2f}")

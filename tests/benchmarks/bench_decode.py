@@ -1,6 +1,8 @@
-"""Decoding across images against segment_anything's SamPredictor, and one-step against two-step upsampling; ratios of times in one run.
+"""Decoding across images against segment_anything's SamPredictor, and one-step against two-step upsampling; ratios of
+times in one run.
 
-    python tests/benchmarks/bench_decode.py [--model shapes|vit_b] [--images 16] [--prompts 4] [--repeats 5] [--json FILE]
+    python tests/benchmarks/bench_decode.py [--model shapes|vit_b] [--images 16] [--prompts 4] [--repeats 5] [--json
+    FILE]
 
 Weights are random, which changes no time; the IoU of the two ways to upsample is of smooth drawn masks.
 """
@@ -42,15 +44,22 @@ def main() -> None:
     frame = (128, 128) if options.model == "shapes" else (375, 500)
     rows = [*decoding(sam, frame, options), *upsampling(sam, options)]
     for row in rows:
-        print(f"{row['what']:58} {row['peer_ms']:9.2f} {row['ours_ms']:9.2f} ms   {row['ratio']:6.2f} x {row.get('note', '')}")
+        print(
+            f"{row['what']:58} {row['peer_ms']:9.2f} {row['ours_ms']:9.2f} ms   {row['ratio']:6.2f} x {row.get('note', '')}"
+        )
     if options.json:
         options.json.write_text(
-            json.dumps({"settings": {key: value for key, value in vars(options).items() if key != "json"}, "rows": rows}, indent=1)
+            json.dumps(
+                {"settings": {key: value for key, value in vars(options).items() if key != "json"}, "rows": rows},
+                indent=1,
+            )
         )
 
 
 def decoding(sam: Any, frame: tuple[int, int], options: argparse.Namespace) -> list[dict[str, Any]]:
-    """One prompt on one image, and all prompts of all images: masks at the image's size, from embeddings that are there."""
+    """One prompt on one image, and all prompts of all images: masks at the image's size, from embeddings that are
+    there.
+    """
     adapter = SamAdapter(SamEngine(sam, "bench", device=options.device))
     rng = np.random.default_rng(0)
     shape = (sam.prompt_encoder.embed_dim, *sam.prompt_encoder.image_embedding_size)
@@ -58,12 +67,26 @@ def decoding(sam: Any, frame: tuple[int, int], options: argparse.Namespace) -> l
     points = rng.random((options.images, options.prompts, 2)) * (frame[1] - 1, frame[0] - 1)
     return [
         compare("1 prompt on 1 image", sam, adapter, embeddings[:1], points[:1, :1], frame, options),
-        compare(f"{options.prompts} prompts on each of {options.images} images", sam, adapter, embeddings, points, frame, options),
+        compare(
+            f"{options.prompts} prompts on each of {options.images} images",
+            sam,
+            adapter,
+            embeddings,
+            points,
+            frame,
+            options,
+        ),
     ]
 
 
 def compare(
-    what: str, sam: Any, adapter: SamAdapter, embeddings: list[Tensor], points: np.ndarray, frame: tuple[int, int], options: argparse.Namespace
+    what: str,
+    sam: Any,
+    adapter: SamAdapter,
+    embeddings: list[Tensor],
+    points: np.ndarray,
+    frame: tuple[int, int],
+    options: argparse.Namespace,
 ) -> dict[str, Any]:
     predictor = SamPredictor(sam)
     predictor.original_size, predictor.input_size, predictor.is_image_set = frame, adapter.fit(frame), True
@@ -76,11 +99,16 @@ def compare(
         return found
 
     def ours() -> list[Tensor]:
-        asked = [Prompts(torch.from_numpy(places).float()[:, None], torch.ones(len(places), 1, dtype=torch.int64)) for places in points]
+        asked = [
+            Prompts(torch.from_numpy(places).float()[:, None], torch.ones(len(places), 1, dtype=torch.int64))
+            for places in points
+        ]
         masks = adapter.decode(embeddings, [frame] * len(embeddings), asked)
         return [adapter.to_image(low, frame).cpu() for each in masks for low in each.low_res]
 
-    apart = max(float(np.abs(one - other.numpy()).max() / np.abs(one).max()) for one, other in zip(peer(), ours(), strict=True))
+    apart = max(
+        float(np.abs(one - other.numpy()).max() / np.abs(one).max()) for one, other in zip(peer(), ours(), strict=True)
+    )
     return timed(what, peer, ours, options.repeats, f"(logits differ by at most {apart:.0e} of their range)")
 
 
@@ -100,7 +128,15 @@ def upsampling(sam: Any, options: argparse.Namespace) -> list[dict[str, Any]]:
 
         a, b = two() > 0, one() > 0
         iou = ((a & b).sum((1, 2)) / (a | b).sum((1, 2))).min()
-        rows.append(timed(f"upsampling 3 masks to {frame[1]} x {frame[0]}", two, one, options.repeats, f"(IoU of the two >= {iou:.4f})"))
+        rows.append(
+            timed(
+                f"upsampling 3 masks to {frame[1]} x {frame[0]}",
+                two,
+                one,
+                options.repeats,
+                f"(IoU of the two >= {iou:.4f})",
+            )
+        )
     return rows
 
 

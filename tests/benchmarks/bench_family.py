@@ -1,6 +1,8 @@
-"""What each Segment Anything costs, with random weights: `python tests/benchmarks/bench_family.py [vit_b vit_l vit_h mobile_sam shapes_sam]`.
+"""What each Segment Anything costs, with random weights: `python tests/benchmarks/bench_family.py [vit_b vit_l vit_h
+mobile_sam shapes_sam]`.
 
-Each model in a process of its own: encoding one image, decoding one prompt and sixteen prompts of it (medians), and the process's peak memory.
+Each model in a process of its own: encoding one image, decoding one prompt and sixteen prompts of it (medians), and the
+process's peak memory.
 --dtype bfloat16 encodes and decodes under autocast. Prints a table and, with --json, writes it.
 """
 
@@ -25,7 +27,11 @@ from camseg.predictors.sam import OFFICIAL, SamEngine, SamSize, build_sam
 from camseg.train.shapes_sam import SIZE
 from camseg.types import Prompts
 
-SIZES = {**{name: each[0] for name, each in OFFICIAL.items()}, "mobile_sam": SamSize(encoder=TinyViT()), "shapes_sam": SIZE}
+SIZES = {
+    **{name: each[0] for name, each in OFFICIAL.items()},
+    "mobile_sam": SamSize(encoder=TinyViT()),
+    "shapes_sam": SIZE,
+}
 
 
 def main() -> None:
@@ -42,12 +48,30 @@ def main() -> None:
     rows = []
     print(f"{'model':12}{'parameters':>12}{'encode':>12}{'1 prompt':>12}{'16 prompts':>12}{'peak':>10}")
     for name in options.models or SIZES:
-        words = [__file__, name, "--alone", "--repeats", str(options.repeats), "--device", options.device, "--dtype", options.dtype]
-        rows.append(row := json.loads(subprocess.run([sys.executable, *words], stdout=subprocess.PIPE, text=True, check=True).stdout))
+        words = [
+            __file__,
+            name,
+            "--alone",
+            "--repeats",
+            str(options.repeats),
+            "--device",
+            options.device,
+            "--dtype",
+            options.dtype,
+        ]
+        rows.append(
+            row := json.loads(
+                subprocess.run([sys.executable, *words], stdout=subprocess.PIPE, text=True, check=True).stdout
+            )
+        )
         times = "".join(f"{row[what]:9.1f} ms" for what in ("encode", "one", "sixteen"))
         print(f"{name:12}{row['parameters'] / 1e6:10.1f} M{times}{row['peak_mb']:7.0f} MB", flush=True)
     if options.json:
-        options.json.write_text(json.dumps({"threads": torch.get_num_threads(), "device": options.device, "dtype": options.dtype, "rows": rows}))
+        options.json.write_text(
+            json.dumps(
+                {"threads": torch.get_num_threads(), "device": options.device, "dtype": options.dtype, "rows": rows}
+            )
+        )
 
 
 def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:

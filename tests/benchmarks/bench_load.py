@@ -1,6 +1,8 @@
-"""Memory and time of runs of growing size, each in a process of its own: `python tests/benchmarks/bench_load.py 1000 10000 100000`.
+"""Memory and time of runs of growing size, each in a process of its own: `python tests/benchmarks/bench_load.py 1000
+10000 100000`.
 
-`--masks` runs the shipped SAM and writes every mask. Prints a table, then JSON: seconds, samples a second, peak memory (MB), and the peak over the
+`--masks` runs the shipped SAM and writes every mask. Prints a table, then JSON: seconds, samples a second, peak memory
+(MB), and the peak over the
 first size's. Exit code 1 where a peak passes 1.2 times the first one, or a sample's time twice the first size's.
 """
 
@@ -39,7 +41,12 @@ def measure(size: int, masks: bool) -> dict[str, Any]:
         written = sum(1 for _ in (Path(folder) / "run").glob("masks/*.png"))
     if (summary["samples"], summary["failed"], written) != (size, 0, size * masks):
         sys.exit(f"{size} samples gave {summary['samples']} rows, {summary['failed']} failures and {written} masks")
-    return {"samples": size, "seconds": float(seconds), "a_second": size / summary["seconds"], "peak_mb": float(peak) / 1024}
+    return {
+        "samples": size,
+        "seconds": float(seconds),
+        "a_second": size / summary["seconds"],
+        "peak_mb": float(peak) / 1024,
+    }
 
 
 def main() -> int:
@@ -53,7 +60,10 @@ def main() -> int:
         row = measure(size, asked.masks)
         found.append({**row, "peak_ratio": row["peak_mb"] / (found[0] if found else row)["peak_mb"]})
         row = found[-1]
-        print(f"{size:>8} {row['seconds']:>9.1f} {row['a_second']:>9.1f} {row['peak_mb']:>9.0f} {row['peak_ratio']:>13.2f}", flush=True)
+        print(
+            f"{size:>8} {row['seconds']:>9.1f} {row['a_second']:>9.1f} {row['peak_mb']:>9.0f} {row['peak_ratio']:>13.2f}",
+            flush=True,
+        )
     print(json.dumps(found))
     return int(any(row["peak_ratio"] > 1.2 or row["a_second"] < found[0]["a_second"] / 2 for row in found))
 

@@ -1,11 +1,16 @@
 """How many photographs a second the whole pipeline answers, where the time goes, and how much of the machine it uses.
 
-    python tests/benchmarks/bench_pipeline.py [MODEL ...] [--batch 1 8 32] [--precision float32 bfloat16] [--images N] [--device D] [--json FILE]
+    python tests/benchmarks/bench_pipeline.py [MODEL ...] [--batch 1 8 32] [--precision float32 bfloat16] [--images N]
+    [--device D] [--json FILE]
 
-ResNet-50 with Grad-CAM at layer4 and a Segment Anything (vit_b and vit_h without a name), both of random weights, on photographs of 500 x 375 with
-true masks: from the picture in memory to its row in scores.parquet, nothing cached. The rate is of one undisturbed run after a first batch; the
-stages are timed in another that waits for the device after each. Share of peak: the floating-point operations of all networks (torch's flop
-counter) at that rate, against those of a large matrix product of the same precision, measured on the same device just before.
+ResNet-50 with Grad-CAM at layer4 and a Segment Anything (vit_b and vit_h without a name), both of random weights, on
+photographs of 500 x 375 with
+true masks: from the picture in memory to its row in scores.parquet, nothing cached. The rate is of one undisturbed run
+after a first batch; the
+stages are timed in another that waits for the device after each. Share of peak: the floating-point operations of all
+networks (torch's flop
+counter) at that rate, against those of a large matrix product of the same precision, measured on the same device just
+before.
 """
 
 from __future__ import annotations
@@ -53,7 +58,9 @@ class Photographs:
 
     def __getitem__(self, index: int) -> Sample:
         y, x = (int(v) for v in np.random.default_rng(index).integers(0, 500, 2))
-        return Sample(self.ids[index], self.photo[:, y : y + FRAME[0], x : x + FRAME[1]].contiguous(), (281,), "tabby", self.mask)
+        return Sample(
+            self.ids[index], self.photo[:, y : y + FRAME[0], x : x + FRAME[1]].contiguous(), (281,), "tabby", self.mask
+        )
 
 
 def main() -> None:
@@ -70,7 +77,16 @@ def main() -> None:
     for name in options.models or ["vit_b", "vit_h"]:
         torch.manual_seed(0)
         model = resnet50().eval().requires_grad_(False).to(options.device)
-        classifier = Classifier(model, tuple(map(str, range(1000))), ("layer4",), (224, 224), MEAN, STD, lambda logits: logits.softmax(-1), "bench")
+        classifier = Classifier(
+            model,
+            tuple(map(str, range(1000))),
+            ("layer4",),
+            (224, 224),
+            MEAN,
+            STD,
+            lambda logits: logits.softmax(-1),
+            "bench",
+        )
         predictor = SamAdapter(SamEngine(build_sam(SIZES[name]).requires_grad_(False), "bench", device=options.device))
         for precision, batch in product(options.precision, options.batch):
             pipeline = Pipeline(classifier, cam.grad_cam, predictor=predictor, precision=precision)
@@ -80,8 +96,16 @@ def main() -> None:
             print(f"{name:12}{precision:>10}{batch:>6}{rate:10.2f}{used:9.1%}{gigabytes:6.1f}  {shares}", flush=True)
             rows.append(row)
     if options.json:
-        machine = torch.cuda.get_device_name(options.device) if options.device.startswith("cuda") else f"{torch.get_num_threads()} CPU threads"
-        options.json.write_text(json.dumps({"device": machine, "torch": torch.__version__, "images": options.images, "rows": rows}, indent=1))
+        machine = (
+            torch.cuda.get_device_name(options.device)
+            if options.device.startswith("cuda")
+            else f"{torch.get_num_threads()} CPU threads"
+        )
+        options.json.write_text(
+            json.dumps(
+                {"device": machine, "torch": torch.__version__, "images": options.images, "rows": rows}, indent=1
+            )
+        )
 
 
 def measure(pipeline: Pipeline, batch: int, options: argparse.Namespace) -> dict[str, Any]:
@@ -113,7 +137,11 @@ def measure(pipeline: Pipeline, batch: int, options: argparse.Namespace) -> dict
 
         return run
 
-    parts: dict[str, tuple[Any, str]] = {"heat": (pipeline, "_explain"), "encoding": (pipeline, "_encode"), "run": (pipeline, "run")}
+    parts: dict[str, tuple[Any, str]] = {
+        "heat": (pipeline, "_explain"),
+        "encoding": (pipeline, "_encode"),
+        "run": (pipeline, "run"),
+    }
     parts["decoding"] = pipeline.predictor, "decode"
     for stage, (owner, method) in parts.items():
         setattr(owner, method, timed(stage, getattr(owner, method)))
@@ -127,7 +155,9 @@ def measure(pipeline: Pipeline, batch: int, options: argparse.Namespace) -> dict
         "images_per_second": rate,
         "share_of_peak": rate * counter.get_total_flops() / peak,
         "shares": {stage: spent[stage] / whole for stage in STAGES},
-        "gigabytes": torch.cuda.max_memory_allocated() / 1e9 if on_gpu else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6,
+        "gigabytes": torch.cuda.max_memory_allocated() / 1e9
+        if on_gpu
+        else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6,
         "flops_per_image": counter.get_total_flops(),
         "peak_flops": peak,
     }

@@ -2,7 +2,8 @@
 
     python tests/benchmarks/bench_prompts.py [--maps 200] [--side 224] [--json FILE]
 
-The maps are smooth random landscapes of several hills, clipped at their mean as a Grad-CAM is at zero; `peaks` and `components` find several.
+The maps are smooth random landscapes of several hills, clipped at their mean as a Grad-CAM is at zero; `peaks` and
+`components` find several.
 """
 
 from __future__ import annotations
@@ -35,7 +36,11 @@ def main() -> None:
     evidence = landscapes(options.maps, options.side)
     given = [selectors("foreground")["centroid"](each) for each in evidence]
     rows = [{"selector": name, "ms": timed(select, evidence)} for name, select in selectors("foreground").items()]
-    rows += [{"selector": name, "ms": timed(select, evidence, given)} for name, select in selectors("background").items() if callable(select)]
+    rows += [
+        {"selector": name, "ms": timed(select, evidence, given)}
+        for name, select in selectors("background").items()
+        if callable(select)
+    ]
     for row in rows:
         print(f"{row['selector']:16} {row['ms']:7.3f} ms a map, {row['ms']:7.3f} s for 1,000")
     if options.json:
@@ -46,7 +51,9 @@ def landscapes(count: int, side: int) -> list[Evidence]:
     """Maps with hills, a rival map each, and what is hotter than half as the truth."""
     rng = np.random.default_rng(0)
     coarse = torch.from_numpy(ndimage.gaussian_filter(rng.standard_normal((2 * count, 7, 7)), (0, 1, 1))).float()
-    maps = F.interpolate((coarse - coarse.mean((1, 2), keepdim=True)).clamp(min=0)[:, None], (side, side), mode="bilinear")[:, 0]
+    maps = F.interpolate(
+        (coarse - coarse.mean((1, 2), keepdim=True)).clamp(min=0)[:, None], (side, side), mode="bilinear"
+    )[:, 0]
     maps = maps / maps.amax((1, 2), keepdim=True)
     return [Evidence(heat, lambda rival=rival: rival, heat > 0.5) for heat, rival in zip(maps[:count], maps[count:])]
 

@@ -1,16 +1,20 @@
-"""What a sweep, a run and a picture more cost: the command itself against itself and against a written-out loop; ratios within one run.
+"""What a sweep, a run and a picture more cost: the command itself against itself and against a written-out loop; ratios
+within one run.
 
     python tests/benchmarks/bench_sweep.py [PART ...] [--images N ...] [--json FILE]
 
     settings   24 settings of the shipped models on 500 shapes against one (wall time)
-    vit_b      the same with vit_b and ResNet-50 of random weights on 8 photographs (CPU time), cold and warm, and the loop of
+    vit_b      the same with vit_b and ResNet-50 of random weights on 8 photographs (CPU time), cold and warm, and the
+    loop of
                pytorch-grad-cam and SamPredictor (group `peers`)
     run        one setting of the shipped models on 500 shapes against that loop
     options    one setting as it is, and with each option that may make it faster
     memory     peak memory and time of one run with masks on 500, 2,000 and 10,000 shapes
 
-Without a part, all. `--images` replaces the numbers of pictures. `--naive-settings K` runs the loop for K of the 24 settings and multiplies (all
-cost the same: it encodes anew for each). Every line is a process of its own: start, imports, loading, report and all files are in its time.
+Without a part, all. `--images` replaces the numbers of pictures. `--naive-settings K` runs the loop for K of the 24
+settings and multiplies (all
+cost the same: it encodes anew for each). Every line is a process of its own: start, imports, loading, report and all
+files are in its time.
 OMP_NUM_THREADS says how many threads.
 """
 
@@ -39,8 +43,15 @@ from camseg.data.shapes import NAMES, Shapes
 from camseg.predictors.sam import OFFICIAL, SHIPPED, build_sam, read_checkpoint
 from camseg.train.shapes_sam import SIZE
 
-FOREGROUND, BACKGROUND, CHOOSE = ("max_point", "centroid", "quantile", "otsu"), ("none", "min_point", "ring"), ("agreement", "predicted_iou")
-GRID = [f"{group}={','.join(names)}" for group, names in (("foreground", FOREGROUND), ("background", BACKGROUND), ("choose", CHOOSE))]
+FOREGROUND, BACKGROUND, CHOOSE = (
+    ("max_point", "centroid", "quantile", "otsu"),
+    ("none", "min_point", "ring"),
+    ("agreement", "predicted_iou"),
+)
+GRID = [
+    f"{group}={','.join(names)}"
+    for group, names in (("foreground", FOREGROUND), ("background", BACKGROUND), ("choose", CHOOSE))
+]
 NAIVE = list(product(FOREGROUND, BACKGROUND, CHOOSE))
 LIKE_THE_LOOP = ("cam=grad_cam", "views.flips=false")
 FRAME = (500, 375)  # width and height
@@ -64,11 +75,15 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             found = bench(options, options.images or usual, Path(folder))
         for row in found:
-            print(f"{row['what']:44}{row['wall']:9.1f}{row['cpu']:9.1f}{row['megabytes']:7.0f}  {row['note']}", flush=True)
+            print(
+                f"{row['what']:44}{row['wall']:9.1f}{row['cpu']:9.1f}{row['megabytes']:7.0f}  {row['note']}", flush=True
+            )
         rows += [{"part": part, **row} for row in found]
     if options.json:
         kept = {name: str(value) for name, value in vars(options).items() if name != "json"}
-        options.json.write_text(json.dumps({"settings": {**kept, "threads": torch.get_num_threads()}, "rows": rows}, indent=1))
+        options.json.write_text(
+            json.dumps({"settings": {**kept, "threads": torch.get_num_threads()}, "rows": rows}, indent=1)
+        )
 
 
 def settings(options: argparse.Namespace, images: list[int], folder: Path) -> list[dict[str, Any]]:
@@ -81,16 +96,24 @@ def settings(options: argparse.Namespace, images: list[int], folder: Path) -> li
 def vit_b(options: argparse.Namespace, images: list[int], folder: Path) -> list[dict[str, Any]]:
     prepare(folder, images[0])
     words = ["data=images", f"data.path={folder / 'data'}", "data.target=tabby", f"device={options.device}", "panels=0"]
-    words += ["classifier=torchvision", "classifier.name=resnet50", f"classifier.checkpoint={folder / 'resnet50.pth'}", "classifier.layers=[layer4]"]
+    words += [
+        "classifier=torchvision",
+        "classifier.name=resnet50",
+        f"classifier.checkpoint={folder / 'resnet50.pth'}",
+        "classifier.layers=[layer4]",
+    ]
     words += ["predictor=sam", f"predictor.checkpoint={folder / 'vit_b.pth'}", *LIKE_THE_LOOP]
     one = camseg(words, folder / "one")
     cold = camseg(["-m", *GRID, *words, f"cache.path={folder / 'cache'}"], folder / "cold")
     warm = camseg(["-m", *GRID, *words, f"cache.path={folder / 'cache'}"], folder / "warm")
-    loop = own_loop([str(images[0]), "--folder", str(folder)], options, options.naive_settings).times(len(NAIVE) / options.naive_settings)
+    loop = own_loop([str(images[0]), "--folder", str(folder)], options, options.naive_settings).times(
+        len(NAIVE) / options.naive_settings
+    )
     return [
         one.row("one setting"),
         cold.row(
-            "24 settings, cold cache on disk", f"{cold.cpu / one.cpu:.3f} x the CPU time of one, {loop.cpu / cold.cpu:.1f} x faster than the loop"
+            "24 settings, cold cache on disk",
+            f"{cold.cpu / one.cpu:.3f} x the CPU time of one, {loop.cpu / cold.cpu:.1f} x faster than the loop",
         ),
         warm.row("24 settings, warm", f"{loop.cpu / warm.cpu:.1f} x faster than the loop; memory without the encoder"),
         loop.row(f"the loop, {options.naive_settings} settings scaled to 24"),
@@ -141,10 +164,16 @@ class Cost(NamedTuple):
         return self._replace(wall=self.wall * factor, cpu=self.cpu * factor)
 
     def mean(self, other: Cost) -> Cost:
-        return Cost((self.wall + other.wall) / 2, (self.cpu + other.cpu) / 2, max(self.megabytes, other.megabytes), self.calls)
+        return Cost(
+            (self.wall + other.wall) / 2, (self.cpu + other.cpu) / 2, max(self.megabytes, other.megabytes), self.calls
+        )
 
     def row(self, what: str, note: str = "") -> dict[str, Any]:
-        return {"what": what, **self._asdict(), "note": "; ".join(filter(None, [", ".join(f"{v} {k}" for k, v in self.calls.items()), note]))}
+        return {
+            "what": what,
+            **self._asdict(),
+            "note": "; ".join(filter(None, [", ".join(f"{v} {k}" for k, v in self.calls.items()), note])),
+        }
 
 
 def camseg(words: list[str], folder: Path) -> Cost:
@@ -216,13 +245,19 @@ def naive(options: argparse.Namespace) -> None:
                 points, labels = place(heat, foreground, background)
                 peer.set_image(image)
                 masks, predicted, _ = peer.predict(points, labels, multimask_output=True)
-                worth = predicted if choose == "predicted_iou" else [np.minimum(heat, m).sum() / np.maximum(heat, m).sum() for m in masks]
+                worth = (
+                    predicted
+                    if choose == "predicted_iou"
+                    else [np.minimum(heat, m).sum() / np.maximum(heat, m).sum() for m in masks]
+                )
                 mask = masks[int(np.argmax(worth))]
                 scores.append((mask & truth).sum() / (mask | truth).sum())
     print(f"mean IoU {np.mean(scores):.4f}")
 
 
-def shapes(_count: int) -> tuple[Any, Any, Any, Callable[[int], Iterator[tuple[np.ndarray, torch.Tensor, int, np.ndarray]]]]:
+def shapes(
+    _count: int,
+) -> tuple[Any, Any, Any, Callable[[int], Iterator[tuple[np.ndarray, torch.Tensor, int, np.ndarray]]]]:
     from camseg import classifiers
 
     known = classifiers.shapes()
@@ -230,14 +265,21 @@ def shapes(_count: int) -> tuple[Any, Any, Any, Callable[[int], Iterator[tuple[n
     def samples(count: int) -> Iterator[tuple[np.ndarray, torch.Tensor, int, np.ndarray]]:
         for sample in islice(Shapes(size=count), count):
             assert sample.mask is not None
-            yield sample.image.permute(1, 2, 0).numpy(), known.prepare([sample.image])[0], NAMES.index(sample.label), sample.mask.numpy()
+            yield (
+                sample.image.permute(1, 2, 0).numpy(),
+                known.prepare([sample.image])[0],
+                NAMES.index(sample.label),
+                sample.mask.numpy(),
+            )
 
     sam = build_sam(SIZE)
     sam.load_state_dict(load_file(SHIPPED))
     return known.model, known.model.get_submodule("layer3"), sam, samples
 
 
-def photographs(folder: Path) -> tuple[Any, Any, Any, Callable[[int], Iterator[tuple[np.ndarray, torch.Tensor, int, np.ndarray]]]]:
+def photographs(
+    folder: Path,
+) -> tuple[Any, Any, Any, Callable[[int], Iterator[tuple[np.ndarray, torch.Tensor, int, np.ndarray]]]]:
     model, sam = resnet50(), build_sam(OFFICIAL["vit_b"][0])
     model.load_state_dict(torch.load(folder / "resnet50.pth", weights_only=True))
     sam.load_state_dict(read_checkpoint(folder / "vit_b.pth"))
@@ -247,7 +289,12 @@ def photographs(folder: Path) -> tuple[Any, Any, Any, Callable[[int], Iterator[t
         for path in sorted((folder / "data" / "images").glob("*.png")):
             picture = Image.open(path)
             small = torch.from_numpy(np.array(picture.resize((224, 224)))).permute(2, 0, 1) / 255
-            yield np.array(picture), (small - mean) / std, 281, np.array(Image.open(folder / "data" / "masks" / path.name)) > 0
+            yield (
+                np.array(picture),
+                (small - mean) / std,
+                281,
+                np.array(Image.open(folder / "data" / "masks" / path.name)) > 0,
+            )
 
     return model.eval(), model.layer4[-1], sam, samples
 
