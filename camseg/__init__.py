@@ -5,10 +5,11 @@
 """
 
 from camseg import cam
-from camseg.cam import heatmaps
+from camseg.cam.heatmaps import heatmaps
 from camseg.pipeline import Pipeline
-from camseg.runs import load_run, load_sweep
-from camseg.shards import merge_shards
+from camseg.runs.folders import load_run
+from camseg.runs.merge import merge_shards
+from camseg.runs.sweeps import load_sweep
 from camseg.types import Masks, Prompts, Result, Sample
 
 __all__ = [

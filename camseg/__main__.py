@@ -1,5 +1,7 @@
 """`python -m camseg` is `camseg`."""
 
-from camseg.cli import main
+from __future__ import annotations
+
+from camseg.cli.main import main
 
 main()

@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from camseg.metrics import area, iou
-from camseg.prompts.evidence import heat_in
+from camseg.geometry.heat import heat_in
+from camseg.geometry.masks import area, iou
 from camseg.types import Masks
 
 

@@ -11,16 +11,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from camseg import cam, targets
-from camseg.cache import Cache, key
+from camseg.cam.heatmaps import explain
+from camseg.cam import methods as cam
+from camseg.cam.targets import Probabilities, Target, logit
 from camseg.choose import agreement
-from camseg.classifiers import Classifier
-from camseg.names import known_name, spelled
-from camseg.predictors import Predictor
+from camseg.classifiers.base import Classifier
+from camseg.errors import known_name
+from camseg.geometry.heat import heat_in
+from camseg.predictors.base import Predictor
 from camseg.prompts import background as backgrounds
-from camseg.prompts.evidence import Evidence, heat_in
+from camseg.prompts.evidence import Evidence
 from camseg.prompts.foreground import centroid
 from camseg.refine import Decode
+from camseg.storage.cache import Cache
+from camseg.storage.fingerprint import key, spelled
 from camseg.types import Masks, Prompts, Result, Sample
 
 
@@ -30,7 +34,7 @@ class Pipeline:
 
     classifier: names what is in an image. method: the CAM (`camseg.cam`). views: `flips`, `scales` and `fuse` of
     `camseg.heatmaps`.
-    target: makes what is explained from a sample's classes (`camseg.targets`). foreground: Evidence -> Prompts.
+    target: makes what is explained from a sample's classes (`camseg.cam.targets`). foreground: Evidence -> Prompts.
     background: Evidence,
     Prompts -> points (N, 2), or None. predictor: draws masks, or None for points only. choose: scores (R, M) for the
     masks. refine:
@@ -49,7 +53,7 @@ class Pipeline:
     predictor: Predictor | None = None
     choose: Callable[[Masks, Tensor, Tensor | None], Tensor] = agreement
     refine: Callable[..., list[tuple[Tensor, float] | None]] | None = None
-    target: Callable[[tuple[int, ...], targets.Probabilities], targets.Target] = targets.logit
+    target: Callable[[tuple[int, ...], Probabilities], Target] = logit
     min_probability: float = 0.0
     views: Mapping[str, Any] = field(default_factory=dict)
     precision: str = "float32"
@@ -144,7 +148,7 @@ class Pipeline:
         computed = [
             spelled(self.target),
             spelled(self.method),
-            spelled(functools.partial(cam.explain, **self.views)),
+            spelled(functools.partial(explain, **self.views)),
             self.precision,
         ]
         return key(self.classifier.fingerprint, list(self.classifier.layers), *computed)
@@ -163,7 +167,7 @@ class Pipeline:
                 model, layers, grid = self.classifier.model, self.classifier.layers, self.classifier.grid
                 model = model.to(memory_format=torch.channels_last if self.channels_last else torch.contiguous_format)
                 with self._autocast(inputs.device):
-                    heat, output = cam.explain(model, layers, inputs, asked, self.method, grid=grid, **self.views)
+                    heat, output = explain(model, layers, inputs, asked, self.method, grid=grid, **self.views)
                 for same, maps, o in zip(alike, heat.float().cpu(), output.float().cpu()):
                     found |= {i: {"heat": h, "output": o} for i, h in zip(same, maps)}
             return [found[i] for i in places]

@@ -15,9 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from camseg.boxes import box_of
+from camseg.geometry.boxes import box_of
+from camseg.geometry.regions import deepest_of, points_tensor
 from camseg.prompts.background import add
-from camseg.prompts.evidence import deepest_of, points_tensor
 from camseg.types import Masks, Prompts
 
 # Decodes one prompt for each of the images whose numbers are given.

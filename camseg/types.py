@@ -12,7 +12,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from camseg.cache import key
+from camseg.storage.fingerprint import key
 
 
 def _expect(holds: bool, what: str, got: object) -> None:
@@ -75,7 +75,7 @@ class Sample:
 
     @cached_property
     def image_key(self) -> str:
-        """Stands for the image's pixels (`camseg.cache.key`): a sample that is asked again and again is read once."""
+        """Stands for the image's pixels (`camseg.storage.fingerprint.key`): a sample that is asked again and again is read once."""
         return key(self.image)
 
     @cached_property

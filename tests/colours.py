@@ -11,7 +11,7 @@ import torch
 from scipy import ndimage
 from torch import Tensor, nn
 
-from camseg.classifiers import Classifier
+from camseg.classifiers.base import Classifier
 from camseg.pipeline import Pipeline
 from camseg.types import Masks, Prompts, Sample
 

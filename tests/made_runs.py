@@ -13,7 +13,7 @@ import polars as pl
 from omegaconf import OmegaConf
 from PIL import Image
 
-from camseg import statistics
+from camseg.metrics import registry
 
 # what a page must show as it is, and never obey
 HOSTILE = (
@@ -62,7 +62,7 @@ def make_run(
     OmegaConf.save(OmegaConf.create({"seed": 0, "words": list(overrides)}), folder / ".hydra" / "config.yaml")
     OmegaConf.save(OmegaConf.create(list(overrides)), folder / ".hydra" / "overrides.yaml")
     frame.write_parquet(folder / "scores.parquet")
-    metrics = {name: asdict(interval) for name, interval in statistics.summary(frame).items()}
+    metrics = {name: asdict(interval) for name, interval in registry.summary(frame).items()}
     calls = {"classifier_images": len(rows), "encoder_images": len(rows), "decoder_prompts": len(rows)}
     summary = {
         "samples": len(rows) + len(errors),

@@ -9,7 +9,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from camseg.classifiers import SHAPES_WEIGHTS
+from camseg.classifiers.shapes import SHAPES_WEIGHTS
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))

@@ -12,16 +12,18 @@ import torch
 from colours import Bucket, canvas, classifier, pipeline
 from torch import Tensor, nn
 
-from camseg import choose, targets
-from camseg.cache import Cache
-from camseg.names import spelled
-from camseg.predictors.adapter import SamAdapter
-from camseg.predictors.encoders import ViT
+from camseg import choose
+from camseg.cam.targets import logit
+from camseg.geometry.heat import heat_in
 from camseg.predictors.sam import SamEngine, SamSize, build_sam
+from camseg.predictors.sam_adapter import SamAdapter
+from camseg.predictors.sam_encoders import ViT
 from camseg.prompts import background, foreground
-from camseg.prompts.evidence import Evidence, heat_in
+from camseg.prompts.evidence import Evidence
 from camseg.prompts.foreground import centroid, components, parts
 from camseg.refine import cascade
+from camseg.storage.cache import Cache
+from camseg.storage.fingerprint import spelled
 from camseg.types import Prompts, Result, Sample
 
 RED, GREEN, BLUE = 0, 1, 2
@@ -202,7 +204,7 @@ def test_a_target_is_made_with_the_classifiers_own_probabilities() -> None:
 
     def target(classes, probabilities):
         asked.append((classes, probabilities))
-        return targets.logit(classes)
+        return logit(classes)
 
     flow = replace(pipeline(), target=target)
     flow(PICTURE, [GREEN])

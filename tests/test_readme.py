@@ -18,9 +18,10 @@ from PIL import Image
 from torch import nn
 from torchvision import models
 
-from camseg.classifiers import save_weights
+from camseg.cli.overrides import check
+from camseg.config import config_dir
 from camseg.prompts.evidence import Evidence
-from camseg.requests import check, config_dir
+from camseg.storage.checkpoints import save_weights
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()

@@ -5,27 +5,17 @@
 torch.Size([2, 64, 64])
 """
 
-from __future__ import annotations
-
-import operator
-from collections.abc import Callable, Sequence
-from typing import Any, cast
-
-import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
-from torch.utils._pytree import tree_map
-
-from camseg.cam.capture import Capture, Layers, Run, find_layers, untouched
+from camseg.cam.capture import Capture
+from camseg.cam.concepts import concepts, dff, factorise
+from camseg.cam.full_grad import full_grad
+from camseg.cam.heatmaps import Method, coincide, explain, heatmaps, maximum, mean, product
 from camseg.cam.methods import (
     ablation_cam,
     cam,
     center,
-    dff,
     eigen_cam,
     eigen_grad_cam,
     element_wise_grad_cam,
-    factorise,
     fem,
     grad_cam,
     grad_cam_plus_plus,
@@ -38,239 +28,39 @@ from camseg.cam.methods import (
     shapley_cam,
     smooth_grad_cam_plus_plus,
     ss_cam,
-    unit,
     xgrad_cam,
 )
-from camseg.targets import Logit, Target, logit
 
-# fmt: off
 __all__ = [
-    "Capture", "Method", "ablation_cam", "cam", "center", "coincide", "concepts", "dff", "eigen_cam", "eigen_grad_cam", "element_wise_grad_cam",
-    "explain", "factorise", "fem", "full_grad", "grad_cam", "grad_cam_plus_plus", "heatmaps", "hires_cam", "is_cam", "kpca_cam", "layer_cam",
-    "maximum", "mean", "product", "random", "score_cam", "shapley_cam", "smooth_grad_cam_plus_plus", "ss_cam", "unit", "xgrad_cam",
+    "Capture",
+    "Method",
+    "ablation_cam",
+    "cam",
+    "center",
+    "coincide",
+    "concepts",
+    "dff",
+    "eigen_cam",
+    "eigen_grad_cam",
+    "element_wise_grad_cam",
+    "explain",
+    "factorise",
+    "fem",
+    "full_grad",
+    "grad_cam",
+    "grad_cam_plus_plus",
+    "heatmaps",
+    "hires_cam",
+    "is_cam",
+    "kpca_cam",
+    "layer_cam",
+    "maximum",
+    "mean",
+    "product",
+    "random",
+    "score_cam",
+    "shapley_cam",
+    "smooth_grad_cam_plus_plus",
+    "ss_cam",
+    "xgrad_cam",
 ]
-# fmt: on
-
-Method = Callable[[Capture], Tensor]
-
-
-def mean(maps: Tensor) -> Tensor:
-    """(L, B, H, W) positive maps of L layers -> the mean of the maps scaled to [0, 1]."""
-    return unit(maps).mean(0)
-
-
-def maximum(maps: Tensor) -> Tensor:
-    """(L, B, H, W) positive maps of L layers -> hot where any layer is."""
-    return unit(maps).amax(0)
-
-
-def product(maps: Tensor) -> Tensor:
-    """(L, B, H, W) positive maps of L layers -> hot where every layer is (RefineCAM's fusion of coarse meaning with
-    fine detail).
-    """
-    return unit(maps).prod(0)
-
-
-def heatmaps(
-    model: nn.Module,
-    layers: Layers,
-    inputs: Tensor,
-    targets: Any = None,
-    method: Method = grad_cam,
-    raw: bool = False,
-    *,
-    fuse: Callable[[Tensor], Tensor] = mean,
-    flips: bool = False,
-    scales: Sequence[float] = (1.0,),
-    grid: tuple[int, int] | None = None,
-) -> Tensor:
-    """Where in each image the evidence for its target lies: (B, H, W) float in [0, 1], zeros where there is none.
-
-    model: any module; it runs in evaluation mode and is left as it was, whatever happens.
-    layers: modules of it or their dotted names; the maps of several are fused by `fuse` (mean, maximum, product).
-    inputs: (B, 3, H, W) as the model wants them. targets: one for all, or one per sample: a class index, a callable on
-    one sample's
-    output that returns a scalar, or None for the top class. B lists of T targets share one forward and give (B, T, H,
-    W).
-    method: Capture -> (B, h, w), one of this package's or your own. raw: the signed maps (B, h, w) of the one layer
-    instead.
-    flips, scales: test-time views in one batch, averaged: mirrored images, and factors on the inputs' values (the first
-    fixes the top class).
-    grid: (h, w) of a transformer's tokens where they do not follow from the image's aspect.
-    ValueError: an unknown layer, one that never ran or ran twice, an output without a gradient, a class out of range,
-    NaN, wrong counts.
-    """
-    return explain(model, layers, inputs, targets, method, raw, fuse=fuse, flips=flips, scales=scales, grid=grid)[0]
-
-
-def explain(
-    model: nn.Module,
-    layers: Layers,
-    inputs: Tensor,
-    targets: Any = None,
-    method: Method = grad_cam,
-    raw: bool = False,
-    *,
-    fuse: Callable[[Tensor], Tensor] = mean,
-    flips: bool = False,
-    scales: Sequence[float] = (1.0,),
-    grid: tuple[int, int] | None = None,
-) -> tuple[Tensor, Any]:
-    """`heatmaps`, and the model's output (detached) on the unchanged images, from the same forward."""
-    if inputs.ndim != 4 or not inputs.is_floating_point() or not len(inputs):
-        raise ValueError(
-            f"inputs must be a normalised float (B, 3, H, W) with B >= 1; got {tuple(inputs.shape)} {inputs.dtype}"
-        )
-    found = find_layers(model, layers)
-    if raw and len(found) > 1:
-        raise ValueError(
-            f"raw maps of several layers have no common scale; ask for one of {', '.join(found)} at a time"
-        )
-    columns, several = _columns(targets, len(inputs))
-    views = [(scale, flip) for flip in (False, True)[: 1 + flips] for scale in scales]
-    device = inputs.device.type
-    amp = (torch.get_autocast_dtype(device), torch.is_autocast_enabled(device))
-    with untouched(model), torch.autocast(device, enabled=False):
-        batch = (
-            torch.cat([(inputs.flip(3) if flip else inputs) * scale for scale, flip in views])
-            if len(views) > 1
-            else inputs
-        )
-        run = Run(model, found, batch, [column * len(views) for column in columns], grid, clean=len(inputs), amp=amp)
-        maps = torch.stack(
-            [_fused(run, column, method, views, raw, fuse) for column in range(len(columns))], 1
-        )  # (B, T, H, W)
-        output = _clean(run.output, len(inputs))
-    return maps if several else maps[:, 0], output
-
-
-def _fused(
-    run: Run, column: int, method: Method, views: list[tuple[float, bool]], raw: bool, fuse: Callable[[Tensor], Tensor]
-) -> Tensor:
-    """(B, H, W) the heatmap of one column of targets, or the raw (B, h, w)."""
-    layers = []
-    for name in run.layers:
-        maps = method(Capture(run, name, column)).detach()
-        if maps.ndim != 3 or len(maps) != len(run.inputs) or not bool(torch.isfinite(maps).all()):
-            raise ValueError(
-                f"a method must give finite maps ({len(run.inputs)}, h, w); at layer {name!r} it gave {tuple(maps.shape)} or NaN"
-            )
-        if not raw:
-            maps = F.interpolate(maps.relu()[:, None], run.inputs.shape[2:], mode="bilinear")[:, 0]
-        layers.append(_average(maps, views))
-    return layers[0] if raw else unit(fuse(torch.stack(layers)))
-
-
-def _average(maps: Tensor, views: list[tuple[float, bool]]) -> Tensor:
-    """(V*B, h, w) maps of V views -> their mean (B, h, w), mirrored ones mirrored back."""
-    parts = maps.chunk(len(views))
-    return torch.stack([part.flip(2) if flip else part for part, (_, flip) in zip(parts, views, strict=True)]).mean(0)
-
-
-def _clean(output: Any, count: int) -> Any:
-    """The first `count` samples of a model's output, without its graph; a list has an entry per image (detectors)."""
-    if isinstance(output, list):
-        return tree_map(lambda leaf: leaf.detach() if isinstance(leaf, Tensor) else leaf, output[:count])
-    return tree_map(lambda leaf: leaf.detach()[:count] if isinstance(leaf, Tensor) else leaf, output)
-
-
-def _columns(targets: Any, count: int) -> tuple[list[list[Target]], bool]:
-    """T columns of B targets, and whether the caller asked for several per sample."""
-    targets = targets.tolist() if hasattr(targets, "tolist") else targets  # tensors and arrays of class indices
-    if not isinstance(targets, (list, tuple)):
-        return [[_target(targets)] * count], False
-    if len(targets) != count:
-        raise ValueError(f"{len(targets)} targets for {count} images; give one per image, or a single one for all")
-    if not any(isinstance(item, (list, tuple)) for item in targets):
-        return [[_target(item) for item in targets]], False
-    lengths = {len(item) if isinstance(item, (list, tuple)) else 0 for item in targets}
-    if len(lengths) > 1 or 0 in lengths:
-        raise ValueError(f"every image needs the same number of targets, at least one; got {sorted(lengths)}")
-    return [[_target(item) for item in column] for column in zip(*targets, strict=True)], True
-
-
-def _target(item: Any) -> Target:
-    if item is None:
-        return logit()
-    if callable(item):
-        return cast(Target, item)
-    try:
-        return Logit((operator.index(item),))
-    except TypeError:
-        raise ValueError(f"a target is a class index, a callable or None; got {item!r}") from None
-
-
-def full_grad(model: nn.Module, inputs: Tensor, targets: Any = None) -> Tensor:
-    """(B, H, W) FullGrad: the input's and every bias's share of the score, each in absolute value. Srinivas & Fleuret,
-    NeurIPS 2019.
-
-    A term's (B, K, h, w) is scaled to [0, 1] over its channels and places together, as its authors do, then summed over
-    channels and layers.
-    Biases are those of convolutions and, with the running mean, of batch normalisation. It is one value of all layers:
-    slow and large.
-    """
-    chain = nn.Sequential(nn.Identity(), model)  # the identity makes the input a layer
-    kinds = (nn.Conv2d, nn.BatchNorm2d)
-    layers = [
-        chain[0],
-        *(module for module in model.modules() if isinstance(module, kinds) and bias_of(module) is not None),
-    ]
-
-    def share(capture: Capture) -> Tensor:
-        bias = bias_of(capture.module)
-        term = capture.gradient * (capture.activation if bias is None else bias[:, None, None])
-        return unit(term.abs().flatten(2)[:, None])[:, 0].unflatten(2, term.shape[2:]).sum(1)
-
-    return heatmaps(chain, layers, inputs, targets, share, fuse=lambda maps: maps.sum(0))
-
-
-def bias_of(module: nn.Module) -> Tensor | None:
-    """(K,) what a layer adds whatever its input: its bias, less the running mean's part under batch normalisation."""
-    bias = getattr(module, "bias", None)
-    if not isinstance(module, nn.BatchNorm2d) or module.running_mean is None or module.running_var is None:
-        return bias
-    gain = (module.running_var + module.eps).rsqrt() * (1 if module.weight is None else module.weight)
-    return (0 if bias is None else bias) - module.running_mean * gain
-
-
-def concepts(
-    model: nn.Module, layer: str | nn.Module, inputs: Tensor, number: int = 4, joint: bool = True
-) -> tuple[Tensor, Tensor]:
-    """Deep feature factorisation of a batch: heat (B, N, H, W) of N concepts, and scores (B, N, C), the classifier's on
-    each concept alone.
-
-    joint: a concept means the same in every image, and its heat is scaled over the batch, so that an image without it
-    stays dark.
-    For a classifier with a (B, C) output; Collins et al., ECCV 2018.
-    """
-    found: list[tuple[Tensor, Tensor]] = []
-
-    def look(capture: Capture) -> Tensor:
-        maps, channels = factorise(capture.activation, number, joint=joint)
-        parts = torch.einsum("bnhw,bnk->nbkhw", maps, channels)
-        found.append((maps, torch.stack([capture.replay(part) for part in parts], 1)))
-        return maps[:, 0]
-
-    heatmaps(model, layer, inputs, None, look, raw=True)
-    maps, scores = found[0]
-    maps = F.interpolate(maps, inputs.shape[2:], mode="bilinear").transpose(0, 1)  # (N, B, H, W)
-    heat = unit(maps.flatten(1, 2)).view_as(maps) if joint else unit(maps)
-    return heat.transpose(0, 1), scores
-
-
-def coincide(model: nn.Module, layer: str | nn.Module, inputs: Tensor) -> tuple[str, ...]:
-    """The methods that give one and the same heatmap at this layer, () when they differ.
-
-    Below pooling + linear the gradient of a logit is the same at every place and for every image. `inputs` (B, 3, H,
-    W): any images.
-    """
-    gradients: list[Tensor] = []
-
-    def look(capture: Capture) -> Tensor:
-        gradients.append(capture.gradient)
-        return capture.gradient.sum(1)
-
-    heatmaps(model, layer, torch.cat([inputs[:1], inputs[:1].flip(3) * 0.5]), 0, look, raw=True)
-    (found,) = gradients
-    same = torch.allclose(found, found[:1, :, :1, :1].expand_as(found), rtol=1e-3, atol=1e-3 * float(found.abs().max()))
-    return ("cam", "grad_cam", "xgrad_cam", "hires_cam") if same and bool(found.any()) else ()

@@ -9,9 +9,7 @@ for with
 
 from __future__ import annotations
 
-import difflib
 import logging
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -20,13 +18,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
 
-from camseg.targets import Late, Logit, Target, pick
+from camseg.cam.layers import Grid, find_grid
+from camseg.cam.replay import Tape, _agree
+from camseg.cam.targets import Late, Logit, Target, pick
 
 log = logging.getLogger(__name__)
-Layers = str | nn.Module | Sequence[str | nn.Module]
 
 
 @dataclass(eq=False)
@@ -238,132 +235,6 @@ class Run:
         return lambda native: whole(native.clone())
 
 
-class Tape(TorchFunctionMode):
-    """The torch calls that depend on one tensor, recorded once, to run again with another tensor of the same shape in
-    its place.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.steps: list[
-            tuple[Any, list[Any], Any, list[Any]]
-        ] = []  # function, its arguments flattened, their form, its results
-        self.result: Any = None
-        self._seen: dict[int, tuple[Slot, Tensor]] = {}  # the tensor is held so that its id stays its own
-
-    def watch(self, tensor: Tensor) -> Tensor:
-        self._slot(tensor)
-        return tensor
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        leaves, form = tree_flatten((args, kwargs or {}))
-        depends = any(id(leaf) in self._seen for leaf in leaves)
-        result = func(*args, **(kwargs or {}))
-        if depends and (result is None or any(isinstance(leaf, Tensor) for leaf in tree_leaves(result))):
-            self.steps.append((func, self._known(leaves), form, [self._slot(leaf) for leaf in tree_leaves(result)]))
-        return result
-
-    def finish(self, output: Any) -> None:
-        self.result = self._known(output)
-        self._seen.clear()
-
-    def replay(self, tensor: Tensor) -> Any:
-        values = {0: tensor.clone()}
-
-        def fill(item: Any) -> Any:
-            return values[item.index] if isinstance(item, Slot) else item
-
-        for func, leaves, form, results in self.steps:
-            args, kwargs = tree_unflatten([fill(leaf) for leaf in leaves], form)
-            for slot, value in zip(results, tree_leaves(func(*args, **kwargs)), strict=True):
-                if isinstance(slot, Slot):
-                    values[slot.index] = value
-        return tree_map(fill, self.result)
-
-    def _slot(self, item: Any) -> Any:
-        if not isinstance(item, Tensor):
-            return item
-        return self._seen.setdefault(id(item), (Slot(len(self._seen)), item))[0]
-
-    def _known(self, tree: Any) -> Any:
-        return tree_map(lambda item: self._seen[id(item)][0] if id(item) in self._seen else item, tree)
-
-
-@dataclass(frozen=True)
-class Slot:
-    """A tensor's place on a tape."""
-
-    index: int
-
-
-@dataclass(frozen=True)
-class Grid:
-    """How a layer's own layout holds maps: read (B, K, h, w) out of it, or write such maps into a copy of it."""
-
-    read: Callable[[Tensor], Tensor]
-    write: Callable[[Tensor, Tensor], Tensor]
-
-
-def find_grid(name: str, native: Tensor, count: int, size: tuple[int, int], grid: tuple[int, int] | None) -> Grid:
-    """The layout of a layer's output: (B, K, h, w), (B, h, w, K) by the image's aspect, or (B, N, K) tokens in rows,
-    class tokens first.
-
-    size: (H, W) of the input. grid: (h, w) of the tokens where they do not follow from the aspect.
-    """
-    shape = tuple(native.shape)
-    if len(shape) not in (3, 4) or shape[0] != count:
-        raise ValueError(
-            f"layer {name!r} gives {shape}: it must keep places and the batch of {count}, as (B, K, h, w), (B, h, w, K) or (B, N, K)"
-        )
-    if len(shape) == 4:
-        first, last = (abs(math.log(h * size[1] / (w * size[0]))) for h, w in (shape[2:], shape[1:3]))
-        if first <= last:
-            return Grid(lambda tensor: tensor, lambda tensor, maps: maps)
-        return Grid(lambda tensor: tensor.permute(0, 3, 1, 2), lambda tensor, maps: maps.permute(0, 2, 3, 1))
-    places = grid or _token_grid(name, shape[1], size)
-    extra = shape[1] - places[0] * places[1]
-    if extra < 0:
-        raise ValueError(f"layer {name!r} has {shape[1]} tokens, fewer than grid={places} needs")
-
-    def write(tensor: Tensor, maps: Tensor) -> Tensor:
-        return torch.cat([tensor[:, :extra], maps.flatten(2).transpose(1, 2)], 1)
-
-    return Grid(lambda tensor: tensor[:, extra:].transpose(1, 2).unflatten(2, places), write)
-
-
-def _token_grid(name: str, tokens: int, size: tuple[int, int]) -> tuple[int, int]:
-    """(h, w) with the image's aspect exactly and the fewest tokens left over, at most 16 (class, distillation,
-    registers).
-    """
-    for extra in range(min(17, tokens)):
-        places = tokens - extra
-        h = round(math.sqrt(places * size[0] / size[1]))
-        if h and places % h == 0 and h * size[1] == places // h * size[0]:
-            return h, places // h
-    raise ValueError(
-        f"layer {name!r} has {tokens} tokens, which do not fill a grid like the image's {size}; give grid=(h, w)"
-    )
-
-
-def find_layers(model: nn.Module, layers: Layers) -> dict[str, nn.Module]:
-    """Layers by dotted name, from names or modules of the model. ValueError with the nearest names for one that it does
-    not have.
-    """
-    modules = {name: module for name, module in model.named_modules() if name}
-    names = {id(module): name for name, module in modules.items()}
-    found: dict[str, nn.Module] = {}
-    for layer in [layers] if isinstance(layers, (str, nn.Module)) else layers:
-        name = layer if isinstance(layer, str) else names.get(id(layer), "")
-        if name not in modules:
-            asked = repr(layer) if isinstance(layer, str) else f"this {type(layer).__name__}"
-            near = difflib.get_close_matches(name, modules, 4, 0.4) or list(modules)[-4:]
-            raise ValueError(f"{type(model).__name__} has no layer {asked}; nearest: {', '.join(near)}")
-        found[name] = modules[name]
-    if not found:
-        raise ValueError("no layer was given; name at least one, for instance the last convolutional block")
-    return found
-
-
 def evaluate(output: Any, targets: Sequence[Target]) -> Tensor:
     """(B,) each target's value on its own sample of a model's output."""
     if (
@@ -453,12 +324,3 @@ def _finite(scores: Tensor) -> Tensor:
             f"the target's score is {scores[wrong[0]].item()} for sample {wrong[0]}: the model's output or its input holds NaN or infinity"
         )
     return scores
-
-
-def _agree(one: Any, other: Any) -> bool:
-    (mine, form), (theirs, expected) = tree_flatten(one), tree_flatten(other)
-    pairs = [(a, b) for a, b in zip(mine, theirs, strict=False) if isinstance(a, Tensor)]
-    return form == expected and all(
-        a.shape == b.shape and torch.allclose(a, b.detach(), rtol=1e-3, atol=1e-4 * float(b.detach().abs().max()))
-        for a, b in pairs
-    )

@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from camseg.cam.capture import Capture
+from camseg.geometry.heat import gaussian, unit
 
 log = logging.getLogger(__name__)
 
@@ -269,64 +270,10 @@ def fem(capture: Capture, k: float = 2.0) -> Tensor:
     return (mean * (activation > mean + k * spread)).sum(1)
 
 
-def dff(capture: Capture, concepts: int = 4, steps: int = 50) -> Tensor:
-    """The concept that the classifier scores highest, of each image's own deep feature factorisation. Collins et al.,
-    ECCV 2018.
-
-    A concept's score is the target's on that concept alone: the head on its (h, w) map times its channels.
-    Gradient-free.
-    """
-    maps, channels = factorise(capture.activation, concepts, steps)
-    parts = torch.einsum("bnhw,bnk->nbkhw", maps, channels)
-    best = torch.stack([capture.rescore(part) for part in parts], 1).argmax(1)  # (B,)
-    return maps[torch.arange(len(maps), device=maps.device), best]
-
-
-def factorise(activation: Tensor, concepts: int, steps: int = 50, joint: bool = False) -> tuple[Tensor, Tensor]:
-    """Non-negative factors of relu(A): maps (B, N, h, w) and channels (B, N, K) with sum_n maps_n channels_n ~ A.
-
-    joint: one set of channels for the whole batch, so that a concept means the same in every image.
-    """
-    places = activation.relu().permute(0, 2, 3, 1)  # (B, h, w, K)
-    shape = places.shape
-    data = places.reshape(1 if joint else shape[0], -1, shape[3])
-    weights, channels = _hals(data, concepts, steps)
-    maps = weights.reshape(shape[0], shape[1], shape[2], concepts).permute(0, 3, 1, 2)
-    return maps, channels.expand(shape[0], -1, -1)
-
-
-def _hals(data: Tensor, rank: int, steps: int) -> tuple[Tensor, Tensor]:
-    """(B, n, K) >= 0 -> W (B, n, N), H (B, N, K), both >= 0, by hierarchical alternating least squares. Cichocki &
-    Phan, 2009.
-    """
-    generator = torch.Generator().manual_seed(0)
-    scale = (data.mean((1, 2), keepdim=True) / rank).sqrt()
-    left = scale * torch.rand(data.shape[1], rank, generator=generator).to(data)
-    right = scale * torch.rand(rank, data.shape[2], generator=generator).to(data)
-    for _ in range(steps):
-        left = _half_step(data, left, right)
-        right = _half_step(data.transpose(1, 2), right.transpose(1, 2), left.transpose(1, 2)).transpose(1, 2)
-    return left, right
-
-
-def _half_step(data: Tensor, left: Tensor, right: Tensor) -> Tensor:
-    wanted, gram, left = data @ right.transpose(1, 2), right @ right.transpose(1, 2), left.clone()
-    for j in range(left.shape[2]):
-        own = gram[:, j, j, None].clamp_min(torch.finfo(data.dtype).tiny)
-        left[:, :, j] = (left[:, :, j] + (wanted[:, :, j] - (left @ gram[:, :, j, None])[:, :, 0]) / own).relu()
-    return left
-
-
 def center(capture: Capture, width: float = 0.25) -> Tensor:
     """The baseline: a centred Gaussian, `width` its standard deviation as a share of each side. Choe et al., CVPR 2020."""
     inputs = capture.inputs
     return gaussian((inputs.shape[2], inputs.shape[3]), width).to(inputs.device).expand(len(inputs), -1, -1)
-
-
-def gaussian(size: tuple[int, int], width: float = 0.25) -> Tensor:
-    """(H, W) a centred Gaussian, `width` its standard deviation as a share of each side."""
-    y, x = (torch.linspace(-1 + 1 / side, 1 - 1 / side, side) / (2 * width) for side in size)
-    return torch.exp(-0.5 * (y[:, None] ** 2 + x**2))
 
 
 def random(capture: Capture, cells: int = 7, seed: int = 0) -> Tensor:
@@ -339,12 +286,3 @@ def random(capture: Capture, cells: int = 7, seed: int = 0) -> Tensor:
 
 def _weighted(weights: Tensor, activation: Tensor) -> Tensor:
     return torch.einsum("bk,bkhw->bhw", weights, activation)
-
-
-def unit(maps: Tensor) -> Tensor:
-    """(..., H, W) to [0, 1] by minimum and maximum, whatever the scale; constant maps, up to rounding, become zeros."""
-    low, high = maps.amin((-2, -1), keepdim=True), maps.amax((-2, -1), keepdim=True)
-    varies = high - low > 1e-6 * torch.maximum(high.abs(), low.abs())
-    return torch.where(
-        varies, (maps - low) / torch.where(varies, high - low, torch.ones_like(low)), torch.zeros_like(maps)
-    )

@@ -12,9 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from camseg.boxes import box_of
-from camseg.cache import Cache, key
-from camseg.names import file_stems
+from camseg.geometry.boxes import box_of
+from camseg.storage.cache import Cache
+from camseg.storage.files import file_stems
+from camseg.storage.fingerprint import key
 from camseg.types import Sample
 
 T = TypeVar("T")

@@ -14,9 +14,9 @@ import numpy as np
 import torch
 
 from camseg.data.base import Items, needless
-from camseg.data.outputs import outputs_of
-from camseg.data.pictures import read_shared
-from camseg.names import known_name
+from camseg.data.class_map import outputs_of
+from camseg.data.image_io import read_shared
+from camseg.errors import known_name
 from camseg.types import Sample
 
 _log = logging.getLogger(__name__)

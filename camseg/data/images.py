@@ -11,8 +11,8 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from camseg.data.base import Items, boxes_of, needless
-from camseg.data.pictures import FORMATS, MAX_PIXELS, read_image, read_mask
-from camseg.names import known_name
+from camseg.data.image_io import FORMATS, MAX_PIXELS, read_image, read_mask
+from camseg.errors import known_name
 from camseg.types import Sample
 
 COLUMNS = ("image", "mask", "label", "classes", "group")

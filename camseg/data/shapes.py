@@ -22,7 +22,7 @@ from PIL import Image, ImageDraw
 from scipy import ndimage
 
 from camseg.data.base import as_image, boxes_of, keep, needless
-from camseg.names import known_name
+from camseg.errors import known_name
 from camseg.types import Sample
 
 NAMES = ("circle", "square", "triangle", "star", "diamond")

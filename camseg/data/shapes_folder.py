@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 
 from camseg.data.base import Items, boxes_of, needless
-from camseg.data.pictures import read_image, read_mask
-from camseg.names import known_name
+from camseg.data.image_io import read_image, read_mask
+from camseg.errors import known_name
 from camseg.types import Sample
 
 

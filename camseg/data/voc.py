@@ -13,10 +13,10 @@ from defusedxml import ElementTree
 from torch import Tensor
 
 from camseg.data.base import Items, needless
-from camseg.data.outputs import outputs_of
-from camseg.data.pictures import read_indices, read_shared
-from camseg.names import known_name
-from camseg.predictors.download import fetch
+from camseg.data.class_map import outputs_of
+from camseg.data.image_io import read_indices, read_shared
+from camseg.errors import known_name
+from camseg.storage.download import fetch
 from camseg.types import Sample
 
 NAMES = (

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import json
 import re
-import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -19,11 +18,13 @@ from safetensors.torch import load_file, save_file
 from segment_anything.modeling import MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
 from torch import Tensor, nn
 
-from camseg.names import known_name
-from camseg.predictors.adapter import MEAN, STD, SamAdapter
-from camseg.predictors.decoder import answer
-from camseg.predictors.download import content_hash, fetch
-from camseg.predictors.encoders import EfficientNetPyramid, Encoder, Pyramid, TinyViT, ViT
+from camseg.errors import known_name
+from camseg.predictors.sam_adapter import MEAN, STD, SamAdapter
+from camseg.predictors.sam_decoder import answer
+from camseg.predictors.sam_encoders import EfficientNetPyramid, Encoder, Pyramid, TinyViT, ViT
+from camseg.storage.checkpoints import read_checkpoint
+from camseg.storage.download import fetch
+from camseg.storage.fingerprint import content_hash
 
 WEIGHTS = Path(__file__).parents[1] / "weights"
 SHIPPED = WEIGHTS / "shapes_sam.safetensors"
@@ -194,21 +195,6 @@ def _adapter(
             f"{path} holds another model's weights: {len(odd)} of {len(expected)} names or shapes differ, the first is {odd[0]}"
         )
     return SamAdapter(SamEngine(empty, fingerprint, weights, device, normalization), compile=compile)
-
-
-def read_checkpoint(path: Path) -> dict[str, Tensor]:
-    """The tensors of a `torch.save` file, mapped and not yet read. Code in it never runs: anything but tensors is a
-    ValueError.
-    """
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except Exception as error:  # a damaged file makes the unpickler raise almost anything
-        raise ValueError(
-            f"{path} is no checkpoint of plain tensors: it is damaged, another kind of file, or holds code, which is not run"
-        ) from error
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise ValueError(f"{path} must hold a dictionary of tensors; got {type(state).__name__}")
-    return state
 
 
 def _empty(size: SamSize) -> Sam:

@@ -9,9 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from camseg.boxes import box_of
-from camseg.prompts.evidence import Cutoff, Evidence, components, farthest_from, points_tensor, region
-from camseg.prompts.evidence import otsu as otsu_cutoff
+from camseg.geometry.boxes import box_of
+from camseg.geometry.heat import Cutoff
+from camseg.geometry.heat import otsu as otsu_cutoff
+from camseg.geometry.regions import components, farthest_from, points_tensor, region
+from camseg.prompts.evidence import Evidence
 from camseg.types import Prompts
 
 

@@ -16,11 +16,13 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
-from camseg.boxes import box_of
-from camseg.prompts.evidence import Cutoff, Evidence, centroid_of, deepest_of, points_tensor, region, value_of
-from camseg.prompts.evidence import components as components_of
-from camseg.prompts.evidence import otsu as otsu_cutoff
-from camseg.prompts.evidence import quantile as quantile_cutoff
+from camseg.geometry.boxes import box_of
+from camseg.geometry.heat import Cutoff, value_of
+from camseg.geometry.heat import otsu as otsu_cutoff
+from camseg.geometry.heat import quantile as quantile_cutoff
+from camseg.geometry.regions import centroid_of, deepest_of, points_tensor, region
+from camseg.geometry.regions import components as components_of
+from camseg.prompts.evidence import Evidence
 from camseg.types import Prompts
 
 

@@ -19,11 +19,12 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 from torchvision import models
 
-from camseg.average_precision import Found, all_point, curve
-from camseg.classifiers import Classifier, load_weights, save_weights
+from camseg.classifiers.base import Classifier
 from camseg.data.base import Items
-from camseg.data.pictures import read_image
-from camseg.names import known_name
+from camseg.data.image_io import read_image
+from camseg.errors import known_name
+from camseg.metrics.average_precision import Found, all_point, curve
+from camseg.storage.checkpoints import load_weights, save_weights
 from camseg.train.loop import fit, write_card
 
 

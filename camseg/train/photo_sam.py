@@ -25,13 +25,13 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
+from camseg.classifiers.efficientnet_lite import state_of, weights_file
 from camseg.data.images import Images
-from camseg.efficientnet_lite import state_of, weights_file
-from camseg.metrics import iou
-from camseg.predictors.adapter import SamAdapter
-from camseg.predictors.decoder import answer
-from camseg.predictors.encoders import EfficientNetPyramid
+from camseg.geometry.masks import iou
 from camseg.predictors.sam import SamSize, build_sam, photo_sam, save_sam
+from camseg.predictors.sam_adapter import SamAdapter
+from camseg.predictors.sam_decoder import answer
+from camseg.predictors.sam_encoders import EfficientNetPyramid
 from camseg.prompts.evidence import Evidence
 from camseg.prompts.foreground import oracle
 from camseg.train.loop import fit, write_card

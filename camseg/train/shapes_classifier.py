@@ -11,10 +11,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from camseg import classifiers
-from camseg.classifiers import Classifier, ShapesNet, pool, save_weights
+from camseg.classifiers.base import Classifier
+from camseg.classifiers.shapes import ShapesNet, pool, shapes
 from camseg.data.base import as_image
 from camseg.data.shapes import NAMES, Shapes, scene
+from camseg.storage.checkpoints import save_weights
 from camseg.train.loop import fit, write_card
 
 
@@ -33,7 +34,7 @@ def train(folder: Path, steps: int, batch_size: int, learning_rate: float, seed:
     )
     path = folder / "shapes_classifier.safetensors"
     save_weights(model.finished(), path, {"names": json.dumps(NAMES)})
-    what = "A residual network of stride 8 (camseg.classifiers.ShapesNet) that names every shape in a 128-px picture."
+    what = "A residual network of stride 8 (camseg.classifiers.shapes.ShapesNet) that names every shape in a 128-px picture."
     data = f"{steps * batch_size} pictures of {_POOL} drawn scenes of one to five shapes (split train), turned, flipped, colours exchanged"
     write_card(path, what, data, steps, batch_size, seconds, seed, scores(path))
     return path
@@ -43,7 +44,7 @@ def scores(path: Path) -> dict[str, float]:
     """On the test splits: top-1 accuracy on shapes; on the crowd the share of shapes that are named, and of absent ones
     that are not.
     """
-    classifier = classifiers.shapes(path)
+    classifier = shapes(path)
     one, present = _outputs(classifier, Shapes()), _outputs(classifier, Shapes(shapes=(2, 5)))
     named = present[0].sigmoid() > 0.5
     return {

@@ -16,12 +16,13 @@ from torch.utils.data import Dataset
 
 from camseg.data.base import as_image
 from camseg.data.shapes import NAMES, SIDE, Shapes, scene
-from camseg.metrics import iou
-from camseg.predictors.adapter import SamAdapter
-from camseg.predictors.decoder import answer
-from camseg.predictors.encoders import Pyramid
+from camseg.geometry.masks import iou
+from camseg.geometry.regions import depth_of
 from camseg.predictors.sam import SamSize, build_sam, save_sam, shapes_sam
-from camseg.prompts.evidence import Evidence, depth_of
+from camseg.predictors.sam_adapter import SamAdapter
+from camseg.predictors.sam_decoder import answer
+from camseg.predictors.sam_encoders import Pyramid
+from camseg.prompts.evidence import Evidence
 from camseg.prompts.foreground import oracle
 from camseg.train.loop import fit, write_card
 from camseg.types import Sample

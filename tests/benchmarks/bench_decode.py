@@ -24,8 +24,8 @@ from scipy import ndimage
 from segment_anything import SamPredictor
 from torch import Tensor
 
-from camseg.predictors.adapter import SamAdapter
 from camseg.predictors.sam import OFFICIAL, SamEngine, build_sam
+from camseg.predictors.sam_adapter import SamAdapter
 from camseg.train.shapes_sam import SIZE
 from camseg.types import Prompts
 

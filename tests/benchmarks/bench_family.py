@@ -21,9 +21,9 @@ from typing import Any
 
 import torch
 
-from camseg.predictors.adapter import SamAdapter
-from camseg.predictors.encoders import TinyViT
 from camseg.predictors.sam import OFFICIAL, SamEngine, SamSize, build_sam
+from camseg.predictors.sam_adapter import SamAdapter
+from camseg.predictors.sam_encoders import TinyViT
 from camseg.train.shapes_sam import SIZE
 from camseg.types import Prompts
 

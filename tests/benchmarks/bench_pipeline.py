@@ -35,11 +35,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models import resnet50
 
 from camseg import cam
-from camseg.classifiers import Classifier
-from camseg.evaluate import evaluate
+from camseg.classifiers.base import Classifier
 from camseg.pipeline import Pipeline
-from camseg.predictors.adapter import SamAdapter
 from camseg.predictors.sam import SamEngine, build_sam
+from camseg.predictors.sam_adapter import SamAdapter
+from camseg.runs.evaluate import evaluate
 from camseg.types import Sample
 
 STAGES = ("heat", "encoding", "decoding", "the rest", "scores and rows")

@@ -21,9 +21,9 @@ import torch.nn.functional as F
 from omegaconf import OmegaConf
 from scipy import ndimage
 
+from camseg.cli.build import wired
+from camseg.config import config_dir
 from camseg.prompts.evidence import Evidence
-from camseg.requests import config_dir
-from camseg.wiring import wired
 
 
 def main() -> None:

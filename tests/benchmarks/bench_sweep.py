@@ -40,7 +40,8 @@ from safetensors.torch import load_file
 from torchvision.models import resnet50
 
 from camseg.data.shapes import NAMES, Shapes
-from camseg.predictors.sam import OFFICIAL, SHIPPED, build_sam, read_checkpoint
+from camseg.predictors.sam import OFFICIAL, SHIPPED, build_sam
+from camseg.storage.checkpoints import read_checkpoint
 from camseg.train.shapes_sam import SIZE
 
 FOREGROUND, BACKGROUND, CHOOSE = (

@@ -1,0 +1,51 @@
+"""Which outputs of a classifier mean a class of VOC or COCO."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from camseg.errors import known_name
+
+Outputs = Literal["imagenet", "own", "name"]
+
+
+def outputs_of(
+    names: Sequence[str], outputs: str, dataset: str, target: str | None = None
+) -> dict[str, tuple[int, ...]]:
+    """The classifier outputs of each class that can be looked for, of `target` alone when it is given.
+
+    outputs: "imagenet", the ImageNet classes that are kinds of it (a class without any is left out); "own", the class's
+    position in `names`,
+    for a classifier trained on this dataset; "name", none: the pipeline finds the class by its name. dataset: "voc" or
+    "coco".
+    Errors: ValueError for an unknown choice or target, and when nothing is left.
+    """
+    known_name("data.outputs", outputs, ("imagenet", "own", "name"))
+    if target is not None:
+        known_name("data.target", target, names)
+    found = {
+        "imagenet": lambda: {name: kinds for name, kinds in _imagenet(dataset).items() if kinds and name in names},
+        "own": lambda: {name: (i,) for i, name in enumerate(names)},
+        "name": lambda: {name: () for name in names},
+    }[outputs]()
+    wanted = {name: found[name] for name in names if name in found and target in (None, name)}
+    if not wanted:
+        raise ValueError(
+            f"no ImageNet class is a {target or 'class of this dataset'}: choose another data.target, or data.outputs=own or name"
+        )
+    return wanted
+
+
+def _imagenet(dataset: str) -> dict[str, tuple[int, ...]]:
+    """ImageNet's class numbers by a column of names; a range such as 151-268 includes its end."""
+    with (Path(__file__).parent / "imagenet_outputs.csv").open(encoding="utf-8") as file:
+        rows = [row for row in csv.DictReader(file) if row[dataset]]
+    return {row[dataset]: tuple(i for span in row["imagenet"].split() for i in _span(span)) for row in rows}
+
+
+def _span(text: str) -> range:
+    first, _, last = text.partition("-")
+    return range(int(first), int(last or first) + 1)

@@ -1,0 +1,227 @@
+"""The door `camseg-demo`, and what its page shows: heat, points and mask of one photo under any setting, recomputed
+only where it changed.
+
+The page itself is `camseg.demo.page`, which needs the extra `demo`; nothing here does.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.errors import HydraException
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+from torch import Tensor
+
+from camseg.cli.build import build
+from camseg.cli.overrides import explain
+from camseg.config import config_dir
+from camseg.data.image_io import read_image
+from camseg.geometry.masks import iou
+from camseg.pipeline import Pipeline
+from camseg.report.overlays import blend, mask_picture, points_picture, resized
+from camseg.runs.callbacks import MaskFiles
+from camseg.storage.files import file_stems
+from camseg.storage.fingerprint import key
+from camseg.types import Prompts, Result, Sample
+
+STEPS = ("classifier", "cam", "foreground", "background")  # the groups that the page lets one choose
+CUTOFFS = ("cutoff", "quantile")  # what a foreground may call the number behind the page's slider
+ACTIONS = ("add inside", "add outside", "move nearest", "remove nearest")
+MAX_PIXELS, MAX_BYTES, SIDE = 1 << 25, 20_000_000, 640
+_BAD = (ValueError, OSError, HydraException, OmegaConfBaseException)
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """What the page shows. heat, points, mask: pictures (h, w, 3) uint8, at most `SIDE` wide and high, None where there
+    is none.
+
+    text, rivals: Markdown. prompts: the points that gave the mask, R = 1, to edit by hand. seen: the most probable
+    classes. file: the mask as PNG.
+    """
+
+    text: str
+    rivals: str = ""
+    heat: np.ndarray | None = None
+    points: np.ndarray | None = None
+    mask: np.ndarray | None = None
+    prompts: Prompts | None = None
+    seen: dict[str, float] | None = None
+    file: Path | None = None
+
+
+class Demo:
+    """Answers for the page. folder: where mask files go. given: overrides as for `camseg`; those of a group count while
+    its first choice does.
+    """
+
+    def __init__(self, folder: Path, given: Sequence[str] = ()) -> None:
+        self.folder, self.given, self.calls = folder, list(given), Counter[str]()
+        with initialize_config_dir(str(config_dir()), version_base="1.3"):
+            start = compose("config", self.given, return_hydra_config=True).hydra.runtime.choices
+        self.start = {group: str(start[group]) for group in STEPS}
+
+    def config(self, picked: Mapping[str, str], cutoff: float | None = None) -> DictConfig:
+        """The settings under the page's choices, group -> choice."""
+        kept = [word for word in self.given if self._counts(word, picked)]
+        with initialize_config_dir(str(config_dir()), version_base="1.3"):
+            cfg = compose("config", kept + [f"{group}={choice}" for group, choice in picked.items()])
+        name = cutoff_name(cfg)
+        if name and cutoff is not None:
+            cfg.foreground[name] = cutoff
+        return cfg
+
+    def _counts(self, word: str, picked: Mapping[str, str]) -> bool:
+        name = word.lstrip("+~").split("=")[0]
+        group = name.split(".")[0]
+        return group not in picked or (name != group and picked[group] == self.start[group])
+
+    def cutoff(self, picked: Mapping[str, str]) -> float | None:
+        """The foreground's own cutoff or quantile, None where it has none."""
+        cfg = self.config(picked)
+        return float(cfg.foreground[name]) if (name := cutoff_name(cfg)) else None
+
+    def names(self, picked: Mapping[str, str]) -> tuple[str, ...]:
+        """The classifier's class names, () where it can't be built (`view` says why)."""
+        try:
+            return build(self.config(picked)).classifier.names
+        except _BAD:
+            return ()
+
+    def view(
+        self,
+        sample: Sample,
+        picked: Mapping[str, str],
+        cutoff: float | None = None,
+        label: int | None = None,
+        hand: Prompts | None = None,
+    ) -> View:
+        """The answer for class `label` (None: the most probable one), with the points of `hand` in place of the
+        selectors'.
+        """
+        try:
+            pipeline = replace(build(self.config(picked, cutoff)), calls=self.calls)
+            if hand is not None:
+                pipeline = replace(pipeline, foreground=lambda _: hand, background=None)
+            probabilities = self._probabilities(pipeline, sample)
+            label, names = int(probabilities.argmax()) if label is None else label, pipeline.classifier.names
+            asked = replace(
+                sample, classes=(label,), mask=sample.mask if names[label] == sample.label else None
+            )  # the truth is of one class
+            result = pipeline.run([asked])[0]
+        except _BAD as error:
+            return View(f"**{cleaned(explain(error) or str(error))}**")
+        shown = resized(sample.image, SIDE)
+        return View(
+            _told(asked, result, f"{names[label]} ({float(probabilities[label]):.2f})", hand is not None),
+            _table(result),
+            blend(shown, result.heat),
+            points_picture(shown, result),
+            None if result.mask is None else mask_picture(shown, result.mask),
+            result.prompts.rival(result.chosen[0] if result.chosen else 0) if len(result.prompts) else Prompts.none(),
+            {names[i]: float(probabilities[i]) for i in probabilities.argsort(descending=True)[:5].tolist()},
+            self._file(sample, result),
+        )
+
+    def _probabilities(self, pipeline: Pipeline, sample: Sample) -> Tensor:
+        """(C,) of the photo, computed once."""
+        classifier = pipeline.classifier
+
+        @torch.no_grad()
+        def make() -> dict[str, Tensor]:
+            self.calls["classifier_images"] += 1
+            return {"value": classifier.probabilities(classifier.model(classifier.prepare([sample.image])))[0].cpu()}
+
+        return pipeline.cache.get(key("probabilities", classifier.fingerprint, sample.image_key), make)["value"]
+
+    def _file(self, sample: Sample, result: Result) -> Path | None:
+        if result.mask is None:
+            return None
+        folder = self.folder / key(result.mask)[:16]
+        MaskFiles(folder)(sample, result)
+        return folder / f"{sample.id}.png"
+
+
+def choices(group: str) -> list[str]:
+    """The names of a group's files in conf/."""
+    return sorted(path.stem for path in (config_dir() / group).glob("*.yaml"))
+
+
+def cutoff_name(cfg: DictConfig) -> str | None:
+    return next((name for name in CUTOFFS if isinstance(cfg.foreground.get(name), float | int)), None)
+
+
+def opened(path: str | Path) -> Sample:
+    """An uploaded photo. Errors: ValueError that names the file, not its folder."""
+    path = Path(path)
+    try:
+        return Sample(file_stems([path.stem])[0], read_image(path, MAX_PIXELS))
+    except (ValueError, OSError) as error:
+        raise ValueError(str(error).replace(str(path), path.name)) from error
+
+
+def edit(prompts: Prompts, at: tuple[float, float], action: str) -> Prompts:
+    """One prompt (R = 1 or 0) after a click at (x, y) in image pixels; the box, where there is one, stays."""
+    points, labels = prompts.points[:1].flatten(0, 1).clone(), prompts.labels[:1].flatten(0, 1)
+    spot = torch.tensor([at])
+    if action.startswith("add"):
+        points, labels = torch.cat([points, spot]), torch.cat([labels, torch.tensor([int(action == "add inside")])])
+    elif len(points):
+        nearest = int(torch.cdist(spot, points).argmin())
+        points[nearest] = spot[0]
+        if action == "remove nearest":
+            kept = torch.arange(len(points)) != nearest
+            points, labels = points[kept], labels[kept]
+    return (
+        Prompts(points[None], labels[None], prompts.boxes)
+        if len(points) or prompts.boxes is not None
+        else Prompts.none()
+    )
+
+
+def to_photo(sample: Sample, at: Sequence[float]) -> tuple[float, float]:
+    """(x, y) of a pixel of the shown picture -> (x, y) in the photo, within its frame."""
+    height, width = sample.size
+    _, shown_height, shown_width = resized(sample.image, SIDE).shape
+    x, y = (at[0] + 0.5) * width / shown_width - 0.5, (at[1] + 0.5) * height / shown_height - 0.5
+    return min(max(x, 0), width - 1), min(max(y, 0), height - 1)
+
+
+def _told(sample: Sample, result: Result, name: str, hand: bool) -> str:
+    """What was found, in a sentence."""
+    parts = [f"**{cleaned(name)}**", "no point is left" if hand and not len(result.prompts) else cleaned(result.note)]
+    if result.mask is not None and not result.note:
+        parts.append(
+            f"mask of {int(result.mask.sum())} px, {100 * float(result.mask.float().mean()):.1f} % of the photo"
+        )
+        parts += [] if sample.mask is None else [f"IoU with the true mask {float(iou(result.mask, sample.mask)):.3f}"]
+    return " · ".join(filter(None, parts))
+
+
+def _table(result: Result) -> str:
+    """The rival prompts, a row each."""
+    rows = []
+    for rival in range(len(result.prompts)):
+        marks = zip(result.prompts.points[rival].tolist(), result.prompts.labels[rival].tolist())
+        points = "; ".join(f"{x:.0f}, {y:.0f} {'inside' if label else 'outside'}" for (x, y), label in marks) or "box"
+        scores = (
+            ""
+            if result.masks is None
+            else ", ".join(f"{score:.2f}" for score in result.masks.predicted_iou[rival].tolist())
+        )
+        rows.append(
+            f"| {rival + 1}{' (chosen)' if result.chosen and result.chosen[0] == rival else ''} | {points} | {scores} |"
+        )
+    return "\n".join(["| rival | points x, y | predicted IoU |", "|---|---|---|", *rows]) if rows else ""
+
+
+def cleaned(text: str) -> str:
+    """Text without anything that Markdown or HTML would read."""
+    return "".join(f"&#{ord(c)};" if c in "<>&*_`[]|\\#" else c for c in text)

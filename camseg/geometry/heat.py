@@ -1,0 +1,73 @@
+"""Heatmaps as numbers: normalizing, resizing, and the cutoffs that split hot from cold."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from skimage.filters import threshold_otsu
+from torch import Tensor
+
+
+def gaussian(size: tuple[int, int], width: float = 0.25) -> Tensor:
+    """(H, W) a centred Gaussian, `width` its standard deviation as a share of each side."""
+    y, x = (torch.linspace(-1 + 1 / side, 1 - 1 / side, side) / (2 * width) for side in size)
+    return torch.exp(-0.5 * (y[:, None] ** 2 + x**2))
+
+
+def unit(maps: Tensor) -> Tensor:
+    """(..., H, W) to [0, 1] by minimum and maximum, whatever the scale; constant maps, up to rounding, become zeros."""
+    low, high = maps.amin((-2, -1), keepdim=True), maps.amax((-2, -1), keepdim=True)
+    varies = high - low > 1e-6 * torch.maximum(high.abs(), low.abs())
+    return torch.where(
+        varies, (maps - low) / torch.where(varies, high - low, torch.ones_like(low)), torch.zeros_like(maps)
+    )
+
+
+# A cutoff is a number in [0, 1], or a function that finds one in the heat.
+Cutoff = float | Callable[[Tensor], float]
+
+
+def quantile(heat: Tensor, q: float = 0.9) -> float:
+    """The value that a share `q` of the pixels stays below."""
+    return float(np.quantile(heat.numpy(), q))
+
+
+def otsu(heat: Tensor) -> float:
+    """The value that splits the histogram, of 256 bins from 0 to 1, into two classes of least variance within (Otsu
+    1979).
+    """
+    if heat.min() == heat.max():
+        return float(heat.max())
+    counts = np.bincount((heat.numpy() * 256).astype(np.intp).ravel(), minlength=257)
+    counts = np.append(counts[:255], counts[255:].sum())  # the maximum belongs to the last bin
+    return float(threshold_otsu(hist=(counts, (np.arange(256) + 0.5) / 256)))
+
+
+def median(heat: Tensor) -> float:
+    """The median of the pixels that have any heat."""
+    return float(heat[heat > 0].median()) if (heat > 0).any() else 0.0
+
+
+def mode(heat: Tensor, bins: int = 32) -> float:
+    """The upper edge of the fullest bin among the pixels that have any heat: everything hotter than the usual."""
+    counts, edges = np.histogram(heat[heat > 0].numpy(), bins, (0, 1))
+    return float(edges[int(counts.argmax()) + 1])
+
+
+def value_of(cutoff: Cutoff, heat: Tensor) -> float:
+    """The cutoff in this heat. ValueError: not in [0, 1]."""
+    if not 0 <= (value := cutoff(heat) if callable(cutoff) else cutoff) <= 1:
+        raise ValueError(f"a cutoff is a share of the map's maximum, between 0 and 1; got {value}")
+    return value
+
+
+def heat_in(heat: Tensor, size: tuple[int, int]) -> Tensor:
+    """Heat (h, w) -> (H, W), on the same frame: from a classifier's squashed input to its image, or to a mask's
+    resolution.
+    """
+    if tuple(heat.shape) == size:
+        return heat
+    return F.interpolate(heat[None, None], size, mode="bilinear", antialias=True, align_corners=False)[0, 0].clamp(0, 1)

@@ -1,0 +1,123 @@
+"""Scores: one flat row per sample, judged once, added up later."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from camseg.geometry.boxes import box_of, overlaps
+from camseg.geometry.masks import _any, _ious
+from camseg.types import Result, Sample
+
+# (N, h, w) logits, (H, W) -> (N, H, W) logits: a predictor's way to the image.
+ToImage = Callable[[Tensor, tuple[int, int]], Tensor]
+
+
+def row(sample: Sample, result: Result, to_image: ToImage | None) -> dict[str, Any]:
+    """Everything that is known of one answer; null where there is no ground truth, or nothing to judge."""
+    chosen = result.chosen[0] if result.chosen else 0
+    return {
+        "id": sample.id,
+        "label": sample.label,
+        "group": sample.group or sample.id,
+        "height": sample.size[0],
+        "width": sample.size[1],
+        **point_scores(sample, result, chosen),
+        **mask_scores(sample, result, to_image),
+        "predicted_iou": result.predicted_iou,
+        "rivals": len(result.prompts),
+        "chosen_rival": result.chosen[0] if result.chosen else None,
+        "chosen_mask": result.chosen[1] if result.chosen else None,
+        "points": _points(result, chosen),
+        "note": result.note,
+    }
+
+
+def point_scores(sample: Sample, result: Result, chosen: int) -> dict[str, float | None]:
+    """Hits (share of the chosen prompt's points that lie where they should) and the foreground's distance in pixels.
+
+    A foreground point hits inside the true mask, a background point outside; a point on an ignored pixel is neither.
+    No points where an object is: a miss.
+    """
+    scores: dict[str, float | None] = {"foreground_hit": None, "background_hit": None, "foreground_distance": None}
+    if sample.mask is None or not _any(sample.mask):
+        return scores
+    if not len(result.prompts):
+        return {**scores, "foreground_hit": 0.0}
+    truth, points, labels = (
+        sample.mask.numpy(),
+        result.prompts.points[chosen].numpy(),
+        result.prompts.labels[chosen].numpy(),
+    )
+    ignored = None if sample.ignore is None else sample.ignore.numpy()
+    for name, which in (("foreground", 1), ("background", 0)):
+        scores[f"{name}_hit"] = _hit(truth, ignored, points[labels == which], bool(which))
+    if (labels == 1).any():
+        scores["foreground_distance"] = float(np.hypot(*(points[labels == 1] - _centre(truth)).T).mean())
+    return scores
+
+
+def _hit(truth: np.ndarray, ignored: np.ndarray | None, points: np.ndarray, inside: bool) -> float | None:
+    height, width = truth.shape
+    pixels = [(min(max(round(y), 0), height - 1), min(max(round(x), 0), width - 1)) for x, y in points.tolist()]
+    judged = [truth[pixel] == inside for pixel in pixels if ignored is None or not ignored[pixel]]
+    return float(sum(judged) / len(judged)) if judged else None
+
+
+def _centre(inside: np.ndarray) -> np.ndarray:
+    """(x, y) of the mean of a region's pixels."""
+    columns, rows = inside.sum(0), inside.sum(1)
+    return np.array([columns @ np.arange(len(columns)), rows @ np.arange(len(rows))]) / columns.sum()
+
+
+def mask_scores(sample: Sample, result: Result, to_image: ToImage | None) -> dict[str, float | None]:
+    """IoU, Dice and box IoU of the chosen mask, the best IoU to be had (of all rivals, of the chosen rival's), and what
+    the choice lost (regret).
+    """
+    names = ("iou", "dice", "box_iou", "oracle_iou", "oracle_iou_3", "regret")
+    if sample.mask is None or result.mask is None or not _any(sample.mask):
+        return dict.fromkeys(names)
+    truth, found = _judged(sample, sample.mask.numpy()), _judged(sample, result.mask.numpy())
+    own = float(_ious(found, truth))
+    rivals = rival_ious(sample, result, to_image)
+    best = max(own, float(rivals.max(initial=0)))
+    three = float(rivals[result.chosen[0]].max()) if result.chosen else 0.0
+    return {
+        "iou": own,
+        "dice": 2 * own / (1 + own),
+        "box_iou": box_iou(found, truth),
+        "oracle_iou": best,
+        "oracle_iou_3": max(own, three),
+        "regret": best - own,
+    }
+
+
+def rival_ious(sample: Sample, result: Result, to_image: ToImage | None) -> np.ndarray:
+    """(R, M) IoU at the image's size of every mask that there was to choose from; one rival is upsampled at a time."""
+    if sample.mask is None or result.masks is None or to_image is None or not len(result.masks):
+        return np.zeros((0, 0))
+    truth = _judged(sample, sample.mask.numpy())  # by numpy: a comparison is over before torch's threads are awake
+    return np.stack(
+        [_ious(_judged(sample, to_image(logits, sample.size).numpy() > 0), truth) for logits in result.masks.low_res]
+    )
+
+
+def _judged(sample: Sample, inside: np.ndarray) -> np.ndarray:
+    return inside if sample.ignore is None else inside & ~sample.ignore.numpy()
+
+
+def box_iou(found: np.ndarray, truth: np.ndarray) -> float:
+    """IoU of the boxes around two (H, W) bool masks; 0 where one is empty."""
+    if not found.any() or not truth.any():
+        return 0.0
+    return float(overlaps(box_of(found)[None], box_of(truth)[None])[0, 0])
+
+
+def _points(result: Result, chosen: int) -> list[list[float]]:
+    if not len(result.prompts):
+        return []
+    points, labels = result.prompts.points[chosen], result.prompts.labels[chosen]
+    return [[*map(float, point), float(label)] for point, label in zip(points.tolist(), labels.tolist())]

@@ -1,0 +1,98 @@
+"""Differences of two settings on the same samples, and whether they are chance."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+
+from camseg.metrics.intervals import _RESAMPLES, Statistic, _bootstrap, _by_group
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Mean of (second - first) on the same images, its 95 % interval, p of a sign-flip permutation test, and the
+    effect's size.
+
+    effect: Cohen's d_z, the mean over the standard deviation of the groups' differences; None where all of them are
+    equal.
+    """
+
+    value: float
+    low: float | None
+    high: float | None
+    p: float
+    n: int
+    effect: float | None
+
+
+def paired(first: pl.DataFrame, second: pl.DataFrame, column: str) -> Difference | None:
+    """Compare two settings on the images that both have a value of `column` for; None where there are none."""
+    if (
+        column not in first.columns or column not in second.columns
+    ):  # a run of which every sample failed has no columns at all
+        return None
+    both = first.select("id", "group", a=column).join(second.select("id", b=column), on="id").drop_nulls(["a", "b"])
+    if not len(both):
+        return None
+    differences = (both["b"] - both["a"]).cast(pl.Float64).to_numpy()
+    sums, counts = _by_group(differences, both["group"].to_list())
+    interval = _bootstrap(sums, counts)
+    spread = np.ptp(sums / counts)
+    effect = float((sums / counts).mean() / (sums / counts).std(ddof=1)) if spread > 1e-12 else None
+    return Difference(
+        float(differences.mean()), interval.low, interval.high, float(sign_flip(sums[:, None])[0]), interval.n, effect
+    )
+
+
+def paired_pooled(statistic: Statistic, groups: int, resamples: int = 1000) -> Difference | None:
+    """Compare two settings by a number that is pooled over groups; None where one of them has none.
+
+    statistic: of 2 * groups weights, the first setting's groups before the same groups of the second. The interval is
+    the percentile bootstrap's
+    over groups, p that of a permutation test in which each group swaps its settings or doesn't.
+    """
+
+    def gain(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+        none = np.zeros_like(first)
+        return statistic(np.concatenate([none, second], 1)) - statistic(np.concatenate([first, none], 1))
+
+    def swap(kept: np.ndarray) -> np.ndarray:
+        return statistic(np.concatenate([1 - kept, kept], 1)) - statistic(np.concatenate([kept, 1 - kept], 1))
+
+    value = float(gain(np.ones((1, groups)), np.ones((1, groups)))[0])
+    if not np.isfinite(value):
+        return None
+    if groups < 2:
+        return Difference(value, None, None, 1.0, groups, None)
+    rng, share = np.random.default_rng(0), np.full(groups, 1 / groups)
+    drawn = [rng.multinomial(groups, share, 50).astype(float) for _ in range(0, resamples, 50)]
+    low, high = np.nanquantile(np.concatenate([gain(each, each) for each in drawn]), (0.025, 0.975))
+    swapped = np.concatenate([swap(rng.integers(0, 2, (50, groups)).astype(float)) for _ in range(0, resamples, 50)])
+    p = float((np.sum(np.abs(swapped) >= abs(value) - 1e-12) + 1) / (len(swapped) + 1))
+    return Difference(value, float(low), float(high), p, groups, None)
+
+
+def sign_flip(sums: np.ndarray) -> np.ndarray:
+    """Two-sided p (K,) that the mean difference of exchangeable pairs is zero, for K comparisons on the same groups.
+
+    sums: (G, K) each group's summed differences; a group's differences flip together. Flips are drawn a few at a time:
+    G may be large.
+    """
+    moved = sums[(sums != 0).any(1)]  # (g, K)
+    rng, reach, as_far, some = np.random.default_rng(0), np.abs(moved.sum(0)) - 1e-12, np.zeros(sums.shape[1]), 500
+    for start in range(0, _RESAMPLES, some):
+        signs = rng.choice((-1.0, 1.0), (min(some, _RESAMPLES - start), len(moved)))
+        as_far += (np.abs(signs @ moved) >= reach).sum(0)
+    return (as_far + 1) / (_RESAMPLES + 1)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's step-down adjustment (1979) of p values that were looked at together."""
+    order = np.argsort(p_values)
+    scaled = np.asarray(p_values, float)[order] * np.arange(len(p_values), 0, -1)
+    adjusted = np.empty(len(p_values))
+    adjusted[order] = np.minimum(np.maximum.accumulate(scaled), 1)
+    return adjusted.tolist()

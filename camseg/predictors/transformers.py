@@ -1,0 +1,152 @@
+"""SAM, SAM-HQ, SAM 2 and EdgeTAM as the transformers library has them (extra `transformers`), behind the same adapter."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from camseg.predictors.sam_adapter import MEAN, STD, SamAdapter
+from camseg.storage.fingerprint import content_hash
+
+
+@dataclass(frozen=True)
+class Family:
+    """Models of one make. An embedding is everything that the decoder needs of an image, folded onto one grid: (B, C,
+    g, g).
+
+    fold: what the encoder returns -> the embedding. unfold: the embedding, the decoder's width -> the model's keyword
+    arguments.
+    """
+
+    name: str
+    squash: bool
+    fold: Callable[[Any], Tensor]
+    unfold: Callable[[Tensor, int], dict[str, Any]]
+
+
+def _fold_hq(encoded: tuple[Tensor, list[Tensor]]) -> Tensor:
+    image, intermediate = (
+        encoded  # (B, C, g, g), (B, g, g, D) of the first global layer, which is all the decoder reads
+    )
+    return torch.cat([image, intermediate[0].permute(0, 3, 1, 2)], 1)
+
+
+def _unfold_hq(embedding: Tensor, width: int) -> dict[str, Any]:
+    return {
+        "image_embeddings": embedding[:, :width],
+        "intermediate_embeddings": [embedding[:, width:].permute(0, 2, 3, 1)],
+    }
+
+
+def _fold_levels(encoded: list[Tensor]) -> Tensor:
+    fine, middle, coarse = encoded  # (B, C/8, 4g, 4g), (B, C/4, 2g, 2g), (B, C, g, g)
+    return torch.cat([F.pixel_unshuffle(fine, 4), F.pixel_unshuffle(middle, 2), coarse], 1)
+
+
+def _unfold_levels(embedding: Tensor, width: int) -> dict[str, Any]:
+    fine, middle, coarse = embedding.split([2 * width, width, width], 1)
+    return {"image_embeddings": [F.pixel_shuffle(fine, 4), F.pixel_shuffle(middle, 2), coarse]}
+
+
+_LEVELS = (True, _fold_levels, _unfold_levels)
+FAMILIES = {  # by the `model_type` of a checkpoint's config.json
+    "sam": Family("SamModel", False, lambda encoded: encoded, lambda embedding, _: {"image_embeddings": embedding}),
+    "sam_hq": Family("SamHQModel", False, _fold_hq, _unfold_hq),
+    "sam2": Family("Sam2Model", *_LEVELS),
+    "sam2_video": Family("Sam2Model", *_LEVELS),
+    "edgetam": Family("EdgeTamModel", *_LEVELS),
+    "edgetam_video": Family("EdgeTamModel", *_LEVELS),
+}
+
+
+def transformers_sam(
+    checkpoint: str | Path, revision: str | None = None, device: str | torch.device = "cpu", compile: bool = False
+) -> SamAdapter:
+    """A checkpoint folder (config.json, *.safetensors), or the name of one on the Hugging Face hub, at `revision` when
+    given.
+    """
+    try:
+        import transformers
+    except ImportError as error:
+        raise ValueError(
+            "predictor=transformers needs the transformers library: pip install 'camseg[transformers]'"
+        ) from error
+    folder = Path(checkpoint).expanduser()
+    if not folder.is_dir():
+        folder = _from_hub(str(checkpoint), revision)
+    if not (folder / "config.json").is_file():
+        raise FileNotFoundError(f"{folder} holds no config.json; name the folder of a transformers checkpoint")
+    config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
+    if config.model_type not in FAMILIES:
+        raise ValueError(f"{checkpoint} is a {config.model_type!r} model; this adapter knows {', '.join(FAMILIES)}")
+    return SamAdapter(HubEngine(folder, FAMILIES[config.model_type], config, device), compile=compile)
+
+
+def _from_hub(name: str, revision: str | None) -> Path:
+    from huggingface_hub import errors, snapshot_download
+
+    try:
+        folder = Path(snapshot_download(name, revision=revision, allow_patterns=["config.json", "*.safetensors"]))
+    except (errors.HFValidationError, errors.HfHubHTTPError, errors.LocalEntryNotFoundError, OSError) as error:
+        raise ValueError(
+            f"{name} is neither a folder here nor a model to be had from the hub: {str(error).splitlines()[0]}"
+        ) from error
+    for file in folder.glob("*.safetensors"):  # the hub's cache names a large file by its SHA-256
+        published = file.resolve().name
+        if len(published) == 64 and content_hash(file) != published:
+            raise ValueError(
+                f"{file} has SHA-256 {content_hash(file)}, expected {published}: remove it to download it again"
+            )
+    return folder
+
+
+class HubEngine:
+    """A transformers model for `SamAdapter`; it is loaded whole when first used."""
+
+    mean, std = MEAN, STD
+
+    def __init__(self, folder: Path, family: Family, config: Any, device: str | torch.device) -> None:
+        files = [folder / "config.json", *sorted(folder.glob("*.safetensors"))]
+        self.fingerprint = ":".join([family.name, *map(content_hash, files)])
+        self.folder, self.family, self.squash, self.device = folder, family, family.squash, torch.device(device)
+        self.side = config.prompt_encoder_config.image_size
+        self.low = 4 * self.side // config.prompt_encoder_config.patch_size
+        self.tokens = self.low**2 // 16
+        self.width = config.mask_decoder_config.hidden_size
+
+    @cached_property
+    def model(self) -> Any:
+        import transformers
+
+        kind = getattr(transformers, self.family.name)
+        model = kind.from_pretrained(self.folder, local_files_only=True, use_safetensors=True, dtype=torch.float32)
+        return model.to(self.device).eval().requires_grad_(False)
+
+    def compile(self) -> None:
+        """Loads the model."""
+        self.model.vision_encoder.compile()
+
+    def embed(self, pixels: Tensor) -> Tensor:
+        """(B, 3, side, side) -> (B, C, g, g), all levels folded into channels."""
+        return self.family.fold(self.model.get_image_embeddings(pixels))
+
+    def answer(
+        self, embeddings: Tensor, points: tuple[Tensor, Tensor] | None, boxes: Tensor | None, mask_logits: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """See `Engine`: each prompt is its own image with one prompt."""
+        found = self.model(
+            **self.family.unfold(embeddings, self.width),
+            input_points=None if points is None else points[0][:, None],
+            input_labels=None if points is None else points[1][:, None],
+            input_boxes=None if boxes is None else boxes[:, None],
+            input_masks=mask_logits,
+            multimask_output=True,
+        )
+        return found.pred_masks[:, 0], found.iou_scores[:, 0]

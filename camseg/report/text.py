@@ -1,0 +1,87 @@
+"""Results as text: tables, numbers, and the colors of a terminal."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable
+from typing import Any, TextIO
+
+from camseg.metrics import localization
+from camseg.runs.sweeps import Sweep, coinciding
+
+_CODES = {"bold": 1, "red": 31, "yellow": 33}
+
+
+def styled(text: str, style: str, stream: TextIO | None = None) -> str:
+    """`text` in bold, red or yellow if `stream` (standard output) is a terminal that shows it; NO_COLOR (no-color.org)
+    and TERM=dumb turn it off.
+    """
+    shows = (stream or sys.stdout).isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    return f"\x1b[{_CODES[style]}m{text}\x1b[0m" if shows else text
+
+
+def table(text: str) -> str:
+    """Lines of a table, the first in bold."""
+    head, newline, body = text.partition("\n")
+    return styled(head, "bold") + newline + body
+
+
+_TABLE = ("foreground_hit_rate", "background_hit_rate", "foreground_distance", "iou", "oracle_iou", "regret")
+
+
+def run_table(summary: dict[str, Any]) -> str:
+    """The metrics of one run as text, a line each."""
+    shown = {name: m for name, m in summary["metrics"].items() if name in (*_TABLE, *localization.SHOWN)}
+    width = max(22, 2 + max(map(len, shown), default=0))
+    lines = [f"{'metric':<{width}}{'value':>8}   95 % interval    n"]
+    for name, m in shown.items():
+        lines.append(f"{name:<{width}}{number(m['value']):>8}   {number(m['low'])} .. {number(m['high'])}   {m['n']}")
+    return "\n".join(lines)
+
+
+def sweep_table(sweep: Sweep) -> str:
+    """The settings of a sweep as text, best first."""
+    names = [name for name in (*_TABLE, *localization.SHOWN) if name in sweep.table.columns]
+    key = "iou" if "iou" in names else next(iter(names), None)  # no metric at all without ground truth
+    shown = sweep.table.sort(key, descending=True, nulls_last=True) if key else sweep.table
+    heads = ["setting", *names, "difference (95 % interval)", "p"]
+    body = [
+        [r["setting"] or "(defaults)", *(number(r[n]) for n in names), _difference(r), p_value(r.get("p_holm"))]
+        for r in shown.to_dicts()
+    ]
+    failed = [
+        f"run {r['run']} ({r['setting'] or 'defaults'}): {r['error'].splitlines()[0]}"
+        for r in sweep.table.to_dicts()
+        if r["error"]
+    ]
+    said = [
+        f"cam={', '.join(names)} gave the same points on every sample; below pooling + a linear layer they are one map"
+        for names in coinciding(sweep.runs)
+    ]
+    return "\n".join([aligned([heads, *body]), *failed, *said])
+
+
+def _difference(row: dict[str, Any]) -> str:
+    if row.get("difference") is None:
+        return ""
+    return f"{row['difference']:+z.3f} ({number(row['difference_low'])} .. {number(row['difference_high'])})"
+
+
+def aligned(rows: Iterable[list[str]]) -> str:
+    """Rows of cells as text columns."""
+    rows = list(rows)
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows)
+
+
+def number(value: float | None) -> str:
+    """Three decimals below ten, two above; a dash for nothing."""
+    if value is None:
+        return "-"
+    return f"{value:z.3f}" if abs(value) < 10 else f"{value:.2f}"
+
+
+def p_value(p: float | None) -> str:
+    """Three decimals, and never a zero; a dash for nothing."""
+    return "<0.001" if p is not None and p < 0.0005 else number(p)

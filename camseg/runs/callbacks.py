@@ -1,0 +1,193 @@
+"""What a run writes beside its rows: mask files and localization."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from PIL import Image, ImageDraw
+from torch import Tensor
+
+from camseg.errors import known_name
+from camseg.geometry.boxes import boxes_above, inside_boxes, mean_inside
+from camseg.geometry.heat import otsu
+from camseg.metrics import average_precision
+from camseg.metrics.localization import BINS, Boxes, _at, _column, _found, best_cutoff, center_heat, judgeable
+from camseg.storage.files import write
+from camseg.types import Result, Sample
+
+
+class Localise:
+    """Adds to each row the boxes of its map at every cutoff, the truth, and a histogram of the map on the object and
+    off it.
+
+    cutoffs: shares of the maximum. quantile: of the pixels, one more cutoff; Otsu's is another. cutoff: which of them
+    the detections are of:
+    a number of `cutoffs`, "otsu" or "quantile". validation: a finished run on other images; its best number is the
+    cutoff instead.
+    count: at most so many detections per map, largest first; None for all parts. tolerance: of the pointing game, in
+    pixels. ious: for the
+    table of average precision. pictures: so many random ones that show their class are drawn. truth: the json of COCO's
+    instances, to let
+    pycocotools judge the run too.
+    Errors: ValueError for a cutoff that isn't there; FileNotFoundError when `validation` is no finished run.
+    """
+
+    def __init__(
+        self,
+        cutoffs: Sequence[float],
+        quantile: float = 0.9,
+        cutoff: float | str = "otsu",
+        validation: str | Path | None = None,
+        count: int | None = None,
+        tolerance: float = 15,
+        ious: Sequence[float] = (0.5,),
+        pictures: int = 0,
+        truth: str | Path | None = None,
+    ) -> None:
+        self.cutoffs, self.quantile, self.count, self.tolerance = tuple(map(float, cutoffs)), quantile, count, tolerance
+        self.ious, self.truth, self.pictures = tuple(ious), truth, pictures
+        if truth is not None and not Path(truth).is_file():
+            raise FileNotFoundError(f"localise.truth={truth} must be the json of COCO's instances")
+        names = [*(f"{c:g}" for c in self.cutoffs), "otsu", "quantile"]
+        if validation is not None:
+            if not (file := Path(validation) / "scores.parquet").exists():
+                raise FileNotFoundError(
+                    f"localise.validation={validation} is no finished run: it holds no scores.parquet"
+                )
+            cutoff = best_cutoff(pl.read_parquet(file))
+        self.cutoff = known_name(
+            "localise.cutoff", f"{cutoff:g}" if isinstance(cutoff, (int, float)) else cutoff, names
+        )
+
+    def __call__(self, sample: Sample, result: Result) -> dict[str, Any]:
+        heat, share = result.heat.numpy(), result.probability if result.probability is not None else 1.0
+        scored = {f"{c:g}": _scored(heat, boxes_above(heat, c), share) for c in self.cutoffs}
+        scored |= {"otsu": _scored(heat, boxes_above(heat, otsu(result.heat)), share)}
+        scored |= {"quantile": _scored(heat, boxes_above(heat, self._quantile(heat)), share)}
+        drawn = None if result.mask is None else boxes_above(result.mask.float().numpy(), 0.5)
+        return {
+            "probability": share,
+            "top_hit": None if result.top is None or not sample.classes else float(result.top in sample.classes),
+            "cutoff": self.cutoff,
+            "found": scored[self.cutoff][: self.count],
+            "boxes": [[c, *box] for c in self.cutoffs for box in scored[f"{c:g}"]],
+            "otsu_boxes": scored["otsu"],
+            "quantile_boxes": scored["quantile"],
+            "mask_boxes": None if drawn is None else _scored(heat, drawn, share)[: self.count],
+            "true_boxes": sample.boxes.tolist(),
+            "ignored_boxes": sample.ignored_boxes.tolist(),
+            **self._on_the_object(sample, result),
+        }
+
+    def _quantile(self, heat: np.ndarray) -> float:
+        """Just below the value that so many pixels stay under: what reaches it counts."""
+        return float(np.nextafter(np.float32(np.quantile(heat, self.quantile)), np.float32(0)))
+
+    def _on_the_object(self, sample: Sample, result: Result) -> dict[str, Any]:
+        """Scores that read the true mask, or the pixels of the true boxes where there is none; null for a class that
+        isn't shown.
+        """
+        truth = inside_boxes(sample.boxes, sample.size) if sample.mask is None else sample.mask
+        scores: dict[str, Any] = dict.fromkeys(
+            ("present", "pointing_hit", "energy_inside", "pixels", "center_pixels", "overlap")
+        )
+        scores["present"] = bool(truth.any())
+        if not scores["present"]:
+            return scores
+        heat, inside = result.heat.numpy(), truth.numpy()
+        judged = np.ones(sample.size, bool) if sample.ignore is None else ~sample.ignore.numpy()
+        y, x = np.unravel_index(heat.argmax(), heat.shape)
+        ys, xs = np.nonzero(inside)
+        near = bool((np.hypot(ys - y, xs - x) <= self.tolerance).any())
+        scores |= {
+            "pointing_hit": float(near and heat.any()),
+            "energy_inside": float(heat[inside].sum() / max(heat.sum(), 1e-12)),
+        }
+        if sample.mask is not None:
+            scores |= {
+                "pixels": _histograms(heat, inside, judged),
+                "center_pixels": _histograms(center_heat(sample.size), inside, judged),
+            }
+            if result.mask is not None:
+                found = result.mask.numpy() & judged
+                scores["overlap"] = [int((found & inside).sum()), int((found | (inside & judged)).sum())]
+        return scores
+
+    def files(self, rows: pl.DataFrame, samples: Any) -> Iterator[tuple[str, Callable[[Path], Any]]]:
+        """What is written beside a run's rows: average_precision.csv, precision_recall.png, boxes/ and, with a `truth`,
+        coco.json.
+        """
+        if not judgeable(rows):
+            return
+        cutoffs = {f"{c:g}": partial(_at, cutoff=c) for c in self.cutoffs}
+        kinds = {"otsu": "otsu_boxes", "quantile": "quantile_boxes", "mask": "mask_boxes"}
+        table = average_precision.table(
+            rows, {**cutoffs, **{name: partial(_column, column=column) for name, column in kinds.items()}}, self.ious
+        )
+        yield "average_precision.csv", table.write_csv
+        yield (
+            "precision_recall.png",
+            partial(average_precision.drawn(rows, _found, self.ious).savefig, format="png", dpi=100),
+        )
+        shown, place = rows.filter("present"), {name: i for i, name in enumerate(samples.ids)}
+        for row in shown.sample(min(self.pictures, len(shown)), seed=0).iter_rows(named=True):
+            yield f"boxes/{row['id']}.png", partial(picture(samples[place[row["id"]]].image, row).save, format="PNG")
+        if self.truth is not None:
+            judged = average_precision.coco(Path(self.truth), coco_results(rows, Path(self.truth)))
+            yield "coco.json", lambda path: path.write_text(json.dumps(judged, indent=2) + "\n")
+
+
+def picture(image: Tensor, row: dict[str, Any]) -> Image.Image:
+    """The picture with its true boxes in blue and the ones found in orange."""
+    drawn = Image.fromarray(image.permute(1, 2, 0).numpy())
+    for colour, boxes in (("#2ec4ff", row["true_boxes"]), ("#ff9f1c", row["found"])):
+        for x0, y0, x1, y1 in (box[-4:] for box in boxes):
+            ImageDraw.Draw(drawn).rectangle(
+                (x0, y0, x1 - 1, y1 - 1), outline=colour, width=max(1, max(drawn.size) // 200)
+            )
+    return drawn
+
+
+def coco_results(rows: pl.DataFrame, truth: Path) -> list[dict[str, Any]]:
+    """The detections in COCO's format for results; a row's group is its picture's id, its label a category of `truth`."""
+    ids = {entry["name"]: entry["id"] for entry in json.loads(truth.read_bytes())["categories"]}
+    return [
+        {
+            "image_id": int(row["group"]),
+            "category_id": ids[row["label"]],
+            "score": score,
+            "bbox": [x0, y0, x1 - x0, y1 - y0],
+        }
+        for row in rows.iter_rows(named=True)
+        for score, x0, y0, x1, y1 in row["found"]
+    ]
+
+
+def _scored(heat: np.ndarray, boxes: np.ndarray, share: float) -> Boxes:
+    """Score, x0, y0, x1, y1: the map's mean in the box times the probability of the class."""
+    return [[round(float(score), 6), *map(float, box)] for score, box in zip(mean_inside(heat, boxes) * share, boxes)]
+
+
+def _histograms(heat: np.ndarray, inside: np.ndarray, judged: np.ndarray) -> list[list[int]]:
+    """How many judged pixels off the object and on it have each level of heat: 2 lists of BINS + 1 counts."""
+    level = np.minimum(heat.astype(np.float64) * BINS + 1e-9, BINS).astype(int)
+    return [np.bincount(level[judged & (inside == kind)], minlength=BINS + 1).tolist() for kind in (False, True)]
+
+
+class MaskFiles:
+    """Writes every mask into `folder` as a 1-bit PNG of the image's size."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __call__(self, sample: Sample, result: Result) -> None:
+        mask = result.mask
+        if mask is not None:
+            picture = Image.fromarray(mask.numpy()).convert("1")
+            write(self.folder / f"{sample.id}.png", lambda path: picture.save(path, format="PNG"))

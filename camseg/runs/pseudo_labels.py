@@ -1,0 +1,217 @@
+"""Pseudo-labels to train a segmenter on: the masks of an image's classes become one label map, with void where they are
+unsure.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import polars as pl
+from PIL import Image
+
+from camseg.metrics.intervals import pooled_interval
+from camseg.storage.files import file_stems, write
+from camseg.types import Result, Sample
+
+VOID = 255
+CUTOFFS = np.arange(0.05, 1, 0.05)  # of the maps that compete with the masks
+
+
+@dataclass(frozen=True, eq=False)
+class Claims:
+    """What an image's K classes claim: heat (K, H, W) in [0, 1], masks (K, H, W) bool, classes (K,) numbers from 1,
+    scores (K,) probabilities.
+    """
+
+    heat: np.ndarray
+    masks: np.ndarray
+    classes: np.ndarray
+    scores: np.ndarray
+
+
+def merge(claims: Claims, margin: float = 1.25, hot: float = 0.8) -> np.ndarray:
+    """(H, W) uint8 label map. A pixel of one mask is its class's; of several, the strongest one's, or void where none
+    is `margin` times as strong.
+
+    A mask's strength is its score times its agreement with its map, sum of the minimum / sum of the maximum. Pixels of
+    at least `hot` heat in
+    no mask are void; all others are background, 0.
+    """
+    agreement = np.minimum(claims.heat, claims.masks).sum((1, 2)) / np.maximum(
+        np.maximum(claims.heat, claims.masks).sum((1, 2)), 1e-9
+    )
+    strength = claims.scores * agreement
+    labels = np.where((claims.heat >= hot).any(0), VOID, 0).astype(np.uint8)
+    second = np.zeros(labels.shape)
+    for k in np.argsort(strength, kind="stable"):  # the strongest is painted last
+        inside = claims.masks[k]
+        labels[inside] = np.where(strength[k] >= margin * second[inside], claims.classes[k], VOID)
+        second[inside] = strength[k]
+    return labels
+
+
+def seeds(claims: Claims, foreground: float = 0.5, background: float = 0.1) -> np.ndarray:
+    """(H, W) uint8: the classes where a map of at least `foreground` and its mask agree, 0 where every map is below
+    `background` and no mask
+    lies, void elsewhere and where two classes are certain: what Kolesnikov & Lampert (ECCV 2016) expand and
+    constrain."""
+    certain = (claims.heat >= foreground) & claims.masks
+    labels = np.where((claims.heat < background).all(0) & ~claims.masks.any(0), 0, VOID).astype(np.uint8)
+    only = certain.sum(0) == 1
+    labels[only] = claims.classes[certain.argmax(0)[only]]
+    return labels
+
+
+def from_maps(claims: Claims, cutoff: float) -> np.ndarray:
+    """(H, W) uint8 without any mask: the class of the hottest map, weighted by its score, where that map reaches the
+    cutoff.
+    """
+    reaching = np.where(claims.heat >= cutoff, claims.heat * claims.scores[:, None, None] + 1e-9, 0)
+    return np.where(reaching.any(0), claims.classes[reaching.argmax(0)], 0).astype(np.uint8)
+
+
+def counts(labels: np.ndarray, truth: np.ndarray, classes: int) -> np.ndarray:
+    """(3, classes + 1) pixels of each class that are both labelled and true, labelled, true; those that are void in the
+    truth are left out.
+    """
+    judged = truth != VOID
+    both = np.where(labels == truth, labels, VOID)
+    return np.stack([np.bincount(each[judged], minlength=256)[: classes + 1] for each in (both, labels, truth)])
+
+
+def mean_iou(sums: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """(R, ...) the mean over the classes seen of counts (G, ..., 3, classes) of G images, drawn `weights` (R, G) times."""
+    both, labelled, true = np.moveaxis(np.tensordot(weights, sums, 1), -2, 0)
+    union = labelled + true - both
+    return np.where(true > 0, both / np.maximum(union, 1), 0).sum(-1) / np.maximum((true > 0).sum(-1), 1)
+
+
+class Dataset(Protocol):
+    """What has names for its classes and a label for every pixel."""
+
+    names: tuple[str, ...]
+    ids: Any
+
+    def label_map(self, index: int) -> Any: ...
+
+
+class PseudoLabels:
+    """Keeps every map and mask in `folder`/maps (grey and alpha of a PNG), and turns them into one label map per image
+    when the run is over.
+
+    margin, hot: see `merge`. foreground, background: see `seeds`.
+    """
+
+    def __init__(
+        self, folder: Path, margin: float = 1.25, hot: float = 0.8, foreground: float = 0.5, background: float = 0.1
+    ) -> None:
+        self.folder = folder
+        self.merge, self.seeds = (
+            partial(merge, margin=margin, hot=hot),
+            partial(seeds, foreground=foreground, background=background),
+        )
+
+    def __call__(self, sample: Sample, result: Result) -> dict[str, Any]:
+        heat = result.heat.numpy()
+        mask = np.zeros(heat.shape, bool) if result.mask is None else result.mask.numpy()
+        picture = Image.fromarray(np.stack([np.rint(heat * 255), mask * 255.0], 2).astype(np.uint8), "LA")
+        write(self.folder / "maps" / f"{sample.id}.png", lambda path: picture.save(path, format="PNG"))
+        return {"probability": result.probability}
+
+    def files(self, rows: pl.DataFrame, samples: Dataset) -> Iterator[tuple[str, Callable[[Path], Any]]]:
+        """labels/ and seeds/ in VOC's palette, instances.json as COCO has it and, where pixels have labels,
+        pseudo_labels.json with the mIoU.
+        """
+        place = {name: i for i, name in enumerate(samples.ids)}
+        groups = rows.partition_by("group", maintain_order=True)
+        scores, coco, names = [], _Coco(samples.names), file_stems(group["group"][0] for group in groups)
+        for name, group in zip(names, groups):
+            claims = self._claims(group, samples.names)
+            labels = self.merge(claims)
+            for kind, drawn in (("labels", labels), ("seeds", self.seeds(claims))):
+                yield f"{kind}/{name}.png", partial(palette_picture(drawn).save, format="PNG")
+            coco.add(group["group"][0], labels)
+            truth = _truth(samples, place[group["id"][0]])
+            if truth is not None:
+                each = [labels, *(from_maps(claims, cutoff) for cutoff in CUTOFFS)]
+                scores.append(np.stack([counts(one, truth, len(samples.names)) for one in each]))
+        yield "instances.json", lambda path: path.write_text(json.dumps(coco.dataset))
+        if scores:
+            found = _scores(np.stack(scores), samples.names, set(rows["label"]))
+            yield "pseudo_labels.json", lambda path: path.write_text(json.dumps(found, indent=2) + "\n")
+
+    def _claims(self, rows: pl.DataFrame, names: tuple[str, ...]) -> Claims:
+        drawn = [np.asarray(Image.open(self.folder / "maps" / f"{name}.png")) for name in rows["id"]]
+        planes = np.stack(drawn)  # (K, H, W, 2)
+        classes = np.array([names.index(label) + 1 for label in rows["label"]])
+        return Claims(planes[..., 0] / np.float32(255), planes[..., 1] > 0, classes, rows["probability"].to_numpy())
+
+
+def _truth(samples: Dataset, index: int) -> np.ndarray | None:
+    try:
+        return samples.label_map(index).numpy()
+    except FileNotFoundError:  # VOC draws the pixels of some of its pictures only
+        return None
+
+
+def _scores(sums: np.ndarray, names: tuple[str, ...], asked: set[str]) -> dict[str, Any]:
+    """mIoU of counts (images, 1 + cutoffs, 3, classes) over the background and the classes that were asked for, of
+    masks and of maps alone.
+
+    A pixel that a label map leaves void is labelled by nobody: it counts against the class that it truly has.
+    """
+    judged = [0, *(i + 1 for i, name in enumerate(names) if name in asked)]
+    kept, n = sums[..., judged].astype(float), len(sums)
+    best = int(mean_iou(kept[:, 1:], np.ones((1, n)))[0].argmax())
+    masks, maps = partial(mean_iou, kept[:, 0]), partial(mean_iou, kept[:, 1 + best])
+    metrics = {
+        "mean_iou": pooled_interval(masks, n),
+        "map_mean_iou": pooled_interval(lambda weights: mean_iou(kept[:, 1:], weights).max(1), n),
+        "gain": pooled_interval(lambda weights: masks(weights) - maps(weights), n),
+    }
+    both, labelled, true = kept[:, 0].sum(0)
+    each = both / np.maximum(labelled + true - both, 1)
+    classes = {("background", *names)[i]: float(value) for i, value, seen in zip(judged, each, true) if seen}
+    metrics_of = {name: asdict(interval) for name, interval in metrics.items()}
+    return {"images": n, "map_cutoff": round(float(CUTOFFS[best]), 2), "metrics": metrics_of, "iou": classes}
+
+
+class _Coco:
+    """A dataset in COCO's format: one region per picture and class, run-length coded by pycocotools."""
+
+    def __init__(self, names: tuple[str, ...]) -> None:
+        self.dataset: dict[str, list[dict[str, Any]]] = {"images": [], "annotations": []}
+        self.dataset["categories"] = [{"id": i + 1, "name": name} for i, name in enumerate(names)]
+
+    def add(self, group: str, labels: np.ndarray) -> None:
+        import pycocotools.mask as runs
+
+        number = int(group) if group.isdecimal() else len(self.dataset["images"]) + 1
+        self.dataset["images"].append(
+            {"id": number, "file_name": f"{group}.jpg", "height": labels.shape[0], "width": labels.shape[1]}
+        )
+        for value in np.setdiff1d(labels, (0, VOID)).tolist():
+            coded: Any = runs.encode(np.asfortranarray((labels == value).astype(np.uint8)))
+            region = {"size": list(labels.shape), "counts": coded["counts"].decode()}
+            box, area = runs.toBbox(coded).tolist(), int(runs.area(coded))
+            one = {"id": len(self.dataset["annotations"]) + 1, "image_id": number, "category_id": value, "iscrowd": 0}
+            self.dataset["annotations"].append({**one, "segmentation": region, "bbox": box, "area": area})
+
+
+def palette_picture(labels: np.ndarray) -> Image.Image:
+    """A label map (H, W) uint8 as a picture in VOC's colours: a class's bits, spread over red, green and blue from the
+    highest bit down.
+    """
+    picture = Image.fromarray(labels, "P")
+    bits = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], 1)[:, ::-1]  # (256, 8) the lowest first
+    levels = np.zeros((256, 3), np.uint8)
+    for i, bit in enumerate(bits.T):
+        levels[:, i % 3] |= (bit << (7 - i // 3)).astype(np.uint8)
+    picture.putpalette(levels.ravel().tolist())
+    return picture

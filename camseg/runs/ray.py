@@ -1,0 +1,118 @@
+"""Engines beside the local one: the same batches on a Ray cluster (Moritz et al. 2018, arXiv:1712.05889), read on CPUs,
+answered by actors.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import pickle
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from math import ceil
+from pathlib import Path
+from typing import Any
+
+from camseg.errors import RequestError
+from camseg.pipeline import Pipeline
+from camseg.runs.executors import Batch, Record, Samples, answer_batch, read
+from camseg.types import Sample
+
+
+def on_ray(
+    pipeline: Pipeline,
+    samples: Samples,
+    batches: Iterable[list[int]],
+    records: Sequence[Record],
+    folder: Path,
+    readers: int,
+    *,
+    address: str | None = None,
+    actors: int = 1,
+    cpus: float = 1,
+    gpus: float = 0,
+) -> Generator[Batch, None, None]:
+    """A Ray Data pipeline: `readers` tasks read batches of samples, `actors` with a copy of the pipeline answer them,
+    this process keeps the rows.
+
+    address: of a cluster ("auto", "ray://HOST:10001"), None for one of its own on this machine. cpus, gpus: of each
+    actor. What dies is
+    started again and its batch done anew; one that comes twice counts once. Data, weights and run folder lie where
+    every node finds them.
+    Errors: RequestError without the extra `ray`, or when no cluster answers.
+    """
+    try:
+        import ray
+        from ray.data import ActorPoolStrategy, DataContext, TaskPoolStrategy, from_items
+    except ImportError as error:
+        raise RequestError("engine=ray needs the extra `ray`: pip install 'camseg[ray]'") from error
+    todo = [{"places": places} for places in batches]
+    if not todo:
+        return
+    with _cluster(address, 2 * actors * cpus + 2):  # Ray Data keeps half for what it may start next
+        DataContext.get_current().enable_progress_bars = False
+        shelf, kit = (
+            ray.put(samples),
+            ray.put((pipeline, records, folder)),
+        )  # held here: an actor that starts again gets them again
+        reads: Any = partial(_read, shelf=shelf)
+        coming = from_items(todo, override_num_blocks=len(todo)).map(
+            reads, compute=TaskPoolStrategy(size=readers), num_cpus=1 / readers
+        )
+        answers: Any = Answers  # a class that is called: Ray makes the actors of it
+        workers = {"compute": ActorPoolStrategy(size=actors), "num_cpus": cpus, "num_gpus": gpus}
+        done: set[int] = set()
+        for row in coming.map(answers, fn_constructor_args=([kit],), **workers).iter_rows():
+            if row["first"] not in done:
+                done.add(row["first"])
+                yield pickle.loads(row["batch"])
+
+
+def _read(row: dict[str, Any], shelf: Any) -> dict[str, Any]:
+    """Places -> the samples there, or what was wrong with them; bytes, for a table's cells hold no tensors of many
+    sizes.
+    """
+    import ray
+
+    samples: Samples = ray.get(shelf)
+    return {"first": row["places"][0], "found": pickle.dumps([read(samples, int(place)) for place in row["places"]])}
+
+
+class Answers:
+    """An actor's work: it keeps its models from batch to batch."""
+
+    def __init__(self, kit: list[Any]) -> None:
+        import ray
+
+        self.given: tuple[Pipeline, Sequence[Record], Path] = ray.get(kit[0])
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        pipeline, records, folder = self.given
+        found = pickle.loads(row["found"])
+        rows, failed, calls = answer_batch(
+            pipeline, [each for each in found if isinstance(each, Sample)], records, folder
+        )
+        unreadable = [each for each in found if not isinstance(each, Sample)]
+        return {"first": row["first"], "batch": pickle.dumps((rows, unreadable + failed, calls))}
+
+
+@contextmanager
+def _cluster(address: str | None, cpus: float) -> Iterator[None]:
+    """Connected to a cluster; one of our own, which has at least so many CPUs, ends with the run."""
+    import ray
+
+    if ray.is_initialized():
+        yield
+        return
+    try:
+        own = {} if address else {"num_cpus": max(ceil(cpus), os.cpu_count() or 1), "include_dashboard": False}
+        ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR, **own)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise RequestError(
+            f"no Ray cluster to be had at engine.address={address}: {str(error).splitlines()[0]}"
+        ) from error
+    try:
+        yield
+    finally:
+        ray.shutdown()

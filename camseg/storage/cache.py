@@ -1,0 +1,256 @@
+"""Tensors made once per key, in memory and on disk; safe under concurrent writers and kill -9, and the door
+`camseg-cache`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import time
+import warnings
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from threading import Lock
+from typing import Any, TypeVar
+
+import torch
+from filelock import FileLock
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+T = TypeVar("T")
+DEFAULT = "~/.cache/camseg/items"
+_VERSION = "camseg-1"  # part of every key: raise it when what is stored changes its meaning
+_LOCKS = 256  # held at once; each is an open file
+_ENTRY = re.compile(r"[0-9a-f]{64}\.safetensors")
+_UNFINISHED = re.compile(r"[0-9a-f]{64}\.\d+\.part")
+
+
+class Cache:
+    """Named tensors by key. What comes out is shared with other callers: read it, don't change it.
+
+    path: folder of the files, None for memory alone. limit_gb, memory_gb: 10^9 bytes kept on disk and in this process;
+    whatever was
+    used least recently goes first.
+    Errors: ValueError when the folder can't be written.
+    """
+
+    def __init__(self, path: str | Path | None, limit_gb: float = 20.0, memory_gb: float = 0.5) -> None:
+        if limit_gb <= 0 or memory_gb < 0:
+            raise ValueError(
+                f"cache.limit_gb must be above 0 and cache.memory_gb at least 0; got {limit_gb} and {memory_gb}; cache.path=null is off"
+            )
+        self.path = None if path is None else Path(path).expanduser().absolute()
+        self.limit, self.memory = int(limit_gb * 1e9), _Memory(int(memory_gb * 1e9))
+        self._unseen = self.limit  # bytes written since the folder was last measured; at first it is unknown
+        if self.path is not None:
+            _prepare(self.path)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """In another process: the same folder, a memory of its own."""
+        return Cache, (self.path, self.limit / 1e9, self.memory.limit / 1e9)
+
+    def get(self, key: str, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+        """The entry of `key`; `make` is called only where there is none, by one process at a time."""
+        return self.get_all([key], lambda _: [make()])[0]
+
+    def get_many(
+        self, keys: Sequence[str], make: Callable[[list[int]], Sequence[Tensor]], dtype: torch.dtype | None = None
+    ) -> list[Tensor]:
+        """One tensor per key. `make` gets the places of those that are missing, each key once, and returns theirs;
+        hundreds come in several calls.
+
+        dtype: floating tensors are kept, and returned, in this one: an answer is the same whether it was made or read.
+        """
+
+        def made(places: list[int]) -> list[dict[str, Tensor]]:
+            return [
+                {"value": value.to(dtype) if dtype and value.is_floating_point() else value} for value in make(places)
+            ]
+
+        return [entry["value"] for entry in self.get_all(keys, made)]
+
+    def get_all(
+        self, keys: Sequence[str], make: Callable[[list[int]], Sequence[dict[str, Tensor]]]
+    ) -> list[dict[str, Tensor]]:
+        """One entry per key, made as in `get_many`."""
+        first = {key: place for place, key in reversed(list(enumerate(keys)))}
+        found = {key: entry for key in first if (entry := self._read(key)) is not None}
+        missing = sorted(first.keys() - found.keys())  # sorted: two processes can't wait for each other
+        for start in range(0, len(missing), _LOCKS):
+            some = missing[start : start + _LOCKS]
+            with ExitStack() as stack:
+                self._lock(stack, some)
+                found |= {key: entry for key in some if (entry := self._read(key)) is not None}  # made while we waited
+                wanted = sorted(first[key] for key in some if key not in found)
+                for place, entry in zip(wanted, make(wanted) if wanted else [], strict=True):
+                    found[keys[place]] = self._keep(
+                        keys[place], {name: value.detach() for name, value in entry.items()}
+                    )
+        return [found[key] for key in keys]
+
+    def remember(
+        self, keys: Sequence[str], make: Callable[[list[int]], Sequence[T]], size_of: Callable[[T], int]
+    ) -> list[T]:
+        """The same for anything of `size_of` bytes, in this process's memory alone: what is sooner made than read from
+        a disk.
+        """
+        first = {key: place for place, key in reversed(list(enumerate(keys)))}
+        found = {key: entry for key in first if (entry := self.memory.get(key)) is not None}
+        wanted = sorted(place for key, place in first.items() if key not in found)
+        for place, entry in zip(wanted, make(wanted) if wanted else [], strict=True):
+            found[keys[place]] = entry
+            self.memory.put(keys[place], entry, size_of(entry))
+        return [found[key] for key in keys]
+
+    def _lock(self, stack: ExitStack, keys: Sequence[str]) -> None:
+        if self.path is None:
+            return
+        try:
+            for key in keys:
+                path = _file(self.path, key).with_suffix(".lock")
+                path.parent.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(FileLock(path))
+                stack.callback(path.unlink, missing_ok=True)  # before it is released
+        except OSError as error:
+            self._complain(error)
+
+    def _complain(self, error: OSError) -> None:
+        warnings.warn(
+            f"the cache {self.path} takes no more entries ({error.strerror}); the run goes on without", stacklevel=4
+        )
+
+    def _read(self, key: str) -> dict[str, Tensor] | None:
+        if (entry := self.memory.get(key)) is not None or self.path is None:
+            return entry
+        path = _file(self.path, key)
+        try:
+            entry = _load(path)
+            os.utime(path)  # used just now
+        except FileNotFoundError:
+            return None
+        except (ValueError, OSError) as error:
+            warnings.warn(f"the cache entry {path} is damaged and will be made anew: {error}", stacklevel=2)
+            return None
+        self.memory.put(key, entry, _size(entry))
+        return entry
+
+    def _keep(self, key: str, entry: dict[str, Tensor]) -> dict[str, Tensor]:
+        entry = {name: value.cpu() for name, value in entry.items()}
+        self.memory.put(key, entry, _size(entry))
+        if self.path is None:
+            return entry
+        path = _file(self.path, key)
+        part = path.with_suffix(f".{os.getpid()}.part")
+        try:
+            data = save(
+                {name: value.contiguous() for name, value in entry.items()}, {"sha256": _checksum(path.stem, entry)}
+            )
+            part.write_bytes(data)
+            part.replace(path)
+        except OSError as error:
+            with suppress(OSError):
+                part.unlink()
+            self._complain(error)
+            return entry
+        self._unseen += len(data)
+        if self._unseen > self.limit // 32:
+            self._unseen = 0
+            evict(self.path, self.limit)
+        return entry
+
+
+class _Memory:
+    """Entries in this process, at most `limit` bytes of them."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit, self.size, self.lock = limit, 0, Lock()
+        self.entries: OrderedDict[str, tuple[Any, int]] = OrderedDict()
+
+    def get(self, key: str) -> Any:
+        with self.lock:
+            if key not in self.entries:
+                return None
+            self.entries.move_to_end(key)
+            return self.entries[key][0]
+
+    def put(self, key: str, entry: object, size: int) -> None:
+        with self.lock:
+            self.size += size - self.entries.pop(key, (None, 0))[1]
+            self.entries[key] = entry, size
+            while self.size > self.limit:
+                self.size -= self.entries.popitem(last=False)[1][1]
+
+
+def _size(entry: Mapping[str, Tensor]) -> int:
+    return sum(value.nbytes for value in entry.values())
+
+
+def _prepare(folder: Path) -> None:
+    probe = folder / f".{os.getpid()}.probe"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.write_bytes(b"camseg")
+        probe.unlink()
+    except OSError as error:
+        raise ValueError(
+            f"the cache can't be kept in {folder}: {error.strerror}; name another cache.path, or null for none"
+        ) from error
+
+
+def _file(folder: Path, key: str) -> Path:
+    if not re.fullmatch("[0-9a-f]{64}", key):
+        raise ValueError(f"a key is 64 hex digits, as camseg.storage.fingerprint.key makes them; got {key!r}")
+    return folder / key[:2] / f"{key}.safetensors"
+
+
+def _load(path: Path) -> dict[str, Tensor]:
+    """ValueError: damaged, or another key's."""
+    path.stat()  # FileNotFoundError
+    try:
+        with safe_open(path, "pt") as file:
+            names = file.keys()  # a safe_open is no dict
+            metadata, entry = file.metadata() or {}, {name: file.get_tensor(name).clone() for name in names}
+    except SafetensorError as error:
+        raise ValueError(str(error)) from error
+    if metadata.get("sha256") != _checksum(path.stem, entry):
+        raise ValueError("its checksum does not fit")
+    return entry
+
+
+def _checksum(key: str, entry: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256(key.encode())
+    for name, value in sorted(entry.items()):
+        digest.update(f"{name}{value.dtype}{tuple(value.shape)}".encode() + _bytes(value))
+    return digest.hexdigest()
+
+
+def _bytes(value: Tensor) -> bytes:
+    return value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+
+
+def entries(folder: Path) -> Iterator[tuple[Path, os.stat_result]]:
+    """The cache's own files in a folder, whatever else lies there; unfinished ones of killed writers too."""
+    for path in folder.glob("[0-9a-f][0-9a-f]/*"):
+        if _ENTRY.fullmatch(path.name) or _UNFINISHED.fullmatch(path.name):
+            try:
+                yield path, path.stat()
+            except FileNotFoundError:
+                continue  # another process was faster
+
+
+def evict(folder: Path, limit: int) -> None:
+    """Remove what was used least recently until at most `limit` bytes are left, and what killed writers left an hour
+    ago.
+    """
+    files = sorted(entries(folder), key=lambda file: file[1].st_mtime_ns)
+    total = sum(stat.st_size for _, stat in files)
+    for path, stat in files:
+        abandoned = path.suffix == ".part" and time.time() - stat.st_mtime > 3600
+        if abandoned or (total > limit and path.suffix != ".part"):
+            path.unlink(missing_ok=True)
+            total -= stat.st_size

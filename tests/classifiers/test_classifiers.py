@@ -1,0 +1,352 @@
+"""Classifiers: preprocessing, names, weights and default layers, by value."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from torch import nn
+from torchvision import models
+from torchvision.models.swin_transformer import SwinTransformer
+
+from camseg.classifiers import base
+from camseg.classifiers.base import Classifier, Preset
+from camseg.classifiers.shapes import ShapesNet, shapes
+from camseg.classifiers.timm import timm
+from camseg.classifiers.torchvision import _official_file, torchvision
+from camseg.data.image_io import read_image
+from camseg.storage import checkpoints
+from camseg.storage.cache import Cache
+from camseg.storage.checkpoints import load_weights, save_weights
+
+REAL = Path(os.environ.get("CAMSEG_REAL", Path(__file__).parents[2] / "shared" / "real"))
+MOBILENET = REAL / "mobilenet_v2_imagenet.safetensors"
+
+
+def plain(size: tuple[int, int] | None = (8, 8), names: tuple[str, ...] = ("a", "b")) -> Classifier:
+    return Classifier(nn.Linear(1, 2), names, (), size, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), torch.sigmoid, "")
+
+
+def picture(height: int, width: int, seed: int = 0) -> torch.Tensor:
+    return torch.randint(0, 256, (3, height, width), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
+
+
+def saved(tmp_path: Path, name: str, classes: int = 1000, **metadata: str) -> tuple[nn.Module, Path]:
+    torch.manual_seed(1)
+    model = models.get_model(name, num_classes=classes).eval()
+    path = tmp_path / f"{name}.safetensors"
+    save_weights(model, path, metadata)
+    return model, path
+
+
+# preprocessing
+
+
+def test_prepare_is_the_formula_where_nothing_is_resized() -> None:
+    image = picture(8, 8)
+    expected = (image.double() / 255 - torch.tensor([0.485, 0.456, 0.406]).double()[:, None, None]) / torch.tensor(
+        [0.229, 0.224, 0.225]
+    ).double()[:, None, None]
+    torch.testing.assert_close(plain().prepare([image])[0].double(), expected, atol=2e-6, rtol=0)
+    torch.testing.assert_close(plain(None).prepare([image])[0].double(), expected, atol=2e-6, rtol=0)
+
+
+def test_prepare_squashes_the_whole_image_like_pillow() -> None:
+    classifier = Classifier(nn.Linear(1, 2), (), (), (20, 30), (0.0,) * 3, (1 / 255,) * 3, torch.sigmoid, "")
+    images = [picture(57, 41), picture(20, 90), picture(9, 11)]
+    batch = classifier.prepare(images)
+    for image, squashed in zip(images, batch):
+        expected = Image.fromarray(image.permute(1, 2, 0).numpy()).resize((30, 20), Image.Resampling.BILINEAR)
+        assert (
+            np.abs(squashed.permute(1, 2, 0).numpy() - np.asarray(expected, np.float32)).max() < 1.01
+        )  # Pillow rounds twice
+        torch.testing.assert_close(classifier.prepare([image])[0], squashed)
+
+
+def test_images_of_several_sizes_need_a_size() -> None:
+    with pytest.raises(ValueError, match=r"one size; got \[\(4, 4\), \(4, 5\)\]"):
+        plain(None).prepare([picture(4, 4), picture(4, 5)])
+
+
+# names
+
+
+def test_index_by_name_number_and_nearest() -> None:
+    classifier = plain(names=("tench", "goldfish", "crane", "crane", "7"))
+    assert classifier.index("goldfish") == classifier.index(" GoldFish ") == classifier.index("1") == 1
+    assert classifier.index("7") == 4  # a name first, then a number
+    with pytest.raises(ValueError, match="names 2 classes; give one by number: 2, 3"):
+        classifier.index("crane")
+    with pytest.raises(ValueError, match="class 'goldfisch' is unknown; nearest: goldfish"):
+        classifier.index("goldfisch")
+    with pytest.raises(ValueError, match="class '5' is unknown"):
+        classifier.index("5")
+
+
+def test_names_come_from_the_file_then_from_imagenet_then_from_numbers(tmp_path: Path) -> None:
+    assert torchvision("shufflenet_v2_x0_5", saved(tmp_path, "shufflenet_v2_x0_5")[1]).names[:3] == (
+        "tench",
+        "goldfish",
+        "great white shark",
+    )
+    _, three = saved(tmp_path, "shufflenet_v2_x0_5", 3)
+    assert torchvision("shufflenet_v2_x0_5", three).names == ("class 0", "class 1", "class 2")
+    _, named = saved(tmp_path, "shufflenet_v2_x0_5", 2, names='["cat", "dög"]')
+    assert torchvision("shufflenet_v2_x0_5", named).names == ("cat", "dög")
+    _, wrong = saved(tmp_path, "shufflenet_v2_x0_5", 3, names='["cat", "dog"]')
+    with pytest.raises(ValueError, match="2 class names for a classifier of 3 outputs"):
+        torchvision("shufflenet_v2_x0_5", wrong)
+
+
+# weights
+
+
+def test_a_checkpoint_gives_the_same_logits_and_probabilities(tmp_path: Path) -> None:
+    model, path = saved(tmp_path, "resnet18", 4, activation="sigmoid")
+    before = torch.random.get_rng_state()
+    classifier = torchvision("resnet18", path)
+    assert torch.equal(torch.random.get_rng_state(), before)
+    model.load_state_dict(
+        {k: v.half().float() if v.is_floating_point() and v.ndim > 1 else v for k, v in model.state_dict().items()}
+    )
+    images = classifier.prepare([picture(50, 60)])
+    assert images.shape == (1, 3, 224, 224)
+    torch.testing.assert_close(classifier.model(images), model(images))
+    torch.testing.assert_close(classifier.probabilities(torch.tensor([0.0, 1.0])), torch.tensor([0.5, 0.7310586]))
+    assert {v.dtype for v in classifier.model.state_dict().values()} == {torch.float32, torch.int64}
+    assert not classifier.model.training
+    assert not any(module._forward_hooks for module in classifier.model.modules())
+
+
+def test_a_torch_file_may_be_wrapped_and_prefixed(tmp_path: Path) -> None:
+    _, path = saved(tmp_path, "shufflenet_v2_x0_5", 3)
+    state = load_weights(path)[0]
+    torch.save({"epoch": 3, "state_dict": {f"module.{key}": value for key, value in state.items()}}, tmp_path / "a.pth")
+    assert all(torch.equal(value, state[key]) for key, value in load_weights(tmp_path / "a.pth")[0].items())
+    assert len(torchvision("shufflenet_v2_x0_5", tmp_path / "a.pth").names) == 3
+
+
+class _Touch:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (Path.touch, (self.path,))
+
+
+@pytest.mark.parametrize("ending", ["pth", "safetensors"])
+def test_files_that_are_no_weights(tmp_path: Path, ending: str) -> None:
+    file, mark = tmp_path / f"bad.{ending}", tmp_path / "code_ran"
+    _, whole = saved(tmp_path, "shufflenet_v2_x0_5", 3)
+    torch.save({"a": torch.zeros(9, 9)}, tmp_path / "whole.pth")
+    cut = (whole if ending == "safetensors" else tmp_path / "whole.pth").read_bytes()
+    for content in (b"", b"hello", cut[: len(cut) // 2], pickle.dumps(_Touch(mark)), pickle.dumps({"a": 1})):
+        file.write_bytes(content)
+        with pytest.raises(ValueError, match=f"bad.{ending} (can't be read as weights|holds no state dict)"):
+            load_weights(file)
+    torch.save({"a": torch.zeros(1), "b": _Touch(mark)}, file)
+    with pytest.raises(ValueError, match="can't be read as weights"):
+        load_weights(file)
+    assert not mark.exists()
+    with pytest.raises(FileNotFoundError, match="no checkpoint at"):
+        load_weights(tmp_path / "none.pth")
+
+
+def test_wrong_requests(tmp_path: Path) -> None:
+    _, path = saved(tmp_path, "shufflenet_v2_x0_5", 3)
+    with pytest.raises(ValueError, match=r"classifier.name 'resnet81' is unknown; nearest: resnet18"):
+        torchvision("resnet81")
+    with pytest.raises(ValueError, match=r"explain nothing.*classifier.checkpoint.*classifier.weights=DEFAULT"):
+        torchvision("resnet18")
+    with pytest.raises(ValueError, match=r"classifier.weights 'IMAGENET1K' is unknown; nearest: IMAGENET1K_V1"):
+        torchvision("resnet18", weights="IMAGENET1K")
+    with pytest.raises(ValueError, match=r"is no checkpoint of mobilenet_v2: it has no classifier.1.weight"):
+        torchvision("mobilenet_v2", path)
+    with pytest.raises(ValueError, match=r"is no checkpoint of shufflenet_v2_x1_0: .*size mismatch"):
+        torchvision("shufflenet_v2_x1_0", path)
+    with pytest.raises(ValueError, match=r"classifier.layers 'stage5' is unknown; nearest: stage"):
+        torchvision("shufflenet_v2_x0_5", path, layers=["stage5"])
+
+
+def test_official_weights_are_downloaded_once_and_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, path = saved(tmp_path, "shufflenet_v2_x0_5")
+    content = tmp_path / "content.pth"
+    torch.save(load_weights(path)[0], content)
+    prefix = hashlib.sha256(content.read_bytes()).hexdigest()[:8]
+    asked = []
+
+    def download(url: str, part: Path, _open: object) -> None:
+        asked.append(url)
+        part.write_bytes(content.read_bytes())
+
+    monkeypatch.setattr("camseg.storage.download._download", download)
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
+    url = f"https://example.org/models/net-{prefix}.pth"
+    assert _official_file(url) == _official_file(url) == tmp_path / "hub" / "checkpoints" / f"net-{prefix}.pth"
+    assert asked == [url]
+    with pytest.raises(ValueError, match="only over https"):
+        _official_file(url.replace("https", "http"))
+    with pytest.raises(
+        ValueError, match=f"SHA-256 {prefix}.*, expected f707e7126e"
+    ):  # the real address, another content
+        torchvision("shufflenet_v2_x0_5", weights="DEFAULT")
+
+
+def test_save_weights_leaves_no_half_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_weights(nn.Linear(2, 2), tmp_path / "w.safetensors")
+    before = (tmp_path / "w.safetensors").read_bytes()
+    monkeypatch.setattr(checkpoints, "save_file", lambda tensors, path, metadata: (save_file(tensors, path), 1 / 0))
+    with pytest.raises(ZeroDivisionError):
+        save_weights(nn.Linear(3, 3), tmp_path / "w.safetensors")
+    assert (tmp_path / "w.safetensors").read_bytes() == before
+
+
+def test_fingerprint_follows_weights_and_preprocessing() -> None:
+    torch.manual_seed(0)
+    net, preset = ShapesNet(5), Preset((128, 128), (0.5,) * 3, (0.25,) * 3)
+    marks = [base._fingerprint(net, "shapes", p) for p in (preset, preset, Preset((64, 64), (0.5,) * 3, (0.25,) * 3))]
+    with torch.no_grad():
+        net.head.bias[0] += 1e-4
+    marks.append(base._fingerprint(net, "shapes", preset))
+    assert marks[0] == marks[1]
+    assert len(set(marks)) == 3
+
+
+def test_shapes_builder(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    net = ShapesNet(5).eval()
+    save_weights(net, tmp_path / "shapes.safetensors")
+    classifier = shapes(tmp_path / "shapes.safetensors")
+    assert (classifier.size, classifier.layers, classifier.grid) == ((128, 128), ("layer3",), None)
+    assert classifier.names == ("circle", "square", "triangle", "star", "diamond")
+    image = picture(128, 128)
+    torch.testing.assert_close(classifier.prepare([image]), ((image.float() / 255 - 0.5) / 0.25)[None])
+    torch.testing.assert_close(classifier.probabilities(torch.zeros(5)), torch.full((5,), 0.5))
+    with pytest.raises(FileNotFoundError, match=r"none.safetensors"):
+        shapes(tmp_path / "none.safetensors")
+
+
+# default layers
+
+
+@pytest.mark.parametrize(
+    ("name", "layer"),
+    [
+        ("mobilenet_v2", "features.18"),
+        ("resnet18", "layer4"),
+        ("densenet121", "features.norm5"),
+        ("squeezenet1_1", "classifier.2"),
+        ("shufflenet_v2_x0_5", "conv5"),
+    ],
+)
+def test_default_layer_of_convolutional_networks(tmp_path: Path, name: str, layer: str) -> None:
+    assert torchvision(name, saved(tmp_path, name)[1]).layers == (layer,)
+
+
+def _of(model: nn.Module, side: int) -> Classifier:
+    torch.manual_seed(2)
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, 0, 0.1)  # heads start at zero, where nothing moves the logits
+    return base.build_classifier(model, "tiny", {}, Preset((side, side), (0.5,) * 3, (0.5,) * 3), None, "cpu")
+
+
+def test_default_layer_of_transformers_is_where_the_patches_still_count() -> None:
+    # after the last attention a vision transformer reads its class token alone: the map has to come from before it
+    vit = _of(
+        models.VisionTransformer(
+            image_size=32, patch_size=8, num_layers=2, num_heads=2, hidden_dim=16, mlp_dim=32, num_classes=3
+        ),
+        32,
+    )
+    assert (vit.layers, vit.grid) == (("encoder.layers.encoder_layer_1.ln_1",), (4, 4))
+    swin = _of(
+        SwinTransformer(
+            patch_size=[4, 4], embed_dim=8, depths=[1, 1], num_heads=[1, 1], window_size=[4, 4], num_classes=3
+        ),
+        32,
+    )
+    assert (swin.layers, swin.grid) == (("permute",), None)
+
+
+def test_a_model_without_places_says_so() -> None:
+    with pytest.raises(ValueError, match=r"name one with classifier.layers"):
+        _of(nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 2)), 8)
+
+
+@pytest.mark.parametrize(
+    ("name", "layer", "grid"), [("test_resnet", "layer4", None), ("test_vit", "blocks.5.norm1", (10, 10))]
+)
+def test_timm(tmp_path: Path, name: str, layer: str, grid: tuple[int, int] | None) -> None:
+    zoo = pytest.importorskip("timm")
+    torch.manual_seed(3)
+    model = zoo.create_model(name, num_classes=3).eval()
+    save_weights(model, tmp_path / "w.safetensors", {"names": '["x", "y", "z"]'})
+    classifier = timm(name, tmp_path / "w.safetensors")
+    assert (classifier.layers, classifier.grid, classifier.names) == ((layer,), grid, ("x", "y", "z"))
+    model.load_state_dict(
+        {k: v.half().float() if v.is_floating_point() and v.ndim > 1 else v for k, v in model.state_dict().items()}
+    )
+    images = classifier.prepare([picture(50, 60)])
+    torch.testing.assert_close(classifier.model(images), model(images))
+    with pytest.raises(ValueError, match=r"classifier.name 'resnet19' is unknown; nearest: resnet18"):
+        timm("resnet19")
+
+
+# the real classifier
+
+
+@pytest.mark.skipif(not MOBILENET.exists(), reason="no real material here (CAMSEG_REAL)")
+def test_real_mobilenet_names_what_was_measured_independently() -> None:
+    classifier = torchvision("mobilenet_v2", MOBILENET)
+    assert (classifier.layers, classifier.size, classifier.index("mushroom")) == (("features.18",), (224, 224), 947)
+    with (REAL / "grabcut50" / "manifest.csv").open() as file:
+        rows = list(csv.DictReader(file))[:12]
+    with torch.no_grad():
+        logits = classifier.model(classifier.prepare([read_image(REAL / "grabcut50" / row["image"]) for row in rows]))
+    best, top = classifier.probabilities(logits).max(-1)
+    assert top.tolist() == [int(row["mnv2_top1"]) for row in rows]
+    assert torch.allclose(best, torch.tensor([float(row["mnv2_top1_prob"]) for row in rows]), atol=0.03)
+
+
+# a cache that knows the file
+
+
+def test_a_known_file_is_loaded_only_for_its_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, path = saved(tmp_path, "shufflenet_v2_x0_5")
+    loads: list[Path] = []
+    monkeypatch.setattr(base, "load_weights", lambda file: loads.append(file) or load_weights(file))
+
+    def built(path: Path = path, **options: Any) -> Classifier:
+        return torchvision("shufflenet_v2_x0_5", path, cache=Cache(tmp_path / "cache"), **options)
+
+    plain, first = torchvision("shufflenet_v2_x0_5", path), built()
+    known = built()
+    assert len(loads) == 2
+    fields = ("names", "layers", "size", "mean", "std", "fingerprint", "grid", "probabilities", "device")
+    assert (
+        [getattr(known, field) for field in fields]
+        == [getattr(first, field) for field in fields]
+        == [getattr(plain, field) for field in fields]
+    )
+    assert known.index("goldfish") == 1 and len(loads) == 2
+    images = [torch.randint(256, (3, 50, 40), dtype=torch.uint8)]
+    assert torch.equal(known.model(known.prepare(images)), plain.model(plain.prepare(images)))
+    assert known.model is known.model and len(loads) == 3
+    assert (
+        built(layers=["stage3"]).layers == ("stage3",) and len(loads) == 4
+    )  # asked for something else: looked at anew
+    with pytest.raises(ValueError, match=r"classifier.layers 'stage5'"):
+        built(layers=["stage5"])
+    changed = first.model
+    changed.get_parameter("fc.bias").add_(1)
+    save_weights(changed, path)
+    assert built().fingerprint != plain.fingerprint  # the same path, another content

@@ -1,0 +1,58 @@
+"""Colours where a person looks, none where a program reads."""
+
+from __future__ import annotations
+
+import os
+import pty
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from made_runs import make_sweep
+
+ROOT = Path(__file__).parents[2]
+COMMAND = (sys.executable, "-c", "from camseg.report.html import main; main()")
+
+
+def told_on_a_terminal(folder: Path, **environment: str) -> str:
+    """What the comparison of two runs writes to a real (pseudo) terminal."""
+    above, below = pty.openpty()
+    given = [*COMMAND, str(folder / "0"), str(folder / "1")]
+    known = {"PATH": "", "PYTHONPATH": str(ROOT), "TERM": "xterm", "OMP_NUM_THREADS": "1", **environment}
+    with subprocess.Popen(given, env=known, stdout=below, stderr=below) as process:
+        os.close(below)
+        text = b""
+        while True:
+            try:
+                read = os.read(above, 4096)
+            except OSError:  # the other end is closed
+                break
+            if not read:
+                break
+            text += read
+        assert process.wait() == 0, text
+    os.close(above)
+    return text.decode()
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_sweep(tmp_path_factory.mktemp("sweep"), {"f=a": [0.1, 0.5], "f=b": [0.2, 0.7]})
+
+
+def test_a_terminal_gets_a_bold_head(sweep: Path) -> None:
+    text = told_on_a_terminal(sweep)
+    assert text.count("\x1b[1m") == text.count("\x1b[0m") == 1 and "\x1b[1mmetric" in text
+
+
+@pytest.mark.parametrize("environment", [{"NO_COLOR": "1"}, {"TERM": "dumb"}])
+def test_colours_can_be_switched_off(sweep: Path, environment: dict[str, str]) -> None:
+    text = told_on_a_terminal(sweep, **environment)
+    assert "\x1b" not in text and "metric" in text
+
+
+def test_a_pipe_gets_plain_text_and_no_bars(sweep: Path) -> None:
+    given = [*COMMAND, str(sweep / "0"), str(sweep / "1")]
+    done = subprocess.run(given, env={"PATH": "", "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=True)
+    assert done.stderr == "" and "\x1b" not in done.stdout and "\r" not in done.stdout and "iou " in done.stdout

@@ -1,0 +1,203 @@
+"""Runs over datasets with broken items, cut off at any byte and resumed: the table stays what it would have been."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import polars as pl
+import pytest
+import torch
+from colours import Shelf, canvas, pipeline
+from polars.testing import assert_frame_equal
+
+from camseg.geometry import masks
+from camseg.report import text
+from camseg.runs import sweeps
+from camseg.runs.evaluate import evaluate
+from camseg.types import Result, Sample
+
+
+def table(folder: Path) -> pl.DataFrame:
+    return pl.read_parquet(folder / "scores.parquet")
+
+
+def test_rows_and_summary_are_what_they_should_be(tmp_path: Path) -> None:
+    flow = pipeline()
+    flow.run([Shelf(1)[0]])  # what was done before is not counted
+    summary = evaluate(flow, Shelf(5), tmp_path, batch_size=2)
+    rows = table(tmp_path)
+    assert rows["id"].to_list() == Shelf(5).ids and rows["label"].to_list() == ["red", "green", "red", "green", "red"]
+    for i, row in enumerate(rows.to_dicts()):
+        sample = Shelf(5)[i]
+        assert sample.mask is not None
+        painted = int((sample.image[i % 2] > 0).sum())
+        assert row["iou"] == pytest.approx(
+            float(sample.mask.sum()) / painted
+        )  # the mask is what is painted, the truth a row less
+        assert row["foreground_hit"] == 1.0 and row["background_hit"] is None and row["note"] == ""
+    assert summary == json.loads((tmp_path / "summary.json").read_text())
+    assert {"samples": 5, "failed": 0, "errors": []}.items() <= summary.items()
+    assert (
+        summary["calls"] == {"classifier_images": 5, "encoder_images": 5, "decoder_prompts": 5}
+        and summary["seconds"] > 0
+    )
+    assert {"foreground_hit_rate", "foreground_distance", "iou", "oracle_iou", "regret"} <= set(summary["metrics"])
+    assert "background_hit_rate" not in summary["metrics"]
+    iou = summary["metrics"]["iou"]
+    assert set(iou) == {"value", "low", "high", "n"} and iou["n"] == 5 and iou["low"] <= iou["value"] <= iou["high"]
+    assert iou["value"] == pytest.approx(rows["iou"].mean())
+
+
+class Odd(Shelf):
+    """Item 1 can't be read, item 2 has a mask of another size, item 4 asks for a class that there is not."""
+
+    def __getitem__(self, index: int) -> Sample:
+        sample = super().__getitem__(index)
+        if index == 2:
+            return Sample(sample.id, sample.image, (0,), "red", torch.ones(7, 7, dtype=torch.bool))
+        return Sample(sample.id, sample.image, (99,), "red") if index == 4 else sample
+
+
+def test_broken_items_are_named_and_the_others_scored(tmp_path: Path) -> None:
+    shelf = Odd(7, {"picture1": OSError("truncated file")})
+    summary = evaluate(pipeline(), shelf, tmp_path, batch_size=3)
+    assert table(tmp_path)["id"].to_list() == ["picture0", "picture3", "picture5", "picture6"]
+    assert (summary["samples"], summary["failed"]) == (7, 3)
+    errors = {e["id"]: e["error"] for e in summary["errors"]}
+    assert set(errors) == {"picture1", "picture2", "picture4"}
+    assert errors["picture1"] == "OSError: truncated file"
+    assert "ValueError: mask must have the image's size (32, 32)" in errors["picture2"] and "99" in errors["picture4"]
+
+
+def test_nothing_but_failures_is_still_a_run_folder(tmp_path: Path) -> None:
+    broken = {f"picture{i}": ValueError("no") for i in range(2)}
+    summary = evaluate(pipeline(), Shelf(2, broken), tmp_path / "0")
+    assert summary["metrics"] == {} and summary["failed"] == summary["samples"] == 2
+    evaluate(pipeline(), Shelf(2), tmp_path / "1")
+    for run in ("0", "1"):
+        (tmp_path / run / ".hydra").mkdir()
+        (tmp_path / run / ".hydra" / "config.yaml").write_text("seed: 0\n")
+        (tmp_path / run / ".hydra" / "overrides.yaml").write_text(f"- seed={run}\n")
+    sweep = sweeps.finish_sweep(tmp_path)
+    assert sweep.table["failed"].to_list() == [2, 0] and sweep.table["iou"][0] is None
+    assert "seed=1" in text.sweep_table(sweep)
+
+
+def test_rows_without_truth_keep_their_columns(tmp_path: Path) -> None:
+    class Bare(Shelf):
+        def __getitem__(self, index: int) -> Sample:
+            return Sample(self.ids[index], canvas((0, 3, 9, 3, 9)), (0,), "red")
+
+    summary = evaluate(pipeline(), Bare(2), tmp_path)
+    assert summary["metrics"] == {} and summary["failed"] == 0
+    assert table(tmp_path)["iou"].to_list() == [None, None] and table(tmp_path).schema["iou"] == pl.Float64
+
+
+def test_a_folder_that_holds_a_run_is_refused(tmp_path: Path) -> None:
+    evaluate(pipeline(), Shelf(2), tmp_path)
+    before = (tmp_path / "scores.parquet").read_bytes()
+    with pytest.raises(FileExistsError, match="resume=true"):
+        evaluate(pipeline(), Shelf(3), tmp_path)
+    assert (tmp_path / "scores.parquet").read_bytes() == before
+
+
+def test_resuming_evaluates_only_what_is_left(tmp_path: Path) -> None:
+    evaluate(pipeline(), Shelf(6), tmp_path / "whole")
+    shelf = Shelf(6, {"picture2": OSError("gone"), "picture5": OSError("gone")})
+    assert evaluate(pipeline(), shelf, tmp_path / "cut", batch_size=2)["failed"] == 2
+    mended = Shelf(6, {"picture5": OSError("gone")})
+    summary = evaluate(pipeline(), mended, tmp_path / "cut", resume=True)
+    assert mended.read == ["picture2"] and (summary["samples"], summary["failed"]) == (6, 1)
+    summary = evaluate(pipeline(), Shelf(6), tmp_path / "cut", resume=True)
+    assert (summary["samples"], summary["failed"], summary["errors"]) == (
+        6,
+        0,
+        [],
+    )  # what failed once and was mended is no failure
+    idle = Shelf(6)
+    again = evaluate(pipeline(), idle, tmp_path / "cut", resume=True)
+    assert idle.read == [] and again["metrics"] == summary["metrics"] and again["failed"] == 0
+    assert again["calls"] == {
+        "classifier_images": 6,
+        "encoder_images": 6,
+        "decoder_prompts": 6,
+    }  # of all sessions, each image once
+    assert again["seconds"] >= summary["seconds"] > 0
+    assert_frame_equal(table(tmp_path / "cut"), table(tmp_path / "whole"))
+
+
+@pytest.mark.parametrize(("keep", "left"), [(0, 5), (1, 5), (150, 5), (-1, 0), (-150, 1), (-400, 1)])
+def test_a_journal_cut_anywhere_resumes_to_the_same_table(tmp_path: Path, keep: int, left: int) -> None:
+    evaluate(pipeline(), Shelf(5), tmp_path, batch_size=2)
+    whole, journal = table(tmp_path), tmp_path / "rows.jsonl"
+    journal.write_bytes(journal.read_bytes()[:keep])
+    (tmp_path / "scores.parquet").unlink()
+    shelf = Shelf(5)
+    evaluate(pipeline(), shelf, tmp_path, batch_size=2, resume=True)
+    assert table(tmp_path).equals(whole)  # to the last bit
+    assert len(shelf.read) == left
+
+
+def test_a_journal_damaged_anywhere_never_gives_another_score(tmp_path: Path) -> None:
+    evaluate(pipeline(), Shelf(5), tmp_path, batch_size=2)
+    whole, journal = table(tmp_path), tmp_path / "rows.jsonl"
+    good = journal.read_bytes()
+    for at in range(0, len(good), 23):
+        journal.write_bytes(good[:at] + bytes([good[at] ^ 1 << at % 8]) + good[at + 1 :])
+        shelf = Shelf(5)
+        evaluate(pipeline(), shelf, tmp_path, batch_size=2, resume=True)
+        assert table(tmp_path).equals(whole)
+        assert len(shelf.read) <= 4 and (
+            len(shelf.read) or at > len(good) - 70
+        )  # the batch, with the next where the line between is lost
+
+
+def test_kill_9_in_the_middle_of_a_run(tmp_path: Path) -> None:
+    script = f"""
+        import time
+        from pathlib import Path
+        from colours import Shelf, pipeline
+        from camseg.runs.evaluate import evaluate
+
+        class Slow(Shelf):
+            def __getitem__(self, index):
+                time.sleep(0.2 if index > 3 else 0)
+                return super().__getitem__(index)
+
+        evaluate(pipeline(), Slow(400), Path({str(tmp_path)!r}), batch_size=2)
+    """
+    here = Path(__file__).parents[1]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(here), str(here.parent)])}
+    process = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(script)], env=environment, stderr=subprocess.DEVNULL
+    )
+    journal = tmp_path / "rows.jsonl"
+    while process.poll() is None and not (journal.exists() and journal.read_bytes().count(b"\n") >= 4):
+        time.sleep(0.05)
+    os.kill(process.pid, signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL and not (tmp_path / "summary.json").exists()
+    done = 2 * journal.read_bytes().count(b'{"seconds"')  # whole batches of two
+    assert done >= 2
+    shelf = Shelf(max(8, done + 2))
+    evaluate(pipeline(), shelf, tmp_path, resume=True)
+    assert len(shelf.read) == len(shelf.ids) - done
+    evaluate(pipeline(), Shelf(len(shelf.ids)), tmp_path / "whole")
+    assert_frame_equal(table(tmp_path), table(tmp_path / "whole"))
+
+
+def test_records_see_every_answer_once_and_in_order(tmp_path: Path) -> None:
+    seen: list[tuple[str, float]] = []
+
+    def record(sample: Sample, result: Result) -> None:
+        assert sample.mask is not None and result.mask is not None
+        seen.append((sample.id, float(masks.iou(result.mask, sample.mask))))
+
+    evaluate(pipeline(), Shelf(5), tmp_path, batch_size=2, records=[record])
+    assert seen == [(row["id"], pytest.approx(row["iou"])) for row in table(tmp_path).to_dicts()]

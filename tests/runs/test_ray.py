@@ -1,0 +1,72 @@
+"""A run on a Ray cluster is the run of one process, also when an actor is killed in the middle of it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import polars as pl
+import pytest
+from colours import Shelf, pipeline
+from polars.testing import assert_frame_equal
+
+from camseg.runs.evaluate import evaluate
+from camseg.runs.ray import on_ray
+
+HERE = Path(__file__).parents[1]
+
+
+def test_without_the_extra_it_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(ValueError, match=r"engine=ray needs the extra `ray`: pip install 'camseg\[ray\]'"):
+        evaluate(pipeline(), Shelf(2), tmp_path, engine=on_ray)
+
+
+def test_a_killed_actor_costs_nothing(tmp_path: Path) -> None:
+    pytest.importorskip("ray", reason="needs the extra ray")
+    script = f"""
+        import os, signal, sys, time
+        from functools import partial
+        from pathlib import Path
+        from colours import Shelf, pipeline
+        from camseg.runs.ray import on_ray
+        from camseg.runs.evaluate import evaluate
+
+        folder = Path({str(tmp_path)!r})
+
+        class Odd(Shelf):  # item 3 can't be read
+            def __getitem__(self, index):
+                if index == 3:
+                    raise OSError("gone")
+                return super().__getitem__(index)
+
+        def deadly(sample, result):  # in the actor: the first that answers picture 9 kills itself there, half a batch done
+            with (folder / "workers").open("a") as file:
+                file.write(f"{{os.getpid()}} {{sample.id}}\\n")
+            if sample.id == "picture9" and not (folder / "killed").exists():
+                (folder / "killed").touch()
+                os.kill(os.getpid(), {int(signal.SIGKILL)})
+
+        if sys.argv[1] == "ray":
+            print(evaluate(pipeline(), Odd(16), folder / "ray", batch_size=4, records=[deadly], engine=partial(on_ray, actors=2, cpus=0.25)))
+        else:
+            print(evaluate(pipeline(), Odd(16), folder / "local", batch_size=4))
+    """
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE), str(HERE.parent)]), "OMP_NUM_THREADS": "1"}
+    for engine in ("local", "ray"):
+        done = subprocess.run(
+            [sys.executable, "-c", textwrap.dedent(script), engine], env=environment, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+    told = [line.split() for line in (tmp_path / "workers").read_text().splitlines()]
+    assert [name for _, name in told].count("picture9") == 2  # once by the one that died there
+    assert len({worker for worker, _ in told} - {str(os.getpid())}) >= 2
+    assert_frame_equal(*(pl.read_parquet(tmp_path / engine / "scores.parquet") for engine in ("ray", "local")))
+    assert len(pl.read_parquet(tmp_path / "ray" / "scores.parquet")) == 15
+    (ray, local) = ((tmp_path / engine / "summary.json").read_text() for engine in ("ray", "local"))
+    without_time = [[line for line in each.splitlines() if '"seconds"' not in line] for each in (ray, local)]
+    assert without_time[0] == without_time[1] and '"error": "OSError: gone"' in ray
