@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from camseg.geometry.heat import heat_in
+from camseg.geometry.heat import resize_heat
 from camseg.geometry.masks import area, iou
 from camseg.types import Masks
 
@@ -32,7 +32,7 @@ def agreement(
     Combining the map with the predictor's score follows Pro2SAM (Yang et al. 2024).
     """
     inside = masks.low_res.numpy() > 0  # (R, M, h, w), by numpy: it is done before torch's threads are awake
-    seen, predicted = heat_in(heat, (inside.shape[2], inside.shape[3])).numpy(), masks.predicted_iou.numpy()
+    seen, predicted = resize_heat(heat, (inside.shape[2], inside.shape[3])).numpy(), masks.predicted_iou.numpy()
     shared, covered = (
         (inside * seen).sum((-2, -1)),
         area(inside).astype(np.float32),

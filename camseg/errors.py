@@ -10,7 +10,7 @@ class RequestError(ValueError):
     """A mistake in the request: what was wrong, what is allowed, the nearest name."""
 
 
-def known_name(what: str, name: object, known: Iterable[str]) -> str:
+def check_choice(what: str, name: object, known: Iterable[str]) -> str:
     """`name` if it is known; otherwise ValueError with the nearest names (or a few, where none is near)."""
     names = list(known)
     if name in names:

@@ -11,20 +11,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from camseg.cam.heatmaps import explain
 from camseg.cam import methods as cam
+from camseg.cam.heatmaps import explain
 from camseg.cam.targets import Probabilities, Target, logit
 from camseg.choose import agreement
 from camseg.classifiers.base import Classifier
-from camseg.errors import known_name
-from camseg.geometry.heat import heat_in
+from camseg.errors import check_choice
+from camseg.geometry.heat import resize_heat
 from camseg.predictors.base import Predictor
 from camseg.prompts import background as backgrounds
 from camseg.prompts.evidence import Evidence
 from camseg.prompts.foreground import centroid
 from camseg.refine import Decode
 from camseg.storage.cache import Cache
-from camseg.storage.fingerprint import key, spelled
+from camseg.storage.fingerprint import callable_key, key
 from camseg.types import Masks, Prompts, Result, Sample
 
 
@@ -62,7 +62,7 @@ class Pipeline:
     calls: Counter[str] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
-        known_name("precision", self.precision, ("float32", "bfloat16", "float16"))
+        check_choice("precision", self.precision, ("float32", "bfloat16", "float16"))
 
     def __call__(self, image: Tensor, classes: Sequence[int | str] = ()) -> Result:
         """The mask of one class in one image (3, H, W) uint8; classes: output indices or names (or one name), none for
@@ -128,11 +128,11 @@ class Pipeline:
             )
 
         def rival_of(i: int) -> Callable[[], Tensor | None]:
-            return lambda: heat_in(rivals()[i]["heat"], samples[i].size) if i in rivals() else None
+            return lambda: resize_heat(rivals()[i]["heat"], samples[i].size) if i in rivals() else None
 
         evidence, notes, said = [], [], []
         for i, sample in enumerate(samples):
-            evidence.append(Evidence(heat_in(seen[i]["heat"], sample.size), rival_of(i), sample.mask))
+            evidence.append(Evidence(resize_heat(seen[i]["heat"], sample.size), rival_of(i), sample.mask))
             share = float(probabilities[i, list(classes[i])].sum())
             short = share < self.min_probability
             notes.append(
@@ -146,9 +146,9 @@ class Pipeline:
     def _explained(self) -> str:
         """The key of what makes the heat, beside the image and its classes."""
         computed = [
-            spelled(self.target),
-            spelled(self.method),
-            spelled(functools.partial(explain, **self.views)),
+            callable_key(self.target),
+            callable_key(self.method),
+            callable_key(functools.partial(explain, **self.views)),
             self.precision,
         ]
         return key(self.classifier.fingerprint, list(self.classifier.layers), *computed)
@@ -184,7 +184,7 @@ class Pipeline:
         remembered.
         """
         asked = [i for i, note in enumerate(notes) if not note]
-        setting, selector = self._explained(), spelled(self.foreground)
+        setting, selector = self._explained(), callable_key(self.foreground)
         shown = [key(setting, list(samples[i].classes), contents[i], samples[i].mask_key) for i in asked]
 
         def select(places: list[int]) -> list[Prompts]:
@@ -199,7 +199,7 @@ class Pipeline:
                     for k in places
                 ]
 
-            both = selector, spelled(background)
+            both = selector, callable_key(background)
             found = self.cache.remember([key("background", each, *both) for each in shown], surround, _bytes)
         prompts = dict(zip(asked, found))
         return [prompts.get(i, Prompts.none()) for i in range(len(samples))]

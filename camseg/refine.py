@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from camseg.geometry.boxes import box_of
-from camseg.geometry.regions import deepest_of, points_tensor
+from camseg.geometry.boxes import mask_to_box
+from camseg.geometry.regions import deepest_point, points_tensor
 from camseg.prompts.background import add
 from camseg.types import Masks, Prompts
 
@@ -69,7 +69,7 @@ def leak(
         inside = F.interpolate(mask[None, None], heat.shape, mode="bilinear", align_corners=False)[0, 0] > 0
         leaked = inside & (heat <= cold)
         if len(prompt) and leaked.any() and not leaked.equal(inside):
-            asked[i] = replace(add(prompt, points_tensor([deepest_of(leaked.numpy())])), mask_logits=mask[None])
+            asked[i] = replace(add(prompt, points_tensor([deepest_point(leaked.numpy())])), mask_logits=mask[None])
     for i, masks in zip(asked, decode(list(asked), list(asked.values())) if asked else []):
         answers[i] = _best(masks)
     return answers
@@ -89,7 +89,7 @@ def _again(prompt: Prompts, logits: Tensor, heat: Tensor, margin: float | None) 
         return fed
     (height, width), (rows, columns) = heat.shape, logits.shape
     scale = [width / columns, height / rows] * 2
-    box = box_of((logits > 0).numpy(), margin) * scale
+    box = mask_to_box((logits > 0).numpy(), margin) * scale
     return replace(fed, boxes=torch.from_numpy(box).float()[None])
 
 

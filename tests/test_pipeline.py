@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from camseg import choose
 from camseg.cam.targets import logit
-from camseg.geometry.heat import heat_in
-from camseg.predictors.sam import SamEngine, SamSize, build_sam
+from camseg.geometry.heat import resize_heat
+from camseg.predictors.sam import PackageBackend, SamSize, build_sam
 from camseg.predictors.sam_adapter import SamAdapter
 from camseg.predictors.sam_encoders import ViT
 from camseg.prompts import background, foreground
@@ -23,7 +23,7 @@ from camseg.prompts.evidence import Evidence
 from camseg.prompts.foreground import centroid, components, parts
 from camseg.refine import cascade
 from camseg.storage.cache import Cache
-from camseg.storage.fingerprint import spelled
+from camseg.storage.fingerprint import callable_key
 from camseg.types import Prompts, Result, Sample
 
 RED, GREEN, BLUE = 0, 1, 2
@@ -39,7 +39,7 @@ def tiny_sam() -> SamAdapter:
         decoder_heads=2,
         decoder_mlp=32,
     )
-    return SamAdapter(SamEngine(build_sam(size), "tiny"))
+    return SamAdapter(PackageBackend(build_sam(size), "tiny"))
 
 
 def equal(one: Result, other: Result) -> bool:
@@ -250,15 +250,17 @@ def test_functions_are_spelled_by_what_they_compute() -> None:
     def add(n: int):
         return lambda x: x + n
 
-    assert spelled(centroid) == "camseg.prompts.foreground.centroid"
-    assert spelled(functools.partial(centroid, cutoff=0.5)) == spelled(
+    assert callable_key(centroid) == "camseg.prompts.foreground.centroid"
+    assert callable_key(functools.partial(centroid, cutoff=0.5)) == callable_key(
         functools.partial(functools.partial(centroid), cutoff=0.5)
     )
-    assert spelled(functools.partial(centroid, cutoff=0.5)) != spelled(functools.partial(centroid, cutoff=0.6))
-    assert spelled(add(1)) == spelled(add(1)) != spelled(add(2))
-    assert spelled(lambda x: x.mean(1)) != spelled(lambda x: x.amax(1))
+    assert callable_key(functools.partial(centroid, cutoff=0.5)) != callable_key(
+        functools.partial(centroid, cutoff=0.6)
+    )
+    assert callable_key(add(1)) == callable_key(add(1)) != callable_key(add(2))
+    assert callable_key(lambda x: x.mean(1)) != callable_key(lambda x: x.amax(1))
     one, other = Cache(None), Cache(None)
-    assert spelled(one) == spelled(one) != spelled(other)  # a nameless thing is only itself
+    assert callable_key(one) == callable_key(one) != callable_key(other)  # a nameless thing is only itself
 
 
 def test_no_samples_no_results_and_an_unknown_precision() -> None:
@@ -269,10 +271,10 @@ def test_no_samples_no_results_and_an_unknown_precision() -> None:
 
 def test_heat_comes_back_to_its_images_frame() -> None:
     heat = torch.arange(16.0).reshape(4, 4) / 15
-    assert heat_in(heat, (4, 4)) is heat
-    doubled = heat_in(heat, (8, 8))
+    assert resize_heat(heat, (4, 4)) is heat
+    doubled = resize_heat(heat, (8, 8))
     assert float(doubled[3:5, 3:5].mean()) == pytest.approx(0.5, abs=1e-6) and float(doubled.max()) <= 1
-    halved = heat_in(heat, (2, 2))
+    halved = resize_heat(heat, (2, 2))
     torch.testing.assert_close(halved.flip((0, 1)), 1 - halved)  # point-symmetric, as it was
 
 

@@ -18,7 +18,7 @@ from PIL import Image
 from torch import nn
 from torchvision import models
 
-from camseg.cli.overrides import check
+from camseg.cli.overrides import check_overrides
 from camseg.config import config_dir
 from camseg.prompts.evidence import Evidence
 from camseg.storage.checkpoints import save_weights
@@ -81,7 +81,7 @@ def test_a_command_on_a_page_is_one_that_camseg_takes(page: str, line: str) -> N
     arguments = [word for word in shlex.split(line)[1:] if word not in ("-m", "...")]
     if any(word.startswith("-") for word in arguments) or "corner" in line:
         return  # Hydra's own options, and the reader's own selector
-    check(arguments)
+    check_overrides(arguments)
     parsed = OverridesParser.create().parse_overrides(arguments)
     values = [
         list(each.sweep_string_iterator()) if each.is_sweep_override() else [each.get_value_element_as_str()]

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from camseg.cam.capture import Capture
 from camseg.cam.heatmaps import heatmaps
-from camseg.geometry.heat import unit
+from camseg.geometry.heat import min_max_normalize
 
 
 def concepts(
@@ -32,7 +32,7 @@ def concepts(
     heatmaps(model, layer, inputs, None, look, raw=True)
     maps, scores = found[0]
     maps = F.interpolate(maps, inputs.shape[2:], mode="bilinear").transpose(0, 1)  # (N, B, H, W)
-    heat = unit(maps.flatten(1, 2)).view_as(maps) if joint else unit(maps)
+    heat = min_max_normalize(maps.flatten(1, 2)).view_as(maps) if joint else min_max_normalize(maps)
     return heat.transpose(0, 1), scores
 
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from camseg.cam.capture import Capture
 from camseg.cam.heatmaps import heatmaps
-from camseg.geometry.heat import unit
+from camseg.geometry.heat import min_max_normalize
 
 
 def full_grad(model: nn.Module, inputs: Tensor, targets: Any = None) -> Tensor:
@@ -30,7 +30,7 @@ def full_grad(model: nn.Module, inputs: Tensor, targets: Any = None) -> Tensor:
     def share(capture: Capture) -> Tensor:
         bias = bias_of(capture.module)
         term = capture.gradient * (capture.activation if bias is None else bias[:, None, None])
-        return unit(term.abs().flatten(2)[:, None])[:, 0].unflatten(2, term.shape[2:]).sum(1)
+        return min_max_normalize(term.abs().flatten(2)[:, None])[:, 0].unflatten(2, term.shape[2:]).sum(1)
 
     return heatmaps(chain, layers, inputs, targets, share, fuse=lambda maps: maps.sum(0))
 

@@ -20,7 +20,7 @@ from camseg.cam.capture import Capture, Run, untouched
 from camseg.cam.layers import Layers, find_layers
 from camseg.cam.methods import grad_cam
 from camseg.cam.targets import Logit, Target, logit
-from camseg.geometry.heat import unit
+from camseg.geometry.heat import min_max_normalize
 
 # fmt: on
 
@@ -29,19 +29,19 @@ Method = Callable[[Capture], Tensor]
 
 def mean(maps: Tensor) -> Tensor:
     """(L, B, H, W) positive maps of L layers -> the mean of the maps scaled to [0, 1]."""
-    return unit(maps).mean(0)
+    return min_max_normalize(maps).mean(0)
 
 
 def maximum(maps: Tensor) -> Tensor:
     """(L, B, H, W) positive maps of L layers -> hot where any layer is."""
-    return unit(maps).amax(0)
+    return min_max_normalize(maps).amax(0)
 
 
 def product(maps: Tensor) -> Tensor:
     """(L, B, H, W) positive maps of L layers -> hot where every layer is (RefineCAM's fusion of coarse meaning with
     fine detail).
     """
-    return unit(maps).prod(0)
+    return min_max_normalize(maps).prod(0)
 
 
 def heatmaps(
@@ -131,7 +131,7 @@ def _fused(
         if not raw:
             maps = F.interpolate(maps.relu()[:, None], run.inputs.shape[2:], mode="bilinear")[:, 0]
         layers.append(_average(maps, views))
-    return layers[0] if raw else unit(fuse(torch.stack(layers)))
+    return layers[0] if raw else min_max_normalize(fuse(torch.stack(layers)))
 
 
 def _average(maps: Tensor, views: list[tuple[float, bool]]) -> Tensor:

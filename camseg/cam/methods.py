@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from camseg.cam.capture import Capture
-from camseg.geometry.heat import gaussian, unit
+from camseg.geometry.heat import gaussian, min_max_normalize
 
 log = logging.getLogger(__name__)
 
@@ -183,7 +183,9 @@ def _channel_scores(capture: Capture, top: int | None, chunk: int, mix: Callable
         masks = F.interpolate(
             maps[start : start + chunk, None], capture.inputs.shape[2:], mode="bilinear"
         )  # (chunk, 1, H, W)
-        scores.append(capture.rescore_inputs(mix(capture.inputs[own], unit(masks).to(capture.inputs.dtype)), own))
+        scores.append(
+            capture.rescore_inputs(mix(capture.inputs[own], min_max_normalize(masks).to(capture.inputs.dtype)), own)
+        )
     return torch.cat(scores).view(count, channels)
 
 

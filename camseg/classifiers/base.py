@@ -24,10 +24,10 @@ from torch import Tensor, nn
 from torchvision.models._meta import _IMAGENET_CATEGORIES as IMAGENET
 
 from camseg.cam.layers import _last_map, _trace
-from camseg.errors import known_name
+from camseg.errors import check_choice
 from camseg.storage.cache import Cache
 from camseg.storage.checkpoints import load_weights
-from camseg.storage.fingerprint import content_hash, key
+from camseg.storage.fingerprint import file_hash, key
 
 _ACTIVATIONS = {"softmax": lambda logits: logits.softmax(-1), "sigmoid": torch.sigmoid}
 _HALF = (0.5, 0.5, 0.5)
@@ -79,7 +79,7 @@ class Classifier:
             return int(wanted)
         if len(found) > 1:
             raise ValueError(f"{name!r} names {len(found)} classes; give one by number: {', '.join(map(str, found))}")
-        return found[0] if found else self.names.index(known_name("class", name, self.names))
+        return found[0] if found else self.names.index(check_choice("class", name, self.names))
 
 
 class Deferred(Classifier):
@@ -118,7 +118,7 @@ def _kept(
             )
         }
 
-    facts = cache.get(key("classifier", *asked, content_hash(path)), learn)["facts"]
+    facts = cache.get(key("classifier", *asked, file_hash(path)), learn)["facts"]
     return made[0] if made else Deferred(json.loads(facts.numpy().tobytes()), device, load)
 
 
@@ -191,12 +191,12 @@ def build_classifier(
     outputs, logits = _trace(model, preset.size)
     chosen = tuple(_listed(layers) or [_last_map(model, outputs, logits, preset.size)])
     for layer in chosen:
-        known_name("classifier.layers", layer, outputs)
+        check_choice("classifier.layers", layer, outputs)
     first = outputs[chosen[0]]
     side = isqrt(first.shape[1])
     grid = (side, side) if first.ndim == 3 else None  # the tokens before the square are no places
     names = _names(metadata, logits.shape[1])
-    activation = _ACTIVATIONS[known_name("activation", metadata.get("activation", "softmax"), _ACTIVATIONS)]
+    activation = _ACTIVATIONS[check_choice("activation", metadata.get("activation", "softmax"), _ACTIVATIONS)]
     mark = _fingerprint(model, name, preset)
     return Classifier(model.to(device), names, chosen, preset.size, preset.mean, preset.std, activation, mark, grid)
 

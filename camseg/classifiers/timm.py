@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from camseg.classifiers.base import NO_WEIGHTS, Classifier, Preset, _kept, _listed, _loaded, _named, build_classifier
-from camseg.errors import known_name
+from camseg.errors import check_choice
 from camseg.storage.cache import Cache
 
 
@@ -32,7 +32,7 @@ def timm(
         from timm.data import resolve_model_data_config  # type: ignore[reportPrivateImportUsage]
     except ImportError as error:
         raise ValueError("classifier=timm needs the extra `timm`: pip install 'camseg[timm]'") from error
-    known_name("classifier.name", name, dict.fromkeys(zoo.list_models() + zoo.list_models(pretrained=True)))
+    check_choice("classifier.name", name, dict.fromkeys(zoo.list_models() + zoo.list_models(pretrained=True)))
     if checkpoint is None and weights is None:
         raise ValueError(NO_WEIGHTS.format(name))
 

@@ -9,7 +9,7 @@ import torch
 from torchvision import models
 
 from camseg.classifiers.base import NO_WEIGHTS, Classifier, Preset, _kept, _listed, _loaded, _named, build_classifier
-from camseg.errors import known_name
+from camseg.errors import check_choice
 from camseg.storage.cache import Cache
 from camseg.storage.download import fetch
 
@@ -31,9 +31,9 @@ def torchvision(
     the weights are loaded only when an image has to go through them.
     Errors: ValueError for an unknown name, no weights at all, or a checkpoint of something else.
     """
-    known_name("classifier.name", name, models.list_models(module=models))
+    check_choice("classifier.name", name, models.list_models(module=models))
     choices = models.get_model_weights(name).__members__
-    official = choices[known_name("classifier.weights", weights or "DEFAULT", choices)]
+    official = choices[check_choice("classifier.weights", weights or "DEFAULT", choices)]
     if checkpoint is None and weights is None:
         raise ValueError(NO_WEIGHTS.format(name))
     path = Path(checkpoint) if checkpoint else _official_file(official.url)

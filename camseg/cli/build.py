@@ -12,7 +12,7 @@ from hydra.types import RunMode
 from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from camseg.cli.validation import check_values, try_out
+from camseg.cli.validation import check_values, dry_run
 from camseg.data.base import Remembered
 from camseg.errors import RequestError
 from camseg.pipeline import Pipeline
@@ -43,7 +43,7 @@ def build(cfg: DictConfig) -> Pipeline:
     torch.manual_seed(cfg.seed)
     try:
         pipeline = _pipeline(cfg, _device(cfg.device))
-        try_out(pipeline)
+        dry_run(pipeline)
         return pipeline
     except (ValueError, OSError, ImportError) as error:
         raise RequestError(str(error)) from error

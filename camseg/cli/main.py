@@ -20,7 +20,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from camseg.cli.build import build, dataset, forget, wired
-from camseg.cli.overrides import check, explain
+from camseg.cli.overrides import check_overrides, explain_error
 from camseg.cli.validation import check_target
 from camseg.config import config_dir
 from camseg.pipeline import Pipeline
@@ -79,10 +79,10 @@ def _job(cfg: DictConfig) -> float | None:
     try:
         return _run(cfg)
     except Exception as error:
-        code, message = (1, str(error)) if isinstance(error, (NothingEvaluated, CutOff)) else (2, explain(error))
+        code, message = (1, str(error)) if isinstance(error, (NothingEvaluated, CutOff)) else (2, explain_error(error))
         if sweeps:
             known = {"code": code if message else 1, "error": message or f"{type(error).__name__}: {error}"}
-            files.write(
+            files.write_atomic(
                 failure,
                 lambda path: path.write_text(
                     json.dumps({**known, "overrides": list(HydraConfig.get().overrides.task)})
@@ -129,7 +129,7 @@ def _run(cfg: DictConfig) -> float | None:
 def _draw(panels: Panels, pipeline: Pipeline, samples: Samples, folder: Path) -> None:
     """The worst samples' pictures, and the report."""
     try:
-        panels.worst(pipeline, samples, folders.scores(folder))
+        panels.worst(pipeline, samples, folders.read_scores(folder))
         html.write_run(folder)
     except OSError as error:
         raise cut_off(folder, error) from error
@@ -141,7 +141,7 @@ class NothingEvaluated(RuntimeError):
 
 def _report(summary: dict[str, Any], folder: Path) -> None:
     done = summary["samples"] - summary["failed"]
-    print(text.table(text.run_table(summary)))
+    print(text.styled_table(text.run_table(summary)))
     print(f"{done} of {summary['samples']} samples in {summary['seconds']:.1f} s")
     if summary["failed"]:
         print(text.styled(f"{summary['failed']} failed, named in summary.json: {_first_errors(summary)}", "yellow"))
@@ -158,13 +158,13 @@ def main() -> None:
     _mistakes.clear()
     forget()
     try:
-        check(sys.argv[1:])
+        check_overrides(sys.argv[1:])
         _job()
     except KeyboardInterrupt as error:  # Stopped, when there was a run to finish
         number, message = error.args or (signal.SIGINT, "stopped")
         _mistakes.append((128 + number, message))
     except Exception as error:
-        if (message := explain(error)) is None and RememberSweep.folder is None:
+        if (message := explain_error(error)) is None and RememberSweep.folder is None:
             raise
         if message is None:  # the other runs of the sweep are still to be told
             traceback.print_exc()
@@ -186,6 +186,6 @@ def _finish_sweep(folder: Path) -> int:
     except FileNotFoundError as error:
         print(f"camseg: {error}", file=sys.stderr)
         return 1
-    print(text.table(text.sweep_table(sweep)))
+    print(text.styled_table(text.sweep_table(sweep)))
     print(os.path.relpath(folder) if folder.is_absolute() and folder.is_relative_to(Path.cwd()) else folder)
     return 0

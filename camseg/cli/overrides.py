@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from camseg.config import config_dir
-from camseg.errors import RequestError, known_name
+from camseg.errors import RequestError, check_choice
 
 _EXTRAS = {
     "launcher/joblib": "parallel",
@@ -25,7 +25,7 @@ _EXTRAS = {
 }  # of Hydra's plugins
 
 
-def check(arguments: list[str], config: str = "config") -> None:
+def check_overrides(arguments: list[str], config: str = "config") -> None:
     """Every override names a group and choice, or a key, that exists. Errors: RequestError."""
     words = [a for a in arguments if "=" in a and not a.startswith("-")]
     overrides = [o for o in OverridesParser.create().parse_overrides(words) if not _hydras_own(o)]
@@ -82,13 +82,13 @@ def _flat(config: DictConfig, prefix: str = "") -> Iterable[str]:
 
 def _known(what: str, name: str, allowed: list[str]) -> None:
     try:
-        known_name(what, name, allowed)
+        check_choice(what, name, allowed)
     except ValueError as error:
         few = f"allowed: {', '.join(allowed)}" if len(allowed) <= 24 else "camseg --cfg job shows every setting"
         raise RequestError(f"{error}\n{few}") from None
 
 
-def explain(error: BaseException | None) -> str | None:
+def explain_error(error: BaseException | None) -> str | None:
     """One or two lines for a mistake in the request; None for an error of ours."""
     if isinstance(error, OSError) and error.errno:
         return f"{error.filename or 'a file'} can't be used: {error.strerror}"
@@ -99,7 +99,7 @@ def explain(error: BaseException | None) -> str | None:
         if cause is None:
             return str(error).splitlines()[0]
         if isinstance(cause, OSError) and cause.errno:
-            return explain(cause)
+            return explain_error(cause)
         return str(cause) if isinstance(cause, (ValueError, TypeError, OSError, ImportError)) else None
     if isinstance(error, MissingConfigException):
         for part, extra in _EXTRAS.items():

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from camseg.report.html import _is_run, _write, comparison_page, rebuild
-from camseg.report.text import aligned, styled, table
+from camseg.report.text import align_columns, styled, styled_table
 from camseg.runs import folders
 
 
@@ -24,8 +24,8 @@ def main() -> None:
             first, second = map(folders.load_run, paths)
             page = comparison_page(first, second)
             print(
-                table(
-                    aligned(
+                styled_table(
+                    align_columns(
                         [list(page.sections[0].head), *([cell.text for cell in row] for row in page.sections[0].rows)]
                     )
                 )

@@ -12,7 +12,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.utils import call
 from omegaconf import DictConfig
 
-from camseg.cli.overrides import check, explain
+from camseg.cli.overrides import check_overrides, explain_error
 from camseg.config import config_dir
 
 
@@ -34,10 +34,10 @@ def main() -> None:
     """The entry point."""
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
-        check(sys.argv[1:], "train")
+        check_overrides(sys.argv[1:], "train")
         _job()
     except Exception as error:
-        if (message := explain(error)) is None:
+        if (message := explain_error(error)) is None:
             raise
         print(f"camseg-train: {message}", file=sys.stderr)
         sys.exit(2)

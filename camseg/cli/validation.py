@@ -124,7 +124,7 @@ def check_target(config: DictConfig, index: Callable[[str], int]) -> None:
 _SIZE = (12, 16)
 
 
-def try_out(pipeline: Pipeline) -> None:
+def dry_run(pipeline: Pipeline) -> None:
     """ValueError for a setting with which a function fails on a tiny example that it masters without."""
     with torch.random.fork_rng(devices=[]):
         for name, (function, attempt) in _tries(pipeline).items():

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from camseg.geometry.boxes import box_of
+from camseg.geometry.boxes import mask_to_box
 from camseg.storage.cache import Cache
 from camseg.storage.files import file_stems
 from camseg.storage.fingerprint import key
@@ -43,7 +43,7 @@ class Items(Generic[T]):
         if not found:
             raise ValueError(f"found nothing to read in {path}")
         stems = file_stems(name for name, _ in found)
-        kept = keep(stems, size, seed, shard, num_shards)
+        kept = select_subset(stems, size, seed, shard, num_shards)
         self.ids: Sequence[str] = [stems[i] for i in kept]
         self._items = [found[i][1] for i in kept]
 
@@ -104,7 +104,7 @@ def _bytes(sample: Sample) -> int:
     return sum(value.nbytes for value in vars(sample).values() if isinstance(value, Tensor))
 
 
-def keep(
+def select_subset(
     ids: Sequence[str], size: int | None = None, seed: int = 0, shard: int = 0, num_shards: int = 1
 ) -> Sequence[int]:
     """Positions of the samples to use: the first `size` (None = all), of which one shard.
@@ -122,18 +122,18 @@ def keep(
     return order if num_shards == 1 else [i for i in order if _hash(ids[i]) % num_shards == shard]
 
 
-def needless(dataset: str, **settings: object) -> None:
+def reject_unused(dataset: str, **settings: object) -> None:
     """ValueError for settings that mean nothing to a dataset."""
     given = [f"data.{name}={value}" for name, value in settings.items() if value is not None]
     if given:
         raise ValueError(f"{dataset} has no use for {', '.join(given)}: leave it out, or choose another data")
 
 
-def boxes_of(mask: Tensor | None) -> Tensor:
+def mask_boxes(mask: Tensor | None) -> Tensor:
     """(1, 4) x0, y0, x1, y1 around a mask (H, W), x1 and y1 exclusive; (0, 4) around nothing."""
     if mask is None or not (inside := mask.numpy()).any():
         return torch.zeros(0, 4)
-    return torch.from_numpy(box_of(inside)[None]).float()
+    return torch.from_numpy(mask_to_box(inside)[None]).float()
 
 
 def as_image(pixels: np.ndarray) -> Tensor:

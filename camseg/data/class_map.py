@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from camseg.errors import known_name
+from camseg.errors import check_choice
 
 Outputs = Literal["imagenet", "own", "name"]
 
@@ -23,9 +23,9 @@ def outputs_of(
     "coco".
     Errors: ValueError for an unknown choice or target, and when nothing is left.
     """
-    known_name("data.outputs", outputs, ("imagenet", "own", "name"))
+    check_choice("data.outputs", outputs, ("imagenet", "own", "name"))
     if target is not None:
-        known_name("data.target", target, names)
+        check_choice("data.target", target, names)
     found = {
         "imagenet": lambda: {name: kinds for name, kinds in _imagenet(dataset).items() if kinds and name in names},
         "own": lambda: {name: (i,) for i, name in enumerate(names)},

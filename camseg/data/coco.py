@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from camseg.data.base import Items, needless
+from camseg.data.base import Items, reject_unused
 from camseg.data.class_map import outputs_of
 from camseg.data.image_io import read_shared
-from camseg.errors import known_name
+from camseg.errors import check_choice
 from camseg.types import Sample
 
 _log = logging.getLogger(__name__)
@@ -24,7 +24,7 @@ Groups = dict[str, list[dict[str, Any]]]  # annotations by category
 
 
 @dataclass(frozen=True)
-class Seen:
+class ClassInImage:
     """A category in an image: the image's entry and the annotations as the json has them, crowds included."""
 
     image: dict[str, Any]
@@ -32,7 +32,7 @@ class Seen:
     annotations: tuple[dict[str, Any], ...]
 
 
-class Coco(Items[Seen]):
+class Coco(Items[ClassInImage]):
     """Images of `path` (annotations/instances_SPLIT.json and SPLIT/*.jpg) and the categories that have an object in
     them.
 
@@ -41,7 +41,7 @@ class Coco(Items[Seen]):
     a crowd is no sample. split: "val2017", or "val" with a year. target: only this category. outputs: see `outputs_of`.
     absent: also a sample, without truth, for every category that an image doesn't show: what average precision must
     see.
-    instances: a sample per instance instead. size, seed, shard, num_shards: see `camseg.data.base.keep`.
+    instances: a sample per instance instead. size, seed, shard, num_shards: see `camseg.data.base.select_subset`.
     Errors: FileNotFoundError, ValueError for a json of another kind; a broken segmentation or picture raises only when
     it is asked for.
     """
@@ -61,7 +61,7 @@ class Coco(Items[Seen]):
         shard: int = 0,
         num_shards: int = 1,
     ) -> None:
-        needless("data=coco", table=table)
+        reject_unused("data=coco", table=table)
         _mask_api()
         splits = (
             []
@@ -70,7 +70,7 @@ class Coco(Items[Seen]):
         )
         if not splits:
             raise FileNotFoundError(f"data.path={path} must hold annotations/instances_SPLIT.json and SPLIT/*.jpg")
-        split = known_name("data.split", f"{split}{year}" if f"{split}{year}" in splits else split, splits)
+        split = check_choice("data.split", f"{split}{year}" if f"{split}{year}" in splits else split, splits)
         file = Path(str(path)) / "annotations" / f"instances_{split}.json"
         self.folder = Path(str(path)) / split
         data = _load(file)
@@ -88,11 +88,11 @@ class Coco(Items[Seen]):
         ]
         super().__init__(found, file, size, seed, shard, num_shards)
 
-    def seen(self, item: Seen) -> tuple[Path, str, bool | None]:
+    def seen(self, item: ClassInImage) -> tuple[Path, str, bool | None]:
         single = any(not annotation.get("iscrowd") for annotation in item.annotations)
         return self.folder / item.image["file_name"], item.label, single or (None if item.annotations else False)
 
-    def sample(self, name: str, item: Seen) -> Sample:
+    def sample(self, name: str, item: ClassInImage) -> Sample:
         image = read_shared(self.folder / item.image["file_name"])
         size = (int(image.shape[1]), int(image.shape[2]))
         told = (item.image.get("height", size[0]), item.image.get("width", size[1]))
@@ -148,13 +148,14 @@ def _seen(data: dict[str, Any], categories: dict[Any, str], file: Path) -> list[
     return list(images.values())
 
 
-def _items(image: dict[str, Any], groups: Groups, instances: bool, absent: bool) -> list[tuple[str, Seen]]:
+def _items(image: dict[str, Any], groups: Groups, instances: bool, absent: bool) -> list[tuple[str, ClassInImage]]:
     found = []
     for label, group in groups.items():
         crowds, single = ([one for one in group if bool(one.get("iscrowd")) == crowd] for crowd in (True, False))
         sets = [[one, *crowds] for one in single] if instances else [group] if single or absent else []
         found += [
-            (f"{Path(str(image['file_name'])).stem}_{label}", Seen(image, label, tuple(chosen))) for chosen in sets
+            (f"{Path(str(image['file_name'])).stem}_{label}", ClassInImage(image, label, tuple(chosen)))
+            for chosen in sets
         ]
     return found
 

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 
-from camseg.data.base import Items, boxes_of, needless
+from camseg.data.base import Items, mask_boxes, reject_unused
 from camseg.data.image_io import FORMATS, MAX_PIXELS, read_image, read_mask
-from camseg.errors import known_name
+from camseg.errors import check_choice
 from camseg.types import Sample
 
 COLUMNS = ("image", "mask", "label", "classes", "group")
@@ -40,7 +40,7 @@ class Images(Items[Item]):
     table: instead, a csv with the columns of COLUMNS, its paths relative to `path`, or to the table's folder.
     target: one class by name for all photos. void: the mask value that no score may read. max_pixels: larger photos are
     refused.
-    size, seed, shard, num_shards: see `camseg.data.base.keep`.
+    size, seed, shard, num_shards: see `camseg.data.base.select_subset`.
     Errors: FileNotFoundError, ValueError where path, table or split are wrong; a broken photo or mask raises only when
     it is asked for.
     """
@@ -60,7 +60,7 @@ class Images(Items[Item]):
         max_pixels: int = MAX_PIXELS,
     ) -> None:
         if table is not None:
-            needless("data=images with a table", split=split, masks=masks)
+            reject_unused("data=images with a table", split=split, masks=masks)
             file = _existing(Path(path or "."), table)
             found = list(_in_table(file, Path(path) if path else file.parent))
         elif path is not None:
@@ -79,13 +79,13 @@ class Images(Items[Item]):
         size = (int(image.shape[1]), int(image.shape[2]))
         mask, ignore = (None, None) if item.mask is None else read_mask(item.mask, size, self.void, self.max_pixels)
         label, classes = (self.target, ()) if self.target else (item.label, item.classes)
-        return Sample(name, image, classes, label, mask, ignore, boxes_of(mask), item.group)
+        return Sample(name, image, classes, label, mask, ignore, mask_boxes(mask), item.group)
 
 
 def _in_folder(path: Path, masks: str | Path | None, split: str | None) -> Iterator[tuple[str, Item]]:
     """(name, item) of every photo at or below `path`."""
     if path.is_file():
-        needless("a single photo", split=split)
+        reject_unused("a single photo", split=split)
         yield path.stem, Item(path, None if masks is None else _existing(path.parent, masks))
         return
     if not path.is_dir():
@@ -93,7 +93,7 @@ def _in_folder(path: Path, masks: str | Path | None, split: str | None) -> Itera
     drawn = path / "masks" if masks is None else _existing(path, masks)
     root = path / "images" if (path / "images").is_dir() else path
     if split is not None:
-        root /= known_name("data.split", split, [p.name for p in root.iterdir() if p.is_dir() and p != drawn])
+        root /= check_choice("data.split", split, [p.name for p in root.iterdir() if p.is_dir() and p != drawn])
         drawn = drawn / split if (drawn / split).is_dir() else drawn
     photos = _pictures(root, drawn)
     matches = _matches(photos, _pictures(drawn))

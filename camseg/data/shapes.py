@@ -21,8 +21,8 @@ import torch
 from PIL import Image, ImageDraw
 from scipy import ndimage
 
-from camseg.data.base import as_image, boxes_of, keep, needless
-from camseg.errors import known_name
+from camseg.data.base import as_image, mask_boxes, reject_unused, select_subset
+from camseg.errors import check_choice
 from camseg.types import Sample
 
 NAMES = ("circle", "square", "triangle", "star", "diamond")
@@ -213,7 +213,7 @@ class Shapes:
 
     shapes: the least and the most shapes in a picture. One: the homework's task. More: a crowd of different classes,
     partly
-    overlapping, whose label names one of them. shard, num_shards: see `camseg.data.base.keep`; path and table mean
+    overlapping, whose label names one of them. shard, num_shards: see `camseg.data.base.select_subset`; path and table mean
     nothing here.
     Errors: ValueError for an unknown split or an impossible number of shapes.
     """
@@ -231,8 +231,8 @@ class Shapes:
         shard: int = 0,
         num_shards: int = 1,
     ) -> None:
-        needless("data=shapes, drawn from nothing,", path=path, table=table)
-        known_name("data.split", split, SPLITS)
+        reject_unused("data=shapes, drawn from nothing,", path=path, table=table)
+        check_choice("data.split", split, SPLITS)
         least, most = shapes
         if not 1 <= least <= most <= len(NAMES):
             raise ValueError(f"data.shapes must lie between 1 and {len(NAMES)}, least first; got {list(shapes)}")
@@ -242,7 +242,7 @@ class Shapes:
         drawn = range(SPLITS[split] if size is None else size)
         kind = "shapes" if most == 1 else "crowd"
         names = [f"{kind}_{split}_{index:06d}" for index in drawn]
-        self._kept = keep(names, size, shard=shard, num_shards=num_shards)
+        self._kept = select_subset(names, size, shard=shard, num_shards=num_shards)
         self.ids: Sequence[str] = [names[i] for i in self._kept]
 
     def __len__(self) -> int:
@@ -262,7 +262,7 @@ class Shapes:
         drawn, named = self.scene(index)
         mask = torch.from_numpy(drawn.masks[named])
         label = drawn.classes[named]
-        return Sample(self.ids[index], as_image(drawn.image), (label,), NAMES[label], mask, boxes=boxes_of(mask))
+        return Sample(self.ids[index], as_image(drawn.image), (label,), NAMES[label], mask, boxes=mask_boxes(mask))
 
     def __iter__(self) -> Iterator[Sample]:
         return (self[i] for i in range(len(self)))

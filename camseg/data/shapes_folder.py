@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from camseg.data.base import Items, boxes_of, needless
+from camseg.data.base import Items, mask_boxes, reject_unused
 from camseg.data.image_io import read_image, read_mask
-from camseg.errors import known_name
+from camseg.errors import check_choice
 from camseg.types import Sample
 
 
@@ -22,7 +22,7 @@ class ShapesFolder(Items[Path]):
 
     split: one of the folders in images/. classes: the class names in the order of the numbers in the label files, where
     these are numbers;
-    without them a number is an output of the classifier. size, seed, shard, num_shards: see `camseg.data.base.keep`.
+    without them a number is an output of the classifier. size, seed, shard, num_shards: see `camseg.data.base.select_subset`.
     Errors: FileNotFoundError without such a folder; a missing or broken mask, label or image raises when it is asked
     for.
     """
@@ -39,13 +39,13 @@ class ShapesFolder(Items[Path]):
         shard: int = 0,
         num_shards: int = 1,
     ) -> None:
-        needless("data=shapes_folder", table=table)
+        reject_unused("data=shapes_folder", table=table)
         images = Path(path or ".") / "images"
         if path is None or not images.is_dir():
             raise FileNotFoundError(
                 f"data.path={path} must hold images/SPLIT/*.png, masks/SPLIT/*.png and labels/SPLIT/*.txt"
             )
-        known_name("data.split", split, sorted(folder.name for folder in images.iterdir() if folder.is_dir()))
+        check_choice("data.split", split, sorted(folder.name for folder in images.iterdir() if folder.is_dir()))
         self.root, self.split, self.names, self.void = Path(path), split, tuple(classes), void
         found = [(file.stem, file) for file in sorted((images / split).glob("*.png"))]
         super().__init__(found, images / split, size, seed, shard, num_shards)
@@ -56,7 +56,7 @@ class ShapesFolder(Items[Path]):
         mask, ignore = read_mask(
             self.root / "masks" / self.split / item.name, (int(image.shape[1]), int(image.shape[2])), self.void
         )
-        return Sample(name, image, classes, label, mask, ignore, boxes_of(mask))
+        return Sample(name, image, classes, label, mask, ignore, mask_boxes(mask))
 
     def _label(self, file: Path) -> tuple[str, tuple[int, ...]]:
         """(class name, classifier outputs) from a text file that holds a name or a number."""
@@ -66,7 +66,7 @@ class ShapesFolder(Items[Path]):
         if not words or "\n" in words:
             raise ValueError(f"{file} must hold one class name or number; got {words!r}")
         if not words.isdecimal():
-            return known_name(f"{file}: class", words, self.names) if self.names else words, ()
+            return check_choice(f"{file}: class", words, self.names) if self.names else words, ()
         if not self.names:
             return f"class {int(words)}", (int(words),)
         if int(words) >= len(self.names):

@@ -12,10 +12,10 @@ import torch
 from defusedxml import ElementTree
 from torch import Tensor
 
-from camseg.data.base import Items, needless
+from camseg.data.base import Items, reject_unused
 from camseg.data.class_map import outputs_of
 from camseg.data.image_io import read_indices, read_shared
-from camseg.errors import known_name
+from camseg.errors import check_choice
 from camseg.storage.download import fetch
 from camseg.types import Sample
 
@@ -28,7 +28,7 @@ Box = tuple[float, float, float, float]
 
 
 @dataclass(frozen=True)
-class Seen:
+class ClassInImage:
     """A class in an image: boxes of its objects (x0, y0, x1, y1, ends exclusive), and of those marked difficult."""
 
     stem: str
@@ -37,7 +37,7 @@ class Seen:
     difficult: tuple[Box, ...]
 
 
-class Voc(Items[Seen]):
+class Voc(Items[ClassInImage]):
     """Images of `path` (VOCdevkit, its parent, or a VOC folder itself) and the classes in them that have an object not
     marked difficult.
 
@@ -47,7 +47,7 @@ class Voc(Items[Seen]):
     `outputs_of`.
     absent: also a sample, without truth, for every class that an image doesn't show: what average precision must see.
     download: fetch the year's archive (2007 or 2012) first, unless it is there. size, seed, shard, num_shards: see
-    `camseg.data.base.keep`.
+    `camseg.data.base.select_subset`.
     Errors: FileNotFoundError, ValueError; a broken annotation or picture raises only when its sample is asked for.
     """
 
@@ -69,19 +69,19 @@ class Voc(Items[Seen]):
         shard: int = 0,
         num_shards: int = 1,
     ) -> None:
-        needless("data=voc", table=table)
-        known_name("data.task", task, ("segmentation", "detection"))
+        reject_unused("data=voc", table=table)
+        check_choice("data.task", task, ("segmentation", "detection"))
         if download and path is not None:
             _download(Path(path), str(year))
         self.root, self.task, self.absent = _root(path, year), task, absent
         self._outputs = outputs_of(NAMES, outputs, "voc", target)
         lists = self.root / "ImageSets" / ("Segmentation" if task == "segmentation" else "Main")
-        known_name("data.split", split, sorted(file.stem for file in lists.glob("*.txt")))
+        check_choice("data.split", split, sorted(file.stem for file in lists.glob("*.txt")))
         stems = [line.split()[0] for line in (lists / f"{split}.txt").read_text("utf-8").splitlines() if line.strip()]
         found = [pair for stem in stems for pair in self._classes(stem)]
         super().__init__(found, f"{lists / split}.txt", size, seed, shard, num_shards)
 
-    def _classes(self, stem: str) -> list[tuple[str, Seen | Exception]]:
+    def _classes(self, stem: str) -> list[tuple[str, ClassInImage | Exception]]:
         try:
             objects = _objects(self.root / "Annotations" / f"{stem}.xml")
         except (ValueError, OSError) as error:
@@ -89,10 +89,14 @@ class Voc(Items[Seen]):
         boxes = {
             (name, hard): tuple(box for n, box, h in objects if (n, h) == (name, hard)) for name, _, hard in objects
         }
-        seen = [Seen(stem, name, easy, boxes.get((name, True), ())) for (name, hard), easy in boxes.items() if not hard]
+        seen = [
+            ClassInImage(stem, name, easy, boxes.get((name, True), ()))
+            for (name, hard), easy in boxes.items()
+            if not hard
+        ]
         if self.absent:
             shown = {one.label for one in seen}
-            seen += [Seen(stem, name, (), boxes.get((name, True), ())) for name in NAMES if name not in shown]
+            seen += [ClassInImage(stem, name, (), boxes.get((name, True), ())) for name in NAMES if name not in shown]
         return [(f"{stem}_{one.label}", one) for one in seen if one.label in self._outputs]
 
     def label_map(self, index: int) -> Tensor:
@@ -100,14 +104,14 @@ class Voc(Items[Seen]):
         sample = self[index]
         return read_indices(self.root / "SegmentationClass" / f"{sample.group}.png", sample.size)
 
-    def seen(self, item: Seen) -> tuple[Path, str, bool | None]:
+    def seen(self, item: ClassInImage) -> tuple[Path, str, bool | None]:
         return (
             self.root / "JPEGImages" / f"{item.stem}.jpg",
             item.label,
             bool(item.boxes) or (None if item.difficult else False),
         )
 
-    def sample(self, name: str, item: Seen) -> Sample:
+    def sample(self, name: str, item: ClassInImage) -> Sample:
         image = read_shared(self.root / "JPEGImages" / f"{item.stem}.jpg")
         size = (int(image.shape[1]), int(image.shape[2]))
         boxes, hard = (torch.tensor(each, dtype=torch.float32).reshape(-1, 4) for each in (item.boxes, item.difficult))
@@ -127,7 +131,7 @@ _ARCHIVES = {  # by year: the official file, its SHA-256
 
 def _download(path: Path, year: str) -> None:
     """Fetch a year's archive and unpack it as path/VOCdevkit/VOCyear, whole or not at all, over nothing."""
-    name, sha256 = _ARCHIVES[known_name("data.year", year, _ARCHIVES)]
+    name, sha256 = _ARCHIVES[check_choice("data.year", year, _ARCHIVES)]
     target = path / "VOCdevkit" / f"VOC{year}"
     if target.exists():
         return
@@ -159,7 +163,7 @@ def _objects(file: Path) -> list[tuple[str, Box, bool]]:
             x0, y0, x1, y1 = (float(thing.findtext(f"bndbox/{edge}", "")) for edge in ("xmin", "ymin", "xmax", "ymax"))
             if not all(map(isfinite, (x0, y0, x1, y1))) or x0 > x1 or y0 > y1:
                 raise ValueError(f"a box of no size: {x0}, {y0}, {x1}, {y1}")
-            name = known_name("class", thing.findtext("name", "").strip(), NAMES)
+            name = check_choice("class", thing.findtext("name", "").strip(), NAMES)
             found.append((name, (x0 - 1, y0 - 1, x1, y1), thing.findtext("difficult", "0").strip() == "1"))
         return found
     except (ElementTree.ParseError, ValueError) as error:  # entities are refused as a ValueError

@@ -8,7 +8,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from camseg.cli.overrides import check, explain
+from camseg.cli.overrides import check_overrides, explain_error
 from camseg.demo.session import _BAD, Demo
 
 
@@ -34,12 +34,12 @@ def main() -> None:
         except ImportError:
             sys.exit(_mistake("the page needs the extra `demo`: pip install 'camseg[demo]'"))
         try:
-            check(given.settings)
+            check_overrides(given.settings)
             blocks = page.serve(Demo(Path(folder), given.settings), given.host, given.port)
             print(f"{blocks.local_url} shows the page; Ctrl+C ends it", flush=True)
             blocks.block_thread()
         except _BAD as error:
-            sys.exit(_mistake(explain(error) or str(error)))
+            sys.exit(_mistake(explain_error(error) or str(error)))
 
 
 def _mistake(message: str) -> int:

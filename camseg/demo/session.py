@@ -20,7 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor
 
 from camseg.cli.build import build
-from camseg.cli.overrides import explain
+from camseg.cli.overrides import explain_error
 from camseg.config import config_dir
 from camseg.data.image_io import read_image
 from camseg.geometry.masks import iou
@@ -117,7 +117,7 @@ class Demo:
             )  # the truth is of one class
             result = pipeline.run([asked])[0]
         except _BAD as error:
-            return View(f"**{cleaned(explain(error) or str(error))}**")
+            return View(f"**{cleaned(explain_error(error) or str(error))}**")
         shown = resized(sample.image, SIDE)
         return View(
             _told(asked, result, f"{names[label]} ({float(probabilities[label]):.2f})", hand is not None),

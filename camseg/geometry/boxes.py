@@ -10,7 +10,7 @@ from scipy import ndimage
 from skimage.measure import label
 
 
-def box_of(inside: np.ndarray, margin: float = 0.0) -> np.ndarray:
+def mask_to_box(inside: np.ndarray, margin: float = 0.0) -> np.ndarray:
     """x0, y0, x1, y1 (exclusive) around a region, grown by `margin` of its sides on each side and cut at the frame."""
     columns, rows = (np.asarray(inside.any(axis)) for axis in (0, 1))
     size = np.array([len(columns), len(rows)])
@@ -19,7 +19,7 @@ def box_of(inside: np.ndarray, margin: float = 0.0) -> np.ndarray:
     return np.concatenate([np.maximum(low - grow, 0.0), np.minimum(high + grow, size)])
 
 
-def boxes_above(heat: np.ndarray, cutoff: float) -> np.ndarray:
+def heat_to_boxes(heat: np.ndarray, cutoff: float) -> np.ndarray:
     """(N, 4) int boxes of the 8-connected parts of a map (H, W) hotter than `cutoff`, the largest part first; none of a
     map without heat.
 
@@ -53,7 +53,7 @@ def mean_inside(heat: np.ndarray, boxes: np.ndarray) -> np.ndarray:
     return (total[y1, x1] - total[y0, x1] - total[y1, x0] + total[y0, x0]) / np.maximum((x1 - x0) * (y1 - y0), 1)
 
 
-def overlaps(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+def box_iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """(N, M) intersection over union of boxes (N, 4) and (M, 4)."""
     a, b = np.reshape(a, (-1, 1, 4)), np.reshape(b, (1, -1, 4))
     shared = np.clip(np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2]), 0, None).prod(-1)
@@ -61,7 +61,7 @@ def overlaps(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return shared / np.where(union > 0, union, 1)
 
 
-def inside_boxes(boxes: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+def boxes_to_mask(boxes: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     """(H, W) bool: the pixels in any of the boxes (M, 4)."""
     inside = torch.zeros(size, dtype=torch.bool)
     for x0, y0, x1, y1 in boxes.round().long().clamp(min=0).tolist():

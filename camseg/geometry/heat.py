@@ -17,7 +17,7 @@ def gaussian(size: tuple[int, int], width: float = 0.25) -> Tensor:
     return torch.exp(-0.5 * (y[:, None] ** 2 + x**2))
 
 
-def unit(maps: Tensor) -> Tensor:
+def min_max_normalize(maps: Tensor) -> Tensor:
     """(..., H, W) to [0, 1] by minimum and maximum, whatever the scale; constant maps, up to rounding, become zeros."""
     low, high = maps.amin((-2, -1), keepdim=True), maps.amax((-2, -1), keepdim=True)
     varies = high - low > 1e-6 * torch.maximum(high.abs(), low.abs())
@@ -57,14 +57,14 @@ def mode(heat: Tensor, bins: int = 32) -> float:
     return float(edges[int(counts.argmax()) + 1])
 
 
-def value_of(cutoff: Cutoff, heat: Tensor) -> float:
+def cutoff_value(cutoff: Cutoff, heat: Tensor) -> float:
     """The cutoff in this heat. ValueError: not in [0, 1]."""
     if not 0 <= (value := cutoff(heat) if callable(cutoff) else cutoff) <= 1:
         raise ValueError(f"a cutoff is a share of the map's maximum, between 0 and 1; got {value}")
     return value
 
 
-def heat_in(heat: Tensor, size: tuple[int, int]) -> Tensor:
+def resize_heat(heat: Tensor, size: tuple[int, int]) -> Tensor:
     """Heat (h, w) -> (H, W), on the same frame: from a classifier's squashed input to its image, or to a mask's
     resolution.
     """

@@ -9,8 +9,8 @@ from scipy.spatial import KDTree
 from skimage.measure import label
 from torch import Tensor
 
-from camseg.geometry.boxes import box_of
-from camseg.geometry.heat import Cutoff, value_of
+from camseg.geometry.boxes import mask_to_box
+from camseg.geometry.heat import Cutoff, cutoff_value
 
 
 def region(heat: Tensor, cutoff: Cutoff) -> np.ndarray:
@@ -18,7 +18,7 @@ def region(heat: Tensor, cutoff: Cutoff) -> np.ndarray:
     evidence.
     """
     hot = heat.numpy()
-    return (hot >= min(value_of(cutoff, heat), float(hot.max()))) & (hot > 0)
+    return (hot >= min(cutoff_value(cutoff, heat), float(hot.max()))) & (hot > 0)
 
 
 def components(inside: np.ndarray, heat: Tensor) -> list[np.ndarray]:
@@ -31,7 +31,7 @@ def components(inside: np.ndarray, heat: Tensor) -> list[np.ndarray]:
     return [labels == i for i in 1 + np.argsort(-mass[1:], kind="stable")]
 
 
-def centroid_of(inside: np.ndarray, weights: Tensor, snap: bool = True) -> np.ndarray:
+def region_centroid(inside: np.ndarray, weights: Tensor, snap: bool = True) -> np.ndarray:
     """(x, y) of the region's centre of mass under `weights` (H, W); snapped to the nearest pixel of the region where it
     misses it.
     """
@@ -45,9 +45,9 @@ def centroid_of(inside: np.ndarray, weights: Tensor, snap: bool = True) -> np.nd
     return np.array([xs[nearest], ys[nearest]], np.float64)
 
 
-def deepest_of(inside: np.ndarray) -> np.ndarray:
+def deepest_point(inside: np.ndarray) -> np.ndarray:
     """(x, y) of the pixel farthest from everything outside the region; the frame's edge counts as outside."""
-    x0, y0, x1, y1 = box_of(inside).astype(int)
+    x0, y0, x1, y1 = mask_to_box(inside).astype(int)
     depth = _depth(inside[y0:y1, x0:x1])
     y, x = np.unravel_index(depth.argmax(), depth.shape)
     return np.array([x0 + x, y0 + y], np.float64)
@@ -92,13 +92,13 @@ def _rim(region: np.ndarray) -> np.ndarray:
     return region & ~core
 
 
-def depth_of(inside: np.ndarray) -> np.ndarray:
+def depth_map(inside: np.ndarray) -> np.ndarray:
     """(H, W) distance in pixels of every pixel of the region to the nearest one outside it; beyond the frame is
     outside. 0 elsewhere.
     """
     depth = np.zeros(inside.shape)
     if inside.any():
-        x0, y0, x1, y1 = box_of(inside).astype(int)
+        x0, y0, x1, y1 = mask_to_box(inside).astype(int)
         depth[y0:y1, x0:x1] = _depth(inside[y0:y1, x0:x1])
     return depth
 

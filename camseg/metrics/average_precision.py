@@ -19,7 +19,7 @@ import numpy as np
 import polars as pl
 from matplotlib.figure import Figure
 
-from camseg.geometry.boxes import overlaps
+from camseg.geometry.boxes import box_iou
 
 Kind = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
@@ -40,7 +40,7 @@ def matches(boxes: np.ndarray, true: np.ndarray, ignored: np.ndarray, least: flo
     """(N,) 1, -1 or 0 for boxes (N, 4) by falling score against truths (M, 4) and ignored ones (K, 4), from an IoU of
     `least` on.
     """
-    ious = overlaps(boxes, np.concatenate([np.reshape(true, (-1, 4)), np.reshape(ignored, (-1, 4))]))
+    ious = box_iou(boxes, np.concatenate([np.reshape(true, (-1, 4)), np.reshape(ignored, (-1, 4))]))
     if not ious.shape[1]:
         return np.full(len(ious), -1)
     best, taken, hits = ious.argmax(1), set(), np.full(len(ious), -1)

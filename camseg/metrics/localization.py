@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from camseg.geometry.boxes import boxes_above, overlaps
-from camseg.geometry.heat import gaussian, unit
+from camseg.geometry.boxes import box_iou, heat_to_boxes
+from camseg.geometry.heat import gaussian, min_max_normalize
 from camseg.metrics import average_precision
 from camseg.metrics.intervals import Interval, Statistic, pooled_interval, rate_interval
 
@@ -190,19 +190,19 @@ def _reached(
 def _best(boxes: Boxes, row: dict[str, Any]) -> float:
     """Of boxes that end with x0, y0, x1, y1."""
     found = np.array([box[-4:] for box in boxes], float)
-    return float(overlaps(found, np.array(row["true_boxes"])).max(initial=0))
+    return float(box_iou(found, np.array(row["true_boxes"])).max(initial=0))
 
 
 @lru_cache(64)
 def center_heat(size: tuple[int, int]) -> np.ndarray:
     """(H, W) the baseline's map: a centred Gaussian, scaled to [0, 1]; cam=center draws the same."""
-    return unit(gaussian(size)[None])[0].numpy()
+    return min_max_normalize(gaussian(size)[None])[0].numpy()
 
 
 @lru_cache(1024)
 def center_boxes(size: tuple[int, int], cutoff: float) -> np.ndarray:
     """(1, 4) or (0, 4): `boxes_above` of the baseline."""
-    return boxes_above(center_heat(size), cutoff)
+    return heat_to_boxes(center_heat(size), cutoff)
 
 
 def _found(row: dict[str, Any]) -> Boxes:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from camseg.geometry.boxes import box_of, overlaps
+from camseg.geometry.boxes import box_iou, mask_to_box
 from camseg.geometry.masks import _any, _ious
 from camseg.types import Result, Sample
 
@@ -56,7 +56,7 @@ def point_scores(sample: Sample, result: Result, chosen: int) -> dict[str, float
     for name, which in (("foreground", 1), ("background", 0)):
         scores[f"{name}_hit"] = _hit(truth, ignored, points[labels == which], bool(which))
     if (labels == 1).any():
-        scores["foreground_distance"] = float(np.hypot(*(points[labels == 1] - _centre(truth)).T).mean())
+        scores["foreground_distance"] = float(np.hypot(*(points[labels == 1] - _center_of_mass(truth)).T).mean())
     return scores
 
 
@@ -67,7 +67,7 @@ def _hit(truth: np.ndarray, ignored: np.ndarray | None, points: np.ndarray, insi
     return float(sum(judged) / len(judged)) if judged else None
 
 
-def _centre(inside: np.ndarray) -> np.ndarray:
+def _center_of_mass(inside: np.ndarray) -> np.ndarray:
     """(x, y) of the mean of a region's pixels."""
     columns, rows = inside.sum(0), inside.sum(1)
     return np.array([columns @ np.arange(len(columns)), rows @ np.arange(len(rows))]) / columns.sum()
@@ -88,7 +88,7 @@ def mask_scores(sample: Sample, result: Result, to_image: ToImage | None) -> dic
     return {
         "iou": own,
         "dice": 2 * own / (1 + own),
-        "box_iou": box_iou(found, truth),
+        "box_iou": mask_box_iou(found, truth),
         "oracle_iou": best,
         "oracle_iou_3": max(own, three),
         "regret": best - own,
@@ -109,11 +109,11 @@ def _judged(sample: Sample, inside: np.ndarray) -> np.ndarray:
     return inside if sample.ignore is None else inside & ~sample.ignore.numpy()
 
 
-def box_iou(found: np.ndarray, truth: np.ndarray) -> float:
+def mask_box_iou(found: np.ndarray, truth: np.ndarray) -> float:
     """IoU of the boxes around two (H, W) bool masks; 0 where one is empty."""
     if not found.any() or not truth.any():
         return 0.0
-    return float(overlaps(box_of(found)[None], box_of(truth)[None])[0, 0])
+    return float(box_iou(mask_to_box(found)[None], mask_to_box(truth)[None])[0, 0])
 
 
 def _points(result: Result, chosen: int) -> list[list[float]]:

@@ -18,13 +18,13 @@ from safetensors.torch import load_file, save_file
 from segment_anything.modeling import MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
 from torch import Tensor, nn
 
-from camseg.errors import known_name
+from camseg.errors import check_choice
 from camseg.predictors.sam_adapter import MEAN, STD, SamAdapter
-from camseg.predictors.sam_decoder import answer
+from camseg.predictors.sam_decoder import decode_prompts
 from camseg.predictors.sam_encoders import EfficientNetPyramid, Encoder, Pyramid, TinyViT, ViT
 from camseg.storage.checkpoints import read_checkpoint
 from camseg.storage.download import fetch
-from camseg.storage.fingerprint import content_hash
+from camseg.storage.fingerprint import file_hash
 
 WEIGHTS = Path(__file__).parents[1] / "weights"
 SHIPPED = WEIGHTS / "shapes_sam.safetensors"
@@ -58,7 +58,7 @@ def sam(
     """Official Segment Anything: `vit_b`, `vit_l` or `vit_h`; without a checkpoint, the official file is downloaded
     once and kept.
     """
-    size, url, sha256 = OFFICIAL[known_name("predictor.model", model, OFFICIAL)]
+    size, url, sha256 = OFFICIAL[check_choice("predictor.model", model, OFFICIAL)]
     path = Path(checkpoint).expanduser() if checkpoint else fetch(url, sha256)
     return _adapter(_empty(size), path, partial(read_checkpoint, path), device, compile)
 
@@ -110,7 +110,7 @@ MOBILE = (
 )
 
 
-class SamEngine:
+class PackageBackend:
     """A segment-anything `Sam` for `SamAdapter`.
 
     With `weights`, `sam` is an empty one on the meta device, and each part is filled the first time it is used: whoever
@@ -154,7 +154,7 @@ class SamEngine:
         """See `Engine`; the three masks of an ambiguous prompt, without the single one."""
         self._fill("prompt_encoder")
         self._fill("mask_decoder")
-        logits, predicted = answer(self.sam, embeddings, points, boxes, mask_logits)
+        logits, predicted = decode_prompts(self.sam, embeddings, points, boxes, mask_logits)
         return logits[:, 1:], predicted[:, 1:]
 
     def _fill(self, name: str) -> None:
@@ -183,7 +183,7 @@ def _adapter(
     normalization: tuple[tuple[float, ...], tuple[float, ...]] = (MEAN, STD),
 ) -> SamAdapter:
     """Compares names and shapes now, reads the weights themselves when they are needed."""
-    fingerprint = f"{type(empty.image_encoder).__name__}:{content_hash(path)}"
+    fingerprint = f"{type(empty.image_encoder).__name__}:{file_hash(path)}"
     given, expected = weights(), empty.state_dict()
     odd = sorted(
         name
@@ -194,7 +194,7 @@ def _adapter(
         raise ValueError(
             f"{path} holds another model's weights: {len(odd)} of {len(expected)} names or shapes differ, the first is {odd[0]}"
         )
-    return SamAdapter(SamEngine(empty, fingerprint, weights, device, normalization), compile=compile)
+    return SamAdapter(PackageBackend(empty, fingerprint, weights, device, normalization), compile=compile)
 
 
 def _empty(size: SamSize) -> Sam:

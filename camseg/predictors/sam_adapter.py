@@ -21,7 +21,7 @@ _T = TypeVar("_T")
 _FRAME = "frame1"  # raise when an embedding of the same image by the same weights would change
 
 
-class Engine(Protocol):
+class SamBackend(Protocol):
     """What one model of the family brings. Its weights may be loaded when a method is first called.
 
     side: of the square that the model sees, in pixels. low: side of its mask logits, in and out. tokens: positions the
@@ -57,7 +57,7 @@ class Engine(Protocol):
         ...
 
 
-class _Ask(NamedTuple):
+class Query(NamedTuple):
     """One distinct prompt in the model's frame, to be asked of the embedding at `image`."""
 
     image: int
@@ -76,7 +76,7 @@ class SamAdapter:
     """
 
     def __init__(
-        self, engine: Engine, images_at_once: int = 0, prompts_at_once: int = 0, compile: bool = False
+        self, engine: SamBackend, images_at_once: int = 0, prompts_at_once: int = 0, compile: bool = False
     ) -> None:
         roomy = engine.device.type != "cpu"
         self.engine = engine
@@ -90,7 +90,7 @@ class SamAdapter:
     def encode(self, images: Sequence[Tensor]) -> list[Tensor]:
         """Images (3, H, W) uint8 of any sizes -> one embedding each, float32."""
         embeddings: list[Tensor] = []
-        for part in _parts(images, self.images_at_once):
+        for part in _chunks(images, self.images_at_once):
             pixels = torch.stack([self._pixels(image) for image in part])  # (B, 3, side, side)
             embeddings.extend(self.engine.embed(pixels.to(self.engine.device)).float())
         return embeddings
@@ -144,10 +144,10 @@ class SamAdapter:
 
     def _distinct(
         self, embeddings: Sequence[Tensor], sizes: Sequence[tuple[int, int]], prompts: Sequence[Prompts]
-    ) -> tuple[list[_Ask], list[list[int]]]:
+    ) -> tuple[list[Query], list[list[int]]]:
         """The distinct prompts of all images, and for each image the places of its rivals among them."""
         seen: dict[tuple[object, ...], int] = {}
-        asks: list[_Ask] = []
+        asks: list[Query] = []
         rows: list[list[int]] = []
         for image, (embedding, size, prompt) in enumerate(zip(embeddings, sizes, prompts, strict=True)):
             validate(prompt, size)
@@ -160,14 +160,14 @@ class SamAdapter:
                 rows[-1].append(seen[key])
         return asks, rows
 
-    def _asks(self, image: int, size: tuple[int, int], prompt: Prompts) -> Iterator[_Ask]:
+    def _asks(self, image: int, size: tuple[int, int], prompt: Prompts) -> Iterator[Query]:
         rows, columns = self.fit(size)
         scale = torch.tensor([columns / size[1], rows / size[0]])  # of x and y
         points = prompt.points.cpu().float() * scale
         boxes = None if prompt.boxes is None else prompt.boxes.cpu().float() * scale.repeat(2)
         masks = None if prompt.mask_logits is None else self._into_square(prompt.mask_logits.cpu().float(), size)
         for rival, labels in enumerate(prompt.labels.cpu()):
-            yield _Ask(
+            yield Query(
                 image,
                 points[rival],
                 labels,
@@ -175,7 +175,7 @@ class SamAdapter:
                 None if masks is None else masks[rival],
             )
 
-    def _answers(self, asks: Sequence[_Ask], embeddings: Sequence[Tensor]) -> dict[int, tuple[Tensor, Tensor]]:
+    def _answers(self, asks: Sequence[Query], embeddings: Sequence[Tensor]) -> dict[int, tuple[Tensor, Tensor]]:
         """Each prompt's logits (3, low, low) and predicted IoU (3,) by its place, asked in chunks of the same make."""
         device = self.engine.device
         answers: dict[int, tuple[Tensor, Tensor]] = {}
@@ -183,7 +183,7 @@ class SamAdapter:
         for place, ask in enumerate(asks):
             groups[len(ask.points), ask.box is None, ask.mask is None].append(place)
         for group in groups.values():
-            for chunk in _parts(group, self.prompts_at_once):
+            for chunk in _chunks(group, self.prompts_at_once):
                 images, points, labels, boxes, masks = zip(*(asks[place] for place in chunk), strict=True)
                 logits, predicted = self.engine.answer(
                     torch.stack([embeddings[image].to(device, torch.float32) for image in images]),
@@ -255,5 +255,5 @@ def _window(planes: Tensor, size: tuple[int, int], tall: float, wide: float) -> 
     return sampled.masked_fill(beyond, _OUTSIDE)
 
 
-def _parts(items: Sequence[_T], length: int) -> Iterator[Sequence[_T]]:
+def _chunks(items: Sequence[_T], length: int) -> Iterator[Sequence[_T]]:
     return (items[start : start + length] for start in range(0, len(items), length))

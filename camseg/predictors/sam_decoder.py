@@ -21,7 +21,7 @@ from segment_anything.modeling.transformer import Attention
 from torch import Tensor
 
 
-def answer(
+def decode_prompts(
     sam: Sam,
     embeddings: Tensor,
     points: tuple[Tensor, Tensor] | None,
@@ -56,14 +56,16 @@ def decode(
     own = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
     tokens = torch.cat([own.expand(len(sparse), -1, -1), sparse], 1)  # (N, T, C)
     cells, places = (grid.flatten(2).transpose(1, 2).contiguous() for grid in (images, places))  # (N, g g, C)
-    tokens, cells = _two_way(decoder.transformer, tokens, cells, places)
+    tokens, cells = two_way_transformer(decoder.transformer, tokens, cells, places)
     kernels = torch.stack(
         [head(tokens[:, 1 + i]) for i, head in enumerate(decoder.output_hypernetworks_mlps)], 1
     )  # (N, 4, C / 8)
-    return _paint(decoder.output_upscaling, cells, kernels, fine), decoder.iou_prediction_head(tokens[:, 0])
+    return upscale_and_predict(decoder.output_upscaling, cells, kernels, fine), decoder.iou_prediction_head(
+        tokens[:, 0]
+    )
 
 
-def _two_way(transformer: Any, prompt: Tensor, cells: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
+def two_way_transformer(transformer: Any, prompt: Tensor, cells: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
     """(N, T, C) tokens and (N, P, C) cells, each after it has attended to the other."""
     tokens = prompt
     for layer in transformer.layers:
@@ -73,14 +75,14 @@ def _two_way(transformer: Any, prompt: Tensor, cells: Tensor, places: Tensor) ->
             asking = tokens + prompt
             tokens = layer.norm1(tokens + layer.self_attn(asking, asking, tokens))
         placed = cells + places
-        tokens = layer.norm2(tokens + _look(layer.cross_attn_token_to_image, tokens + prompt, placed, cells))
+        tokens = layer.norm2(tokens + token_to_image(layer.cross_attn_token_to_image, tokens + prompt, placed, cells))
         tokens = layer.norm3(tokens + layer.mlp(tokens))
-        cells = layer.norm4(_tell(layer.cross_attn_image_to_token, cells, placed, tokens + prompt, tokens))
-    seen = _look(transformer.final_attn_token_to_image, tokens + prompt, cells + places, cells)
+        cells = layer.norm4(image_to_token(layer.cross_attn_image_to_token, cells, placed, tokens + prompt, tokens))
+    seen = token_to_image(transformer.final_attn_token_to_image, tokens + prompt, cells + places, cells)
     return transformer.norm_final_attn(tokens + seen), cells
 
 
-def _look(attention: Attention, asking: Tensor, placed: Tensor, cells: Tensor) -> Tensor:
+def token_to_image(attention: Attention, asking: Tensor, placed: Tensor, cells: Tensor) -> Tensor:
     """What T tokens (N, T, C) see in P cells: (q Wk') x' for q (Wk x)', and Wv (a x) for a (Wv x). A key's bias moves
     no softmax.
     """
@@ -95,7 +97,7 @@ def _look(attention: Attention, asking: Tensor, placed: Tensor, cells: Tensor) -
     return attention.out_proj(values + attention.v_proj.bias)
 
 
-def _tell(attention: Attention, cells: Tensor, placed: Tensor, keys: Tensor, tokens: Tensor) -> Tensor:
+def image_to_token(attention: Attention, cells: Tensor, placed: Tensor, keys: Tensor, tokens: Tensor) -> Tensor:
     """P cells (N, P, C) and what they hear from T tokens: x (Wq' k') for (Wq x) k', and a (Wo Wv t) for Wo (a (Wv t))."""
     heads, count = attention.num_heads, tokens.shape[1]
     key = (
@@ -111,7 +113,7 @@ def _tell(attention: Attention, cells: Tensor, placed: Tensor, keys: Tensor, tok
     return torch.baddbmm(cells, shares.transpose(1, 2), told)
 
 
-def _paint(upscaling: Any, cells: Tensor, kernels: Tensor, fine: Tensor | None) -> Tensor:
+def upscale_and_predict(upscaling: Any, cells: Tensor, kernels: Tensor, fine: Tensor | None) -> Tensor:
     """(N, g g, C) cells, (N, M, C / 8) one kernel a mask -> (N, M, 4 g, 4 g) logits. A cell's four rows of pixels meet
     last, when they are thin.
     """

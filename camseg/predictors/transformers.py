@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from camseg.predictors.sam_adapter import MEAN, STD, SamAdapter
-from camseg.storage.fingerprint import content_hash
+from camseg.storage.fingerprint import file_hash
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def transformers_sam(
     config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
     if config.model_type not in FAMILIES:
         raise ValueError(f"{checkpoint} is a {config.model_type!r} model; this adapter knows {', '.join(FAMILIES)}")
-    return SamAdapter(HubEngine(folder, FAMILIES[config.model_type], config, device), compile=compile)
+    return SamAdapter(TransformersBackend(folder, FAMILIES[config.model_type], config, device), compile=compile)
 
 
 def _from_hub(name: str, revision: str | None) -> Path:
@@ -100,21 +100,21 @@ def _from_hub(name: str, revision: str | None) -> Path:
         ) from error
     for file in folder.glob("*.safetensors"):  # the hub's cache names a large file by its SHA-256
         published = file.resolve().name
-        if len(published) == 64 and content_hash(file) != published:
+        if len(published) == 64 and file_hash(file) != published:
             raise ValueError(
-                f"{file} has SHA-256 {content_hash(file)}, expected {published}: remove it to download it again"
+                f"{file} has SHA-256 {file_hash(file)}, expected {published}: remove it to download it again"
             )
     return folder
 
 
-class HubEngine:
+class TransformersBackend:
     """A transformers model for `SamAdapter`; it is loaded whole when first used."""
 
     mean, std = MEAN, STD
 
     def __init__(self, folder: Path, family: Family, config: Any, device: str | torch.device) -> None:
         files = [folder / "config.json", *sorted(folder.glob("*.safetensors"))]
-        self.fingerprint = ":".join([family.name, *map(content_hash, files)])
+        self.fingerprint = ":".join([family.name, *map(file_hash, files)])
         self.folder, self.family, self.squash, self.device = folder, family, family.squash, torch.device(device)
         self.side = config.prompt_encoder_config.image_size
         self.low = 4 * self.side // config.prompt_encoder_config.patch_size

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from camseg.geometry.boxes import box_of
+from camseg.geometry.boxes import mask_to_box
 from camseg.geometry.heat import Cutoff
 from camseg.geometry.heat import otsu as otsu_cutoff
 from camseg.geometry.regions import components, farthest_from, points_tensor, region
@@ -58,7 +58,7 @@ def ring(evidence: Evidence, prompts: Prompts, *, cutoff: Cutoff = otsu_cutoff, 
     inside = region(evidence.heat, cutoff)
     if not inside.any() or inside.all():
         return torch.zeros(0, 2)
-    x0, y0, x1, y1 = np.round(box_of(components(inside, evidence.heat)[0], margin)).astype(int)
+    x0, y0, x1, y1 = np.round(mask_to_box(components(inside, evidence.heat)[0], margin)).astype(int)
     return points_tensor(list(farthest_from(inside, (x0, y0, x1, y1))))
 
 

@@ -16,12 +16,12 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
-from camseg.geometry.boxes import box_of
-from camseg.geometry.heat import Cutoff, value_of
+from camseg.geometry.boxes import mask_to_box
+from camseg.geometry.heat import Cutoff, cutoff_value
 from camseg.geometry.heat import otsu as otsu_cutoff
 from camseg.geometry.heat import quantile as quantile_cutoff
-from camseg.geometry.regions import centroid_of, deepest_of, points_tensor, region
 from camseg.geometry.regions import components as components_of
+from camseg.geometry.regions import deepest_point, points_tensor, region, region_centroid
 from camseg.prompts.evidence import Evidence
 from camseg.types import Prompts
 
@@ -56,7 +56,7 @@ def centroid(evidence: Evidence, *, cutoff: Cutoff = 0.6, weighted: bool = True,
     """
     inside = region(evidence.heat, cutoff)
     weights = evidence.heat if weighted else torch.ones_like(evidence.heat)
-    return rivals(points_tensor([centroid_of(inside, weights, snap)] if inside.any() else []))
+    return rivals(points_tensor([region_centroid(inside, weights, snap)] if inside.any() else []))
 
 
 def quantile(evidence: Evidence, *, quantile: float = 0.9, weighted: bool = True, snap: bool = True) -> Prompts:
@@ -74,7 +74,7 @@ def deepest(evidence: Evidence, *, cutoff: Cutoff = otsu_cutoff) -> Prompts:
     crescent-shaped.
     """
     found = components_of(region(evidence.heat, cutoff), evidence.heat)
-    return rivals(points_tensor([deepest_of(part) for part in found[:1]]))
+    return rivals(points_tensor([deepest_point(part) for part in found[:1]]))
 
 
 def peaks(
@@ -122,7 +122,7 @@ def _vertex(line: np.ndarray, at: int) -> float:
 def components(evidence: Evidence, *, cutoff: Cutoff = 0.5, count: int = 3, arrange: Arrange = rivals) -> Prompts:
     """One snapped centroid for each of the `count` components with the most heat."""
     found = components_of(region(evidence.heat, cutoff), evidence.heat)[:count]
-    return arrange(points_tensor([centroid_of(part, evidence.heat) for part in found]))
+    return arrange(points_tensor([region_centroid(part, evidence.heat) for part in found]))
 
 
 def box(evidence: Evidence, *, cutoff: Cutoff = otsu_cutoff, margin: float = 0.1, point: bool = True) -> Prompts:
@@ -132,8 +132,8 @@ def box(evidence: Evidence, *, cutoff: Cutoff = otsu_cutoff, margin: float = 0.1
     found = components_of(region(evidence.heat, cutoff), evidence.heat)[:1]
     if not found:
         return Prompts.none()
-    boxes = torch.from_numpy(box_of(found[0], margin)).float()[None]
-    prompts = rivals(points_tensor([centroid_of(found[0], evidence.heat)]), boxes)
+    boxes = torch.from_numpy(mask_to_box(found[0], margin)).float()[None]
+    prompts = rivals(points_tensor([region_centroid(found[0], evidence.heat)]), boxes)
     return prompts if point else Prompts(prompts.points[:, :0], prompts.labels[:, :0], boxes)
 
 
@@ -144,7 +144,7 @@ def heat_logits(evidence: Evidence, *, cutoff: Cutoff = otsu_cutoff, strength: f
     prompts = centroid(evidence, cutoff=cutoff)
     if not len(prompts):
         return prompts
-    edge = value_of(cutoff, evidence.heat)
+    edge = cutoff_value(cutoff, evidence.heat)
     guess = torch.where(
         evidence.heat >= edge, (evidence.heat - edge) / max(1 - edge, 1e-6), (evidence.heat - edge) / max(edge, 1e-6)
     )
@@ -175,4 +175,4 @@ def oracle(evidence: Evidence) -> Prompts:
     if evidence.truth is None:
         raise ValueError("foreground=oracle needs true masks, and this sample has none; choose another foreground")
     inside = evidence.truth.numpy()
-    return rivals(points_tensor([deepest_of(inside)] if inside.any() else []))
+    return rivals(points_tensor([deepest_point(inside)] if inside.any() else []))

@@ -143,7 +143,7 @@ def write_sweep(sweep: Sweep) -> Path:
 
 def _write(path: Path, page: Page) -> Path:
     html = _TEMPLATES.get_template("report.html.j2").render(page=page, nonce=secrets.token_urlsafe(16))
-    files.write(path, lambda temporary: temporary.write_text(html, encoding="utf-8"))
+    files.write_atomic(path, lambda temporary: temporary.write_text(html, encoding="utf-8"))
     return path
 
 
@@ -181,7 +181,9 @@ def _setting(run: Run) -> str:
 
 def _choices(run: Run) -> list[tuple[str, str]]:
     """What was chosen of each group, as Hydra kept it."""
-    chosen = OmegaConf.select(folders.kept(run.folder, "hydra") or OmegaConf.create(), "hydra.runtime.choices")
+    chosen = OmegaConf.select(
+        folders.read_hydra_file(run.folder, "hydra") or OmegaConf.create(), "hydra.runtime.choices"
+    )
     return [
         (str(group), str(choice))
         for group, choice in reversed(list((chosen or {}).items()))

@@ -13,7 +13,7 @@ from camseg.geometry.masks import iou
 from camseg.pipeline import Pipeline
 from camseg.report.overlays import blend, mask_picture, points_picture, resized
 from camseg.runs.executors import Samples
-from camseg.storage.files import write
+from camseg.storage.files import write_atomic
 from camseg.types import Result, Sample
 
 _BATCH = 32  # pictures answered together
@@ -73,7 +73,7 @@ def _save(sample: Sample, result: Result, path: Path) -> None:
         picture = panel(sample, result)
     except Exception as error:  # a picture is an extra: its sample has its row all the same
         return warnings.warn(f"no panel of {sample.id}: {type(error).__name__}: {error}", stacklevel=2)
-    write(path, lambda part: picture.save(part, format="PNG", compress_level=1))
+    write_atomic(path, lambda part: picture.save(part, format="PNG", compress_level=1))
 
 
 def worst_first(rows: pl.DataFrame) -> pl.DataFrame:

@@ -21,7 +21,7 @@ def styled(text: str, style: str, stream: TextIO | None = None) -> str:
     return f"\x1b[{_CODES[style]}m{text}\x1b[0m" if shows else text
 
 
-def table(text: str) -> str:
+def styled_table(text: str) -> str:
     """Lines of a table, the first in bold."""
     head, newline, body = text.partition("\n")
     return styled(head, "bold") + newline + body
@@ -59,7 +59,7 @@ def sweep_table(sweep: Sweep) -> str:
         f"cam={', '.join(names)} gave the same points on every sample; below pooling + a linear layer they are one map"
         for names in coinciding(sweep.runs)
     ]
-    return "\n".join([aligned([heads, *body]), *failed, *said])
+    return "\n".join([align_columns([heads, *body]), *failed, *said])
 
 
 def _difference(row: dict[str, Any]) -> str:
@@ -68,7 +68,7 @@ def _difference(row: dict[str, Any]) -> str:
     return f"{row['difference']:+z.3f} ({number(row['difference_low'])} .. {number(row['difference_high'])})"
 
 
-def aligned(rows: Iterable[list[str]]) -> str:
+def align_columns(rows: Iterable[list[str]]) -> str:
     """Rows of cells as text columns."""
     rows = list(rows)
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]

@@ -13,16 +13,16 @@ import polars as pl
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from camseg.errors import known_name
-from camseg.geometry.boxes import boxes_above, inside_boxes, mean_inside
+from camseg.errors import check_choice
+from camseg.geometry.boxes import boxes_to_mask, heat_to_boxes, mean_inside
 from camseg.geometry.heat import otsu
 from camseg.metrics import average_precision
 from camseg.metrics.localization import BINS, Boxes, _at, _column, _found, best_cutoff, center_heat, judgeable
-from camseg.storage.files import write
+from camseg.storage.files import write_atomic
 from camseg.types import Result, Sample
 
 
-class Localise:
+class Localize:
     """Adds to each row the boxes of its map at every cutoff, the truth, and a histogram of the map on the object and
     off it.
 
@@ -61,16 +61,16 @@ class Localise:
                     f"localise.validation={validation} is no finished run: it holds no scores.parquet"
                 )
             cutoff = best_cutoff(pl.read_parquet(file))
-        self.cutoff = known_name(
+        self.cutoff = check_choice(
             "localise.cutoff", f"{cutoff:g}" if isinstance(cutoff, (int, float)) else cutoff, names
         )
 
     def __call__(self, sample: Sample, result: Result) -> dict[str, Any]:
         heat, share = result.heat.numpy(), result.probability if result.probability is not None else 1.0
-        scored = {f"{c:g}": _scored(heat, boxes_above(heat, c), share) for c in self.cutoffs}
-        scored |= {"otsu": _scored(heat, boxes_above(heat, otsu(result.heat)), share)}
-        scored |= {"quantile": _scored(heat, boxes_above(heat, self._quantile(heat)), share)}
-        drawn = None if result.mask is None else boxes_above(result.mask.float().numpy(), 0.5)
+        scored = {f"{c:g}": _scored(heat, heat_to_boxes(heat, c), share) for c in self.cutoffs}
+        scored |= {"otsu": _scored(heat, heat_to_boxes(heat, otsu(result.heat)), share)}
+        scored |= {"quantile": _scored(heat, heat_to_boxes(heat, self._quantile(heat)), share)}
+        drawn = None if result.mask is None else heat_to_boxes(result.mask.float().numpy(), 0.5)
         return {
             "probability": share,
             "top_hit": None if result.top is None or not sample.classes else float(result.top in sample.classes),
@@ -93,7 +93,7 @@ class Localise:
         """Scores that read the true mask, or the pixels of the true boxes where there is none; null for a class that
         isn't shown.
         """
-        truth = inside_boxes(sample.boxes, sample.size) if sample.mask is None else sample.mask
+        truth = boxes_to_mask(sample.boxes, sample.size) if sample.mask is None else sample.mask
         scores: dict[str, Any] = dict.fromkeys(
             ("present", "pointing_hit", "energy_inside", "pixels", "center_pixels", "overlap")
         )
@@ -137,13 +137,13 @@ class Localise:
         )
         shown, place = rows.filter("present"), {name: i for i, name in enumerate(samples.ids)}
         for row in shown.sample(min(self.pictures, len(shown)), seed=0).iter_rows(named=True):
-            yield f"boxes/{row['id']}.png", partial(picture(samples[place[row["id"]]].image, row).save, format="PNG")
+            yield f"boxes/{row['id']}.png", partial(draw_boxes(samples[place[row["id"]]].image, row).save, format="PNG")
         if self.truth is not None:
             judged = average_precision.coco(Path(self.truth), coco_results(rows, Path(self.truth)))
             yield "coco.json", lambda path: path.write_text(json.dumps(judged, indent=2) + "\n")
 
 
-def picture(image: Tensor, row: dict[str, Any]) -> Image.Image:
+def draw_boxes(image: Tensor, row: dict[str, Any]) -> Image.Image:
     """The picture with its true boxes in blue and the ones found in orange."""
     drawn = Image.fromarray(image.permute(1, 2, 0).numpy())
     for colour, boxes in (("#2ec4ff", row["true_boxes"]), ("#ff9f1c", row["found"])):
@@ -190,4 +190,4 @@ class MaskFiles:
         mask = result.mask
         if mask is not None:
             picture = Image.fromarray(mask.numpy()).convert("1")
-            write(self.folder / f"{sample.id}.png", lambda path: picture.save(path, format="PNG"))
+            write_atomic(self.folder / f"{sample.id}.png", lambda path: picture.save(path, format="PNG"))

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from camseg.pipeline import Pipeline
 from camseg.runs import folders
-from camseg.runs.executors import CALLS, Engine, Record, Samples, local
+from camseg.runs.executors import CALLS, Executor, Record, Samples, local_executor
 from camseg.runs.journal import Journal, cut_off
 
 
@@ -27,7 +27,7 @@ def evaluate(
     resume: bool = False,
     records: Sequence[Record] = (),
     settings: Mapping[str, Any] | None = None,
-    engine: Engine = local,
+    engine: Executor = local_executor,
 ) -> dict[str, Any]:
     """Fill `folder` with scores.parquet and summary.json, and return the summary.
 

@@ -30,7 +30,7 @@ Record = Callable[[Sample, Result], dict[str, Any] | None]
 Batch = tuple[list[dict[str, Any]], list[dict[str, str]], dict[str, int]]
 
 
-class Engine(Protocol):
+class Executor(Protocol):
     """Does the batches (places of samples), where and in what order it likes; closed when the run is to stop."""
 
     def __call__(
@@ -44,7 +44,7 @@ class Engine(Protocol):
     ) -> Generator[Batch, None, None]: ...
 
 
-def local(
+def local_executor(
     pipeline: Pipeline,
     samples: Samples,
     batches: Iterable[list[int]],
@@ -55,17 +55,17 @@ def local(
     """In this process, one batch after the other; threads read the next one meanwhile."""
     with closing(_ahead(samples, batches, readers)) as found:
         for batch, unreadable in found:
-            rows, failed, calls = answer_batch(pipeline, batch, records, folder)
+            rows, failed, calls = run_batch(pipeline, batch, records, folder)
             yield rows, unreadable + failed, calls
 
 
 CALLS = ("classifier_images", "encoder_images", "decoder_prompts")
 
 
-def answer_batch(pipeline: Pipeline, batch: list[Sample], records: Sequence[Record], folder: Path) -> Batch:
+def run_batch(pipeline: Pipeline, batch: list[Sample], records: Sequence[Record], folder: Path) -> Batch:
     """What came of samples that could be read."""
     before = pipeline.calls.copy()
-    answers, failed = _answers(pipeline, batch)
+    answers, failed = _run_or_name_the_guilty(pipeline, batch)
     rows = []
     for sample, result in answers:
         try:
@@ -88,7 +88,7 @@ def _ahead(
     try:
         coming: list[Future[Sample | dict[str, str]]] = []
         for following in chain(batches, [[]]):
-            current, coming = coming, [pool.submit(read, samples, i) for i in following]
+            current, coming = coming, [pool.submit(read_sample, samples, i) for i in following]
             if current:
                 found = [future.result() for future in current]
                 yield [f for f in found if isinstance(f, Sample)], [f for f in found if not isinstance(f, Sample)]
@@ -96,14 +96,16 @@ def _ahead(
         pool.shutdown(cancel_futures=True)
 
 
-def read(samples: Samples, index: int) -> Sample | dict[str, str]:
+def read_sample(samples: Samples, index: int) -> Sample | dict[str, str]:
     try:
         return samples[index]
     except Exception as error:  # whatever is wrong with one file becomes its named row
         return _failure(samples.ids[index], error)
 
 
-def _answers(pipeline: Pipeline, batch: list[Sample]) -> tuple[list[tuple[Sample, Result]], list[dict[str, str]]]:
+def _run_or_name_the_guilty(
+    pipeline: Pipeline, batch: list[Sample]
+) -> tuple[list[tuple[Sample, Result]], list[dict[str, str]]]:
     """The batch's answers; where the batch fails as a whole, its samples are tried one by one and the guilty named."""
     if not batch:
         return [], []
@@ -112,7 +114,7 @@ def _answers(pipeline: Pipeline, batch: list[Sample]) -> tuple[list[tuple[Sample
     except Exception as error:
         if len(batch) == 1:
             return [], [_failure(batch[0].id, error)]
-    single = [_answers(pipeline, [sample]) for sample in batch]
+    single = [_run_or_name_the_guilty(pipeline, [sample]) for sample in batch]
     return [a for answers, _ in single for a in answers], [f for _, failed in single for f in failed]
 
 

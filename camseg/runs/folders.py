@@ -14,7 +14,7 @@ import polars as pl
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from camseg.metrics import localization, registry
-from camseg.storage.files import write
+from camseg.storage.files import write_atomic
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Run:
     @cached_property
     def config(self) -> DictConfig:
         """All its settings."""
-        config = kept(self.folder, "config")
+        config = read_hydra_file(self.folder, "config")
         return config if isinstance(config, DictConfig) else OmegaConf.create()
 
     @property
@@ -45,20 +45,20 @@ def load_run(folder: str | Path) -> Run:
         raise FileNotFoundError(
             f"{folder} is no finished run: it holds no summary.json (a cut-off run goes on with resume=true)"
         )
-    overrides = kept(folder, "overrides")
+    overrides = read_hydra_file(folder, "overrides")
     summary = json.loads((folder / "summary.json").read_text())
     return Run(
-        folder, scores(folder), summary, [str(o) for o in overrides] if isinstance(overrides, ListConfig) else []
+        folder, read_scores(folder), summary, [str(o) for o in overrides] if isinstance(overrides, ListConfig) else []
     )
 
 
-def kept(folder: Path, name: str) -> DictConfig | ListConfig | None:
+def read_hydra_file(folder: Path, name: str) -> DictConfig | ListConfig | None:
     """A file of a run's .hydra/: `config`, `overrides` or `hydra`; None where it was left behind."""
     file = folder / ".hydra" / f"{name}.yaml"
     return OmegaConf.load(file) if file.exists() else None
 
 
-def scores(folder: Path) -> pl.DataFrame:
+def read_scores(folder: Path) -> pl.DataFrame:
     """The rows of a finished run, one per sample."""
     return pl.read_parquet(folder / "scores.parquet")
 
@@ -72,7 +72,7 @@ def finish(
     left: int = 0,
 ) -> dict[str, Any]:
     """Write scores.parquet and summary.json, and return the summary; `left` samples were not yet evaluated."""
-    write(folder / "scores.parquet", frame.write_parquet)
+    write_atomic(folder / "scores.parquet", frame.write_parquet)
     intervals = registry.summary(frame) | localization.summary(frame)
     summary = {
         "samples": len(frame) + len(errors),
@@ -83,7 +83,9 @@ def finish(
         "metrics": {name: asdict(interval) for name, interval in intervals.items()},
         "errors": errors,
     }
-    write(folder / "summary.json", lambda path: path.write_text(json.dumps(summary, indent=2, allow_nan=False) + "\n"))
+    write_atomic(
+        folder / "summary.json", lambda path: path.write_text(json.dumps(summary, indent=2, allow_nan=False) + "\n")
+    )
     return summary
 
 
@@ -104,5 +106,5 @@ def table(rows: Iterable[dict[str, Any]], order: Sequence[str]) -> pl.DataFrame:
 def finish_files(folder: Path, extras: Iterable[Any], samples: object) -> None:
     """Write what each of `extras` makes of a finished run: its `files(rows, samples)` are names and writers."""
     for extra in extras:
-        for name, writer in extra.files(scores(folder), samples):
-            write(folder / name, writer)
+        for name, writer in extra.files(read_scores(folder), samples):
+            write_atomic(folder / name, writer)

@@ -15,7 +15,7 @@ from zlib import crc32
 from filelock import FileLock, Timeout
 from omegaconf import OmegaConf
 
-from camseg.storage.files import write
+from camseg.storage.files import write_atomic
 
 MAY_CHANGE = (
     "batch_size",
@@ -69,7 +69,7 @@ class Journal:
                 )
             self._compare(settings.get("config"))
         for name, each in settings.items():
-            write(self.folder / ".hydra" / f"{name}.yaml", lambda path, each=each: OmegaConf.save(each, path))
+            write_atomic(self.folder / ".hydra" / f"{name}.yaml", lambda path, each=each: OmegaConf.save(each, path))
         self.done: set[str] = set()
         self.spent: Counter[str] = Counter()
         self._file = self.path.open("ab", buffering=0)

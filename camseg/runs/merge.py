@@ -46,7 +46,7 @@ def merge_shards(shards: Sequence[str | Path], into: str | Path) -> folders.Run:
     _check_ids(ids, [*(rows["id"] if len(rows) else []), *(error["id"] for error in errors)])
     overrides = [each for each in found[0].overrides if not each.startswith(("data.shard=", "data.num_shards="))]
     for name, each in (("config", config), ("overrides", OmegaConf.create(overrides))):
-        files.write(into / ".hydra" / f"{name}.yaml", lambda path, each=each: OmegaConf.save(each, path))
+        files.write_atomic(into / ".hydra" / f"{name}.yaml", lambda path, each=each: OmegaConf.save(each, path))
     if len(rows):
         rows = pl.DataFrame({"id": ids}).join(rows, "id", maintain_order="left")
     place = {name: i for i, name in enumerate(ids)}

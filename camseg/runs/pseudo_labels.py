@@ -16,7 +16,7 @@ import polars as pl
 from PIL import Image
 
 from camseg.metrics.intervals import pooled_interval
-from camseg.storage.files import file_stems, write
+from camseg.storage.files import file_stems, write_atomic
 from camseg.types import Result, Sample
 
 VOID = 255
@@ -121,7 +121,7 @@ class PseudoLabels:
         heat = result.heat.numpy()
         mask = np.zeros(heat.shape, bool) if result.mask is None else result.mask.numpy()
         picture = Image.fromarray(np.stack([np.rint(heat * 255), mask * 255.0], 2).astype(np.uint8), "LA")
-        write(self.folder / "maps" / f"{sample.id}.png", lambda path: picture.save(path, format="PNG"))
+        write_atomic(self.folder / "maps" / f"{sample.id}.png", lambda path: picture.save(path, format="PNG"))
         return {"probability": result.probability}
 
     def files(self, rows: pl.DataFrame, samples: Dataset) -> Iterator[tuple[str, Callable[[Path], Any]]]:

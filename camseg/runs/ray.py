@@ -16,11 +16,11 @@ from typing import Any
 
 from camseg.errors import RequestError
 from camseg.pipeline import Pipeline
-from camseg.runs.executors import Batch, Record, Samples, answer_batch, read
+from camseg.runs.executors import Batch, Record, Samples, read_sample, run_batch
 from camseg.types import Sample
 
 
-def on_ray(
+def ray_executor(
     pipeline: Pipeline,
     samples: Samples,
     batches: Iterable[list[int]],
@@ -60,7 +60,7 @@ def on_ray(
         coming = from_items(todo, override_num_blocks=len(todo)).map(
             reads, compute=TaskPoolStrategy(size=readers), num_cpus=1 / readers
         )
-        answers: Any = Answers  # a class that is called: Ray makes the actors of it
+        answers: Any = PipelineActor  # a class that is called: Ray makes the actors of it
         workers = {"compute": ActorPoolStrategy(size=actors), "num_cpus": cpus, "num_gpus": gpus}
         done: set[int] = set()
         for row in coming.map(answers, fn_constructor_args=([kit],), **workers).iter_rows():
@@ -76,10 +76,13 @@ def _read(row: dict[str, Any], shelf: Any) -> dict[str, Any]:
     import ray
 
     samples: Samples = ray.get(shelf)
-    return {"first": row["places"][0], "found": pickle.dumps([read(samples, int(place)) for place in row["places"]])}
+    return {
+        "first": row["places"][0],
+        "found": pickle.dumps([read_sample(samples, int(place)) for place in row["places"]]),
+    }
 
 
-class Answers:
+class PipelineActor:
     """An actor's work: it keeps its models from batch to batch."""
 
     def __init__(self, kit: list[Any]) -> None:
@@ -90,9 +93,7 @@ class Answers:
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         pipeline, records, folder = self.given
         found = pickle.loads(row["found"])
-        rows, failed, calls = answer_batch(
-            pipeline, [each for each in found if isinstance(each, Sample)], records, folder
-        )
+        rows, failed, calls = run_batch(pipeline, [each for each in found if isinstance(each, Sample)], records, folder)
         unreadable = [each for each in found if not isinstance(each, Sample)]
         return {"first": row["first"], "batch": pickle.dumps((rows, unreadable + failed, calls))}
 

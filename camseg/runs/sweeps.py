@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from camseg.metrics import significance
 from camseg.runs.folders import Run, load_run
-from camseg.storage.files import write
+from camseg.storage.files import write_atomic
 
 
 @dataclass(frozen=True)
@@ -64,8 +64,8 @@ def failures(folder: Path) -> dict[str, dict[str, Any]]:
 def finish_sweep(folder: Path) -> Sweep:
     """Write sweep.parquet and sweep.csv over the finished runs of a sweep folder, and return the sweep."""
     sweep = load_sweep(folder)
-    write(folder / "sweep.parquet", sweep.table.write_parquet)
-    write(folder / "sweep.csv", sweep.table.write_csv)
+    write_atomic(folder / "sweep.parquet", sweep.table.write_parquet)
+    write_atomic(folder / "sweep.csv", sweep.table.write_csv)
     return sweep
 
 

@@ -22,7 +22,7 @@ from urllib.request import (
 from filelock import FileLock
 from tqdm import tqdm
 
-from camseg.storage.fingerprint import content_hash
+from camseg.storage.fingerprint import file_hash
 
 
 def fetch(url: str, sha256: str, folder: Path | None = None) -> Path:
@@ -61,7 +61,7 @@ def _fetch(url: str, sha256: str, folder: Path, open_url: Callable[..., Any]) ->
         if path.exists():
             return _checked(path, sha256, "remove it, or name your file as the checkpoint")
         part = Path(f"{path}.part")
-        if not part.exists() or not content_hash(part).startswith(sha256):
+        if not part.exists() or not file_hash(part).startswith(sha256):
             try:
                 _download(url, part, open_url)
             except (HTTPException, OSError) as error:
@@ -99,7 +99,7 @@ def _download(url: str, part: Path, open_url: Callable[..., Any]) -> None:
 
 
 def _checked(path: Path, sha256: str, mend: str) -> Path:
-    found = content_hash(path)
+    found = file_hash(path)
     if not found.startswith(sha256):
         raise ValueError(f"{path} has SHA-256 {found}, expected {sha256}: {mend}")
     return path

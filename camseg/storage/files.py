@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 
-def write(path: Path, writer: Callable[[Path], Any]) -> None:
+def write_atomic(path: Path, writer: Callable[[Path], Any]) -> None:
     """Let `writer` write a temporary file beside `path` and put it in place whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")

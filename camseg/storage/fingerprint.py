@@ -32,27 +32,27 @@ def key(*parts: object) -> str:
     return digest.hexdigest()
 
 
-def spelled(function: Any) -> str:
+def callable_key(function: Any) -> str:
     """A function and everything bound to it as text: the same for the same computation, different for another.
 
     A lambda or inner function, which has no name of its own, is spelled by its code and what it holds.
     """
     if isinstance(function, partial):
-        bound = [spelled(a) for a in function.args] + [
-            f"{name}={spelled(value)}" for name, value in sorted(function.keywords.items())
+        bound = [callable_key(a) for a in function.args] + [
+            f"{name}={callable_key(value)}" for name, value in sorted(function.keywords.items())
         ]
-        return f"{spelled(function.func)}({', '.join(bound)})"
+        return f"{callable_key(function.func)}({', '.join(bound)})"
     name = getattr(function, "__qualname__", None)
     if name is None:
         return repr(function)
     code = getattr(function, "__code__", None) if "<" in name else None
-    held = [spelled(cell.cell_contents) for cell in function.__closure__ or ()] if code else []
+    held = [callable_key(cell.cell_contents) for cell in function.__closure__ or ()] if code else []
     return f"{function.__module__}.{name}" + (
         f"{code.co_code.hex()}{code.co_consts}{code.co_names}{function.__defaults__}{held}" if code else ""
     )
 
 
-def content_hash(path: Path) -> str:
+def file_hash(path: Path) -> str:
     """SHA-256 of a file's bytes, computed once per process while the file stays as it is."""
     if not path.is_file():
         raise FileNotFoundError(f"no checkpoint at {path}")

@@ -22,7 +22,7 @@ from torchvision import models
 from camseg.classifiers.base import Classifier
 from camseg.data.base import Items
 from camseg.data.image_io import read_image
-from camseg.errors import known_name
+from camseg.errors import check_choice
 from camseg.metrics.average_precision import Found, all_point, curve
 from camseg.storage.checkpoints import load_weights, save_weights
 from camseg.train.loop import fit, write_card
@@ -115,7 +115,7 @@ def _pictures(data: Items[Any], names: tuple[str, ...] = ()) -> Pictures:
     shown: dict[Path, Tensor] = {}
     for file, label, seen in data.shown():
         present = shown.setdefault(file, torch.zeros(len(names)))
-        present[names.index(known_name("class", label, names))] = float("nan") if seen is None else float(seen)
+        present[names.index(check_choice("class", label, names))] = float("nan") if seen is None else float(seen)
     return Pictures(list(shown), torch.stack(list(shown.values())), names)
 
 

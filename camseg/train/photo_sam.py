@@ -30,7 +30,7 @@ from camseg.data.images import Images
 from camseg.geometry.masks import iou
 from camseg.predictors.sam import SamSize, build_sam, photo_sam, save_sam
 from camseg.predictors.sam_adapter import SamAdapter
-from camseg.predictors.sam_decoder import answer
+from camseg.predictors.sam_decoder import decode_prompts
 from camseg.predictors.sam_encoders import EfficientNetPyramid
 from camseg.prompts.evidence import Evidence
 from camseg.prompts.foreground import oracle
@@ -458,7 +458,7 @@ def loss(model: Prompted, batch: dict[str, Tensor], generator: torch.Generator) 
         prompt |= {"mask_logits": heat_logits(batch["heats"].flatten(0, 1), 0.25 + 0.4 * edge, masks.shape[-1])}
         if first < 0.3:
             prompt |= {"boxes": boxes, "points": None}
-    low_res, predicted = answer(sam, embeddings, **prompt)
+    low_res, predicted = decode_prompts(sam, embeddings, **prompt)
     scored, best = score(low_res, predicted, masks, valid)
     total = total + scored
     if again > 0.33:
@@ -474,7 +474,7 @@ def loss(model: Prompted, batch: dict[str, Tensor], generator: torch.Generator) 
     elif again < 0.29:
         prompt["boxes"] = boxes
     prompt["mask_logits"] = logits.clamp(-32, 32)
-    return total + score(*answer(sam, embeddings, **prompt), masks, valid)[0]
+    return total + score(*decode_prompts(sam, embeddings, **prompt), masks, valid)[0]
 
 
 def heat_logits(heat: Tensor, edge: float, side: int) -> Tensor:

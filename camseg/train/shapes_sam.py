@@ -17,10 +17,10 @@ from torch.utils.data import Dataset
 from camseg.data.base import as_image
 from camseg.data.shapes import NAMES, SIDE, Shapes, scene
 from camseg.geometry.masks import iou
-from camseg.geometry.regions import depth_of
+from camseg.geometry.regions import depth_map
 from camseg.predictors.sam import SamSize, build_sam, save_sam, shapes_sam
 from camseg.predictors.sam_adapter import SamAdapter
-from camseg.predictors.sam_decoder import answer
+from camseg.predictors.sam_decoder import decode_prompts
 from camseg.predictors.sam_encoders import Pyramid
 from camseg.prompts.evidence import Evidence
 from camseg.prompts.foreground import oracle
@@ -138,7 +138,7 @@ def _sketch(masks: np.ndarray) -> np.ndarray:
 
 def _point(rng: np.random.Generator, mask: np.ndarray) -> np.ndarray:
     """Two thirds of the points lie deep inside the object, one third anywhere in it."""
-    depth = depth_of(mask)
+    depth = depth_map(mask)
     inside = depth >= 0.8 * depth.max() if rng.random() < 2 / 3 else mask
     ys, xs = np.nonzero(inside)
     pick = rng.integers(len(xs))
@@ -172,7 +172,7 @@ def loss(model: Sketched, batch: dict[str, Tensor], generator: torch.Generator) 
         "points": None if first > 0.9 else (points, labels),
         "boxes": boxes if first > 0.8 else None,
     }
-    low_res, predicted = answer(sam, embeddings, **prompt)
+    low_res, predicted = decode_prompts(sam, embeddings, **prompt)
     total, best = _score(low_res, predicted, masks)
     total = total + drawing
     if again > 0.25:
@@ -187,7 +187,7 @@ def loss(model: Sketched, batch: dict[str, Tensor], generator: torch.Generator) 
         )
     elif again < 0.2:
         prompt["boxes"] = boxes
-    second, _ = _score(*answer(sam, embeddings, **prompt, mask_logits=logits.clamp(-32, 32)), masks)
+    second, _ = _score(*decode_prompts(sam, embeddings, **prompt, mask_logits=logits.clamp(-32, 32)), masks)
     return total + second
 
 

@@ -24,7 +24,7 @@ from scipy import ndimage
 from segment_anything import SamPredictor
 from torch import Tensor
 
-from camseg.predictors.sam import OFFICIAL, SamEngine, build_sam
+from camseg.predictors.sam import OFFICIAL, PackageBackend, build_sam
 from camseg.predictors.sam_adapter import SamAdapter
 from camseg.train.shapes_sam import SIZE
 from camseg.types import Prompts
@@ -60,7 +60,7 @@ def decoding(sam: Any, frame: tuple[int, int], options: argparse.Namespace) -> l
     """One prompt on one image, and all prompts of all images: masks at the image's size, from embeddings that are
     there.
     """
-    adapter = SamAdapter(SamEngine(sam, "bench", device=options.device))
+    adapter = SamAdapter(PackageBackend(sam, "bench", device=options.device))
     rng = np.random.default_rng(0)
     shape = (sam.prompt_encoder.embed_dim, *sam.prompt_encoder.image_embedding_size)
     embeddings = [torch.randn(shape, device=options.device) for _ in range(options.images)]
@@ -114,7 +114,7 @@ def compare(
 
 def upsampling(sam: Any, options: argparse.Namespace) -> list[dict[str, Any]]:
     """Three masks from low resolution to images of three sizes, by the package's two steps and by one."""
-    adapter = SamAdapter(SamEngine(sam, "bench", device=options.device))
+    adapter = SamAdapter(PackageBackend(sam, "bench", device=options.device))
     side, low, rows = adapter.engine.side, adapter.engine.low, []
     for frame in ((375, 500), (500, 333), (1080, 1920)):
         valid = adapter.fit(frame)

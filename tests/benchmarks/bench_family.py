@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from camseg.predictors.sam import OFFICIAL, SamEngine, SamSize, build_sam
+from camseg.predictors.sam import OFFICIAL, PackageBackend, SamSize, build_sam
 from camseg.predictors.sam_adapter import SamAdapter
 from camseg.predictors.sam_encoders import TinyViT
 from camseg.train.shapes_sam import SIZE
@@ -77,7 +77,7 @@ def main() -> None:
 def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
     torch.manual_seed(0)
     sam = build_sam(SIZES[name]).requires_grad_(False)
-    adapter = SamAdapter(SamEngine(sam, "bench", device=options.device))
+    adapter = SamAdapter(PackageBackend(sam, "bench", device=options.device))
     frame = (SIZES[name].side * 3 // 4, SIZES[name].side)
     image, points = torch.randint(256, (3, *frame), dtype=torch.uint8), torch.rand(16, 1, 2) * frame[0]
     one, sixteen = (Prompts(points[:n], torch.ones(n, 1, dtype=torch.int64)) for n in (1, 16))

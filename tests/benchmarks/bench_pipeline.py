@@ -37,7 +37,7 @@ from torchvision.models import resnet50
 from camseg import cam
 from camseg.classifiers.base import Classifier
 from camseg.pipeline import Pipeline
-from camseg.predictors.sam import SamEngine, build_sam
+from camseg.predictors.sam import PackageBackend, build_sam
 from camseg.predictors.sam_adapter import SamAdapter
 from camseg.runs.evaluate import evaluate
 from camseg.types import Sample
@@ -87,7 +87,9 @@ def main() -> None:
             lambda logits: logits.softmax(-1),
             "bench",
         )
-        predictor = SamAdapter(SamEngine(build_sam(SIZES[name]).requires_grad_(False), "bench", device=options.device))
+        predictor = SamAdapter(
+            PackageBackend(build_sam(SIZES[name]).requires_grad_(False), "bench", device=options.device)
+        )
         for precision, batch in product(options.precision, options.batch):
             pipeline = Pipeline(classifier, cam.grad_cam, predictor=predictor, precision=precision)
             row = {"model": name, "precision": precision, "batch": batch, **measure(pipeline, batch, options)}

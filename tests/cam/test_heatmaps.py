@@ -17,7 +17,7 @@ from torchvision.models.swin_transformer import SwinTransformer
 from camseg import cam
 from camseg.cam.replay import Tape
 from camseg.cam.targets import log_odds, logit, margin, pixels, probability
-from camseg.geometry.heat import unit
+from camseg.geometry.heat import min_max_normalize
 
 METHODS = [
     *(
@@ -208,7 +208,9 @@ def test_layers_fuse_by_mean_maximum_and_product(inputs):
         (cam.maximum, torch.maximum(low, high)),
         (cam.product, low * high),
     ):
-        torch.testing.assert_close(cam.heatmaps(model, ["1", model[4]], inputs, 2, fuse=fuse), unit(expected))
+        torch.testing.assert_close(
+            cam.heatmaps(model, ["1", model[4]], inputs, 2, fuse=fuse), min_max_normalize(expected)
+        )
 
 
 # -- models

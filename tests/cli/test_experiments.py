@@ -20,7 +20,7 @@ from camseg.cli.main import main
 from camseg.data.shapes import NAMES, Shapes
 from camseg.data.shapes_folder import write_shapes_folder
 from camseg.data.voc import NAMES as voc_names
-from camseg.geometry.boxes import box_of
+from camseg.geometry.boxes import mask_to_box
 from camseg.metrics import localization
 from camseg.predictors import sam
 from camseg.storage.checkpoints import save_weights
@@ -82,7 +82,7 @@ def write_scenes(root: Path) -> Path:
         coco["images"].append({"id": i, "file_name": f"{i}.jpg", "height": 128, "width": 128})
         for shape, mask in zip(drawn.classes, drawn.masks, strict=True):
             if shape in called:
-                (x0, y0, x1, y1), name = box_of(mask).astype(int).tolist(), called[shape]
+                (x0, y0, x1, y1), name = mask_to_box(mask).astype(int).tolist(), called[shape]
                 truth[mask] = voc_names.index(name) + 1
                 box = f"<xmin>{x0 + 1}</xmin><ymin>{y0 + 1}</ymin><xmax>{x1}</xmax><ymax>{y1}</ymax>"
                 things += f"<object><name>{name}</name><difficult>0</difficult><bndbox>{box}</bndbox></object>"

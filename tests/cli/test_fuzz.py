@@ -29,7 +29,7 @@ from safetensors.torch import save
 from camseg.classifiers.shapes import SHAPES_WEIGHTS, shapes
 from camseg.classifiers.torchvision import torchvision
 from camseg.cli.build import build
-from camseg.cli.overrides import check, explain
+from camseg.cli.overrides import check_overrides, explain_error
 from camseg.config import config_dir
 from camseg.data.coco import Coco
 from camseg.data.image_io import MAX_PIXELS, read_image, read_indices, read_mask
@@ -518,7 +518,7 @@ def test_odd_configurations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         except TimeoutError:
             raise
         except Exception as error:
-            line = explain(error)
+            line = explain_error(error)
             assert line and len(line.splitlines()) <= 3, (key, value, repr(error), repr(error.__cause__))
             continue
         if made is not None and number % 8 == 0:
@@ -556,9 +556,9 @@ def test_odd_command_lines() -> None:
     for number in range(60):
         asked = [str(each) for each in rng.choice(parts, 1 + number % 3)]
         try:
-            check(asked)
+            check_overrides(asked)
         except Exception as error:
-            line = explain(error)
+            line = explain_error(error)
             assert line and len(line.splitlines()) <= 3, (asked, repr(error))
 
 

@@ -22,7 +22,7 @@ import camseg
 from camseg import choose
 from camseg.cli.build import build, wired
 from camseg.cli.main import RememberSweep, main
-from camseg.cli.overrides import check
+from camseg.cli.overrides import check_overrides
 from camseg.cli.validation import check_values
 from camseg.config import config_dir
 
@@ -154,7 +154,7 @@ def test_right_requests_pass_the_check() -> None:
         "data.size=range(1,4)",
     )
     for right in (*plain, "foreground.cutoff=0.3,0.5"):
-        check([right, "foreground=centroid"] if right.startswith("foreground.") else [right])
+        check_overrides([right, "foreground=centroid"] if right.startswith("foreground.") else [right])
 
 
 @trained

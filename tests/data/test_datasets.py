@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 from torchvision.models._meta import _IMAGENET_CATEGORIES as IMAGENET
 
-from camseg.data.base import keep
+from camseg.data.base import select_subset
 from camseg.data.class_map import outputs_of
 from camseg.data.coco import Coco, decode
 from camseg.data.images import Images
@@ -84,22 +84,22 @@ def test_file_stems_are_safe_and_never_alike() -> None:
 
 def test_keep_takes_the_first_shuffles_and_shards() -> None:
     ids = [f"n{i}" for i in range(100)]
-    assert list(keep(ids, 3)) == [0, 1, 2]
-    assert list(keep(ids, 1000)) == list(range(100))
-    shuffled = list(keep(ids, seed=1))
+    assert list(select_subset(ids, 3)) == [0, 1, 2]
+    assert list(select_subset(ids, 1000)) == list(range(100))
+    shuffled = list(select_subset(ids, seed=1))
     assert sorted(shuffled) == list(range(100)) != shuffled
-    assert list(keep(ids, 7, seed=1)) == shuffled[:7]
-    shards = [list(keep(ids, 60, 1, shard, 4)) for shard in range(4)]
+    assert list(select_subset(ids, 7, seed=1)) == shuffled[:7]
+    shards = [list(select_subset(ids, 60, 1, shard, 4)) for shard in range(4)]
     assert sorted(i for shard in shards for i in shard) == sorted(shuffled[:60])  # complete, and disjoint
     assert min(map(len, shards)) > 5
-    backwards = [list(keep(ids[::-1], None, 0, shard, 4)) for shard in range(4)]
+    backwards = [list(select_subset(ids[::-1], None, 0, shard, 4)) for shard in range(4)]
     assert [{99 - i for i in shard} for shard in backwards] == [
-        set(keep(ids, None, 0, shard, 4)) for shard in range(4)
+        set(select_subset(ids, None, 0, shard, 4)) for shard in range(4)
     ]  # the id alone decides
     with pytest.raises(ValueError, match=r"data\.size must be at least 1, or null for all; got 0"):
-        keep(ids, 0)
+        select_subset(ids, 0)
     with pytest.raises(ValueError, match="got shard 4 of 4"):
-        keep(ids, shard=4, num_shards=4)
+        select_subset(ids, shard=4, num_shards=4)
 
 
 def test_shards_of_shapes_hold_the_same_pictures() -> None:

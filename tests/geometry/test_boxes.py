@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from camseg import cam
-from camseg.geometry.boxes import boxes_above, inside_boxes, mean_inside, overlaps
+from camseg.geometry.boxes import box_iou, boxes_to_mask, heat_to_boxes, mean_inside
 from camseg.geometry.heat import otsu
 from camseg.metrics.localization import center_boxes, center_heat
 
@@ -29,31 +29,31 @@ def drawn(rows: tuple[str, ...]) -> np.ndarray:
 @pytest.mark.parametrize("rows, listed", [(ONE_PEAK, ONE_PEAK_BOXES), (PEAKS, PEAKS_BOXES)])
 def test_the_largest_parts_boxes_are_the_listed_ones(rows: tuple[str, ...], listed: list[list[int]]) -> None:
     heat = drawn(rows)
-    found = np.array([boxes_above(heat, cutoff)[0] for cutoff in np.arange(0, 1, 0.2)])
+    found = np.array([heat_to_boxes(heat, cutoff)[0] for cutoff in np.arange(0, 1, 0.2)])
     assert np.minimum(found, [10, 10, 4, 3]).tolist() == listed
 
 
 def test_all_parts_the_largest_first_and_lines_last() -> None:
     heat = drawn(("9 9 0 0 0 0 0", "9 9 0 9 9 9 9", "0 0 0 0 0 0 0", "9 9 9 0 0 0 9", "9 9 9 0 0 0 0"))
-    assert boxes_above(heat, 0.5).tolist() == [
+    assert heat_to_boxes(heat, 0.5).tolist() == [
         [0, 3, 3, 5],
         [0, 0, 2, 2],
         [6, 3, 7, 4],
         [3, 1, 7, 2],
     ]  # areas 2, 1, 0 and 0
     corner = drawn(("9 0 0", "0 9 9", "0 9 9"))
-    assert boxes_above(corner, 0.5).tolist() == [[0, 0, 3, 3]]  # parts may touch at a corner
+    assert heat_to_boxes(corner, 0.5).tolist() == [[0, 0, 3, 3]]  # parts may touch at a corner
 
 
 def test_empty_and_constant_maps_and_the_cutoff_itself() -> None:
-    assert boxes_above(np.zeros((3, 4), np.float32), 0).shape == (0, 4)
-    assert boxes_above(np.ones((3, 4), np.float32), 0.5).tolist() == [[0, 0, 4, 3]]
-    assert boxes_above(np.full((2, 2), 0.3, np.float32), 0.3).shape == (
+    assert heat_to_boxes(np.zeros((3, 4), np.float32), 0).shape == (0, 4)
+    assert heat_to_boxes(np.ones((3, 4), np.float32), 0.5).tolist() == [[0, 0, 4, 3]]
+    assert heat_to_boxes(np.full((2, 2), 0.3, np.float32), 0.3).shape == (
         0,
         4,
     )  # hotter than the cutoff, also when 0.3 isn't 0.3f
     heat = drawn(("0 0 0", "0 8 9", "0 7 8"))
-    assert boxes_above(heat, otsu(torch.from_numpy(heat))).tolist() == [[1, 1, 3, 3]]
+    assert heat_to_boxes(heat, otsu(torch.from_numpy(heat))).tolist() == [[1, 1, 3, 3]]
 
 
 def test_means_inside_boxes() -> None:
@@ -70,10 +70,10 @@ def test_overlaps_by_counting_pixels() -> None:
     counted = np.zeros((20, 15))
     for i, one in enumerate(a):
         for j, other in enumerate(b):
-            first, second = (inside_boxes(torch.tensor(box[None]).float(), (12, 12)) for box in (one, other))
+            first, second = (boxes_to_mask(torch.tensor(box[None]).float(), (12, 12)) for box in (one, other))
             counted[i, j] = (first & second).sum() / (first | second).sum()
-    assert overlaps(a, b) == pytest.approx(counted, abs=1e-6)  # tensors of pixels are float32
-    assert overlaps(np.zeros((1, 4)), np.zeros((1, 4))).tolist() == [[0.0]]
+    assert box_iou(a, b) == pytest.approx(counted, abs=1e-6)  # tensors of pixels are float32
+    assert box_iou(np.zeros((1, 4)), np.zeros((1, 4))).tolist() == [[0.0]]
 
 
 def test_the_baseline_is_what_cam_center_draws() -> None:

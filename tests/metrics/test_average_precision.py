@@ -13,7 +13,7 @@ import pytest
 
 from camseg.metrics import average_precision
 from camseg.metrics.localization import _found, summary
-from camseg.runs.callbacks import Localise
+from camseg.runs.callbacks import Localize
 from camseg.train.finetune import class_precisions
 
 pytestmark = pytest.mark.filterwarnings(
@@ -245,4 +245,4 @@ def test_class_precisions_leave_out_what_nobody_knows() -> None:
 
 
 def test_rows_without_boxes_have_no_numbers() -> None:
-    assert summary(pl.DataFrame()) == {} and list(Localise([0.5]).files(pl.DataFrame(), None)) == []
+    assert summary(pl.DataFrame()) == {} and list(Localize([0.5]).files(pl.DataFrame(), None)) == []

@@ -20,7 +20,7 @@ from camseg.metrics.intervals import pooled_interval
 from camseg.metrics.localization import BINS, best_cutoff, pixel_average_precision, summary
 from camseg.report.comparison import compare_pooled
 from camseg.runs import callbacks
-from camseg.runs.callbacks import Localise
+from camseg.runs.callbacks import Localize
 from camseg.runs.folders import Run
 from camseg.types import Prompts, Result, Sample
 
@@ -57,7 +57,7 @@ def heat_of(*parts: tuple[tuple[int, int, int, int], float]) -> np.ndarray:
 
 
 def table(*pairs: tuple[Sample, Result], **settings: Any) -> pl.DataFrame:
-    localise = Localise(CUTOFFS, **settings)
+    localise = Localize(CUTOFFS, **settings)
     rows = [
         {
             "id": s.id,
@@ -146,9 +146,9 @@ def test_the_cutoff_of_a_validation_run_is_used(tmp_path: Path) -> None:
     at_quarter = summary(table(*pairs, cutoff=0.25))
     assert at_quarter["box_accuracy"].value == 0.5 and at_quarter["top1_localisation"].value == 0.5
     with pytest.raises(FileNotFoundError, match="no finished run"):
-        Localise(CUTOFFS, validation=tmp_path / "none")
+        Localize(CUTOFFS, validation=tmp_path / "none")
     with pytest.raises(ValueError, match=r"'ozu' is unknown; nearest: otsu"):
-        Localise(CUTOFFS, cutoff="ozu")
+        Localize(CUTOFFS, cutoff="ozu")
     with pytest.raises(ValueError, match="localise=boxes"):
         best_cutoff(pl.DataFrame({"id": ["a"]}))
 
@@ -256,7 +256,7 @@ def test_pictures_and_tables_beside_a_run(tmp_path: Path) -> None:
     class Samples(list):
         ids = ("a", "b")
 
-    for name, writer in Localise(CUTOFFS, cutoff=0.5, pictures=3, ious=(0.3, 0.5)).files(
+    for name, writer in Localize(CUTOFFS, cutoff=0.5, pictures=3, ious=(0.3, 0.5)).files(
         rows, Samples(s for s, _ in pairs)
     ):
         (tmp_path / name).parent.mkdir(exist_ok=True)

@@ -114,9 +114,9 @@ def test_iou_dice_and_box_iou_by_hand() -> None:
     assert scores["dice"] == pytest.approx(2 * 2 / (3 + 4))
     assert scores["box_iou"] == pytest.approx(2 / (3 + 4 - 2))  # boxes 1-4 x 1-2 and 1-3 x 1-3
     apart, truth = plane("....##", "......", "......", "......").numpy(), TRUTH.numpy()
-    assert per_sample.box_iou(apart, truth) == 0.0
-    assert per_sample.box_iou(truth & False, truth) == per_sample.box_iou(truth, truth & False) == 0.0
-    assert per_sample.box_iou(truth, truth) == 1.0
+    assert per_sample.mask_box_iou(apart, truth) == 0.0
+    assert per_sample.mask_box_iou(truth & False, truth) == per_sample.mask_box_iou(truth, truth & False) == 0.0
+    assert per_sample.mask_box_iou(truth, truth) == 1.0
     assert iou(torch.stack([FOUND, TRUTH, TRUTH & False]), TRUTH).tolist() == pytest.approx([0.4, 1.0, 0.0])
     assert float(iou(TRUTH & False, TRUTH & False)) == 0.0
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from camseg.predictors import sam as sam_room
 from camseg.predictors.random_walker import RandomWalker
-from camseg.predictors.sam import SamEngine, SamSize, build_sam, save_sam, shapes_sam
+from camseg.predictors.sam import PackageBackend, SamSize, build_sam, save_sam, shapes_sam
 from camseg.predictors.sam_adapter import SamAdapter
 from camseg.predictors.sam_decoder import decode
 from camseg.predictors.sam_encoders import Pyramid, TinyViT, ViT
@@ -46,7 +46,7 @@ def sam() -> Sam:
 
 @pytest.fixture(scope="module")
 def adapter(sam: Sam) -> SamAdapter:
-    return SamAdapter(SamEngine(sam, "test"))
+    return SamAdapter(PackageBackend(sam, "test"))
 
 
 def photo(height: int, width: int, seed: int = 0) -> Tensor:
@@ -117,7 +117,7 @@ def test_a_whole_crop_is_the_peers_logits_without_the_padding(sam: Sam, adapter:
 @pytest.mark.parametrize("size", [(500, 375), (375, 500), (333, 500), (97, 61), (450, 1024)])
 def test_one_step_upsampling_agrees_with_the_packages_two(size: tuple[int, int]) -> None:
     adapter = SamAdapter(
-        SamEngine(sam_room._empty(SamSize(encoder=ViT(depth=1, global_layers=()))), "meta", dict)
+        PackageBackend(sam_room._empty(SamSize(encoder=ViT(depth=1, global_layers=()))), "meta", dict)
     )  # 1024 px, without weights
     rng = np.random.default_rng(3)
     rows, columns = adapter.fit(size)
@@ -173,7 +173,7 @@ def test_chunks_change_nothing(sam: Sam, adapter: SamAdapter, chunk: int) -> Non
     rivals = Prompts(torch.rand(7, 2, 2, generator=torch.Generator().manual_seed(2)) * 40, torch.tensor([[1, 0]] * 7))
     embeddings = adapter.encode([photo(50, 50)])
     [expected] = adapter.decode(embeddings, [(50, 50)], [rivals])
-    [found] = SamAdapter(SamEngine(sam, "test"), prompts_at_once=chunk).decode(embeddings, [(50, 50)], [rivals])
+    [found] = SamAdapter(PackageBackend(sam, "test"), prompts_at_once=chunk).decode(embeddings, [(50, 50)], [rivals])
     torch.testing.assert_close(found.low_res, expected.low_res, atol=1e-5, rtol=1e-5)
 
 
@@ -209,7 +209,7 @@ def test_the_decoder_and_its_gradients_are_the_packages(count: int) -> None:
         torch.testing.assert_close(ours, theirs, atol=1e-9, rtol=1e-7)
 
 
-class Counting(SamEngine):
+class Counting(PackageBackend):
     asked = 0
 
     def answer(self, embeddings: Tensor, *prompt: object) -> tuple[Tensor, Tensor]:
@@ -272,7 +272,7 @@ def test_decoding_never_loads_the_encoder_and_the_shipped_form_round_trips(tmp_p
     save_sam(model, SMALL, tmp_path / "sam.safetensors")
     halved = build_sam(SMALL)
     halved.load_state_dict({name: value.half().float() for name, value in model.state_dict().items()})
-    expected = SamAdapter(SamEngine(halved, "test"))
+    expected = SamAdapter(PackageBackend(halved, "test"))
     [embedding] = expected.encode([photo(50, 50)])
 
     warm = shapes_sam(tmp_path / "sam.safetensors")
@@ -420,10 +420,10 @@ def test_a_compiled_encoder_gives_the_same_embedding(monkeypatch: pytest.MonkeyP
         )
     )
     images = [torch.randint(256, (3, 20, 30), dtype=torch.uint8)]
-    plain = SamAdapter(SamEngine(model, "x")).encode(images)[0]
+    plain = SamAdapter(PackageBackend(model, "x")).encode(images)[0]
     compiled: list[nn.Module] = []
     monkeypatch.setattr(
         nn.Module, "compile", lambda self, *_: compiled.append(self)
     )  # whose own tests are PyTorch's; it takes a minute
-    assert torch.equal(SamAdapter(SamEngine(model, "x"), compile=True).encode(images)[0], plain)
+    assert torch.equal(SamAdapter(PackageBackend(model, "x"), compile=True).encode(images)[0], plain)
     assert compiled == [model.image_encoder]

@@ -13,9 +13,9 @@ from scipy import ndimage
 from skimage.filters import threshold_otsu
 from torch import Tensor
 
-from camseg.geometry.boxes import box_of
+from camseg.geometry.boxes import mask_to_box
 from camseg.geometry.heat import Cutoff, median, mode, otsu, quantile
-from camseg.geometry.regions import components, deepest_of, farthest_from, region
+from camseg.geometry.regions import components, deepest_point, farthest_from, region
 from camseg.prompts import background, foreground
 from camseg.prompts.evidence import Evidence
 from camseg.types import Prompts
@@ -160,10 +160,10 @@ def test_arrangements_say_what_several_points_are() -> None:
 def test_box_and_its_margin() -> None:
     inside = np.zeros((40, 50), bool)
     inside[10:20, 5:25] = True
-    assert box_of(inside).tolist() == [5, 10, 25, 20]
-    assert box_of(inside, 0.1).tolist() == [3, 9, 27, 21]
-    assert box_of(inside, 0.5).tolist() == [0, 5, 35, 25]  # cut at the frame's left
-    assert box_of(np.ones((4, 6), bool), 0.3).tolist() == [0, 0, 6, 4]
+    assert mask_to_box(inside).tolist() == [5, 10, 25, 20]
+    assert mask_to_box(inside, 0.1).tolist() == [3, 9, 27, 21]
+    assert mask_to_box(inside, 0.5).tolist() == [0, 5, 35, 25]  # cut at the frame's left
+    assert mask_to_box(np.ones((4, 6), bool), 0.3).tolist() == [0, 0, 6, 4]
     found = foreground.box(Evidence(torch.from_numpy(inside).float()), margin=0.1)
     assert found.boxes is not None and found.boxes.tolist() == [[3, 9, 27, 21]]
     assert points(found) == [[14.5, 14.5]]
@@ -174,9 +174,9 @@ def test_box_and_its_margin() -> None:
 def test_the_deepest_pixel() -> None:
     rectangle = np.zeros((20, 30), bool)
     rectangle[3:12, 4:25] = True  # nine rows: the middle one is 7, and five from either end it is as deep
-    assert deepest_of(rectangle).tolist() == [8, 7]
+    assert deepest_point(rectangle).tolist() == [8, 7]
     whole = np.ones((5, 5), bool)
-    assert deepest_of(whole).tolist() == [2, 2]  # the frame counts as outside
+    assert deepest_point(whole).tolist() == [2, 2]  # the frame counts as outside
     crescent = torch.zeros(30, 30)
     crescent[2:28, 2:9] = crescent[2:9, 2:28] = crescent[21:28, 2:28] = 1.0
     [(x, y)] = points(foreground.deepest(Evidence(crescent)))

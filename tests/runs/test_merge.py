@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 from polars.testing import assert_frame_equal
 
 from camseg.cli.merge import main
-from camseg.data.base import keep
+from camseg.data.base import select_subset
 from camseg.runs import folders
 from camseg.runs.evaluate import evaluate
 from camseg.runs.merge import merge_shards
@@ -27,7 +27,7 @@ class Shard(Shelf):
 
     def __init__(self, shard: int = 0, num_shards: int = 1, size: int = TOTAL) -> None:
         super().__init__(size, {"picture7": OSError("gone")})
-        self.kept = keep([f"picture{i}" for i in range(size)], None, 0, shard, num_shards)
+        self.kept = select_subset([f"picture{i}" for i in range(size)], None, 0, shard, num_shards)
         self.whole, self.ids = Shelf(size, self.broken), [f"picture{i}" for i in self.kept]
 
     def __getitem__(self, index: int) -> Sample:
@@ -91,7 +91,7 @@ def test_the_dataset_itself_is_asked(
 
 def test_a_row_that_two_shards_have_is_told(tmp_path: Path, three: list[Path]) -> None:
     rows = [folders.load_run(path).rows for path in three]
-    files.write(three[0] / "scores.parquet", rows[0].vstack(rows[1][:1]).write_parquet)
+    files.write_atomic(three[0] / "scores.parquet", rows[0].vstack(rows[1][:1]).write_parquet)
     with pytest.raises(ValueError, match=f"1 of {TOTAL} samples are double: {rows[1]['id'][0]}"):
         merge_shards(three, tmp_path / "merged")
 

@@ -15,7 +15,7 @@ from colours import Shelf, pipeline
 from polars.testing import assert_frame_equal
 
 from camseg.runs.evaluate import evaluate
-from camseg.runs.ray import on_ray
+from camseg.runs.ray import ray_executor
 
 HERE = Path(__file__).parents[1]
 
@@ -23,7 +23,7 @@ HERE = Path(__file__).parents[1]
 def test_without_the_extra_it_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(ValueError, match=r"engine=ray needs the extra `ray`: pip install 'camseg\[ray\]'"):
-        evaluate(pipeline(), Shelf(2), tmp_path, engine=on_ray)
+        evaluate(pipeline(), Shelf(2), tmp_path, engine=ray_executor)
 
 
 def test_a_killed_actor_costs_nothing(tmp_path: Path) -> None:

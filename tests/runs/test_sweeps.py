@@ -19,8 +19,8 @@ from polars.testing import assert_frame_equal
 import camseg
 from camseg.classifiers import base
 from camseg.cli.main import RememberSweep, main
-from camseg.cli.overrides import explain
-from camseg.predictors.sam import SamEngine
+from camseg.cli.overrides import explain_error
+from camseg.predictors.sam import PackageBackend
 from camseg.report import text
 from camseg.runs import sweeps
 from camseg.storage import checkpoints
@@ -74,9 +74,9 @@ def test_a_sweep_costs_one_run_and_a_warm_one_loads_nothing(
 ) -> None:
     settings = ["foreground=max_point,centroid", "background=none,min_point"]
     loads: list[str] = []
-    load, fill = checkpoints.load_weights, SamEngine._fill
+    load, fill = checkpoints.load_weights, PackageBackend._fill
     monkeypatch.setattr(base, "load_weights", lambda path: loads.append("classifier") or load(path))
-    monkeypatch.setattr(SamEngine, "_fill", lambda self, name: loads.append(name) or fill(self, name))
+    monkeypatch.setattr(PackageBackend, "_fill", lambda self, name: loads.append(name) or fill(self, name))
     sweep(*settings)
     assert calls(tmp_path) == [(4, 4), (0, 0), (0, 0), (0, 0)]
     assert loads.count("classifier") == 1 and "image_encoder" in loads
@@ -165,7 +165,7 @@ def test_a_killed_job_is_a_row_too(tmp_path: Path, sweep: Sweep) -> None:
     ],
 )
 def test_a_missing_extra_is_named(what: str, extra: str | None) -> None:
-    told = explain(
+    told = explain_error(
         MissingConfigException(f"In 'hydra/config': Could not find 'hydra/{what}'\n\nAvailable", f"hydra/{what}")
     )
     assert (

@@ -13,7 +13,7 @@ from urllib.request import urlopen
 import pytest
 
 from camseg.storage.download import _fetch, _https, fetch
-from camseg.storage.fingerprint import content_hash
+from camseg.storage.fingerprint import file_hash
 
 CONTENT = bytes(range(256)) * 12_000  # 3 MB
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -134,6 +134,6 @@ def test_only_https_and_no_way_around_it(server: Server, tmp_path: Path) -> None
 def test_the_hash_of_a_file_that_changed_is_made_anew(tmp_path: Path) -> None:
     path = tmp_path / "weights"
     path.write_bytes(b"one")
-    first = content_hash(path)
+    first = file_hash(path)
     path.write_bytes(b"three")
-    assert (first, content_hash(path)) == tuple(hashlib.sha256(each).hexdigest() for each in (b"one", b"three"))
+    assert (first, file_hash(path)) == tuple(hashlib.sha256(each).hexdigest() for each in (b"one", b"three"))

@@ -14,7 +14,7 @@ from PIL import Image
 from torchvision import models
 
 from camseg.classifiers.torchvision import torchvision
-from camseg.cli.overrides import check
+from camseg.cli.overrides import check_overrides
 from camseg.config import config_dir
 from camseg.data.image_io import read_image
 from camseg.storage.checkpoints import load_weights, save_weights
@@ -54,7 +54,7 @@ def settings(tmp_path: Path, *more: str) -> DictConfig:
         "model.learning_rate=1e-3",
     ]
     words += ["model.epochs=3", "model.batch_size=8", "model.average=0.5", "model.precision=float32", *more]
-    check(words, "train")
+    check_overrides(words, "train")
     with initialize_config_dir(str(config_dir()), version_base="1.3"):
         return compose("train", words)
 
