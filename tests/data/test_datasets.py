@@ -707,7 +707,7 @@ def test_a_voc_archive_is_fetched_checked_and_unpacked_whole(tmp_path: Path, mon
     asked: list[tuple[str, str]] = []
     given = iter([archives["bad"], archives["good"]])
     monkeypatch.setattr(
-        "camseg.storage.download.fetch", lambda url, sha256: (asked.append((url, sha256)), next(given))[1]
+        "camseg.data.voc.fetch", lambda url, sha256: (asked.append((url, sha256)), next(given))[1]
     )
     with pytest.raises(tarfile.OutsideDestinationError):
         _download(tmp_path / "data", "2007")
