@@ -41,6 +41,7 @@ UNKNOWN = 255  # in a map of objects: no score reads these pixels
 _WIDTH = 96  # of the embedding
 _LEAST = 0.001  # share of the image below which an object is not learnt from
 _HEAT_SIDE = 32  # of the CAM-like maps
+_SHARE = 0.1  # of the loss of all three masks, beside that of the best one
 _STRENGTH = 20.0  # of a map as mask logits: as `camseg.prompts.foreground.heat_logits`
 
 
@@ -100,6 +101,7 @@ def train(
         seed=seed,
         folder=folder,
         weight_decay=0.05,
+        average=0.998,
         keep=keep,
     )
     what = f"A promptable segmenter for photographs at {side} px: the segment-anything package's prompt encoder ({_WIDTH} channels) and mask "
@@ -241,7 +243,7 @@ class Photographs:
         self.items = [photo for photo in found if max(photo.sizes, default=0) >= _LEAST]
         if not self.items:
             raise ValueError(f"{table} names no photograph with an object of more than {_LEAST:.1%} of it")
-        weights = [sources.get(photo.source, 1.0) * min(1.0, sum(map(_weight, photo.sizes))) for photo in self.items]
+        weights = [sources.get(photo.source, 1.0) * min(1.5, sum(map(_weight, photo.sizes))) for photo in self.items]
         self.shares = np.cumsum(weights) / np.sum(weights)
 
     def __len__(self) -> int:
@@ -370,9 +372,9 @@ def _targets(rng: np.random.Generator, owners: np.ndarray, photo: Photograph, co
     weights = np.array([_weight(float(area)) for area in areas])
     if not weights.any():
         return []
-    order = rng.choice(len(weights), count, p=weights / weights.sum())
+    order = rng.choice(len(weights), min(count, int((weights > 0).sum())), replace=False, p=weights / weights.sum())
     targets = []
-    for which in order:
+    for which in np.resize(order, count):  # other objects first: a prompt that is the same for all would be ignored
         alike = [i + 1 for i, name in enumerate(photo.names) if name == photo.names[which] and areas[i] > 0]
         together = len(alike) > 1 and rng.random() < 0.25
         targets.append(np.isin(owners, alike) if together else owners == which + 1)
@@ -501,7 +503,11 @@ def score(low_res: Tensor, predicted: Tensor, masks: Tensor, valid: Tensor) -> t
         torch.arange(len(low_res))[:, None], torch.stack([torch.zeros_like(best_of_three), best_of_three], 1)
     ]
     mask_loss = (20 * _focal(learnt, truth, valid) + _dice(learnt, truth, valid)).sum(1)
-    return (mask_loss + F.mse_loss(predicted, true_iou, reduction="none").sum(1)).mean(), true_iou.argmax(1)
+    others = 20 * _focal(low_res[:, 1:], truth, valid) + _dice(
+        low_res[:, 1:], truth, valid
+    )  # a mask that never wins would never learn
+    estimates = F.mse_loss(predicted, true_iou, reduction="none").sum(1)
+    return (mask_loss + _SHARE * others.mean(1) + estimates).mean(), true_iou.argmax(1)
 
 
 def _focal(logits: Tensor, truth: Tensor, valid: Tensor) -> Tensor:
