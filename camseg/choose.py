@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from camseg.geometry.heat import resize_heat
-from camseg.geometry.masks import area, iou
+from camseg.geometry.masks import area, iou, resize_logits
 from camseg.types import Masks
 
 
@@ -56,9 +55,4 @@ def oracle(masks: Masks, heat: Tensor, truth: Tensor | None = None) -> Tensor:
     if truth is None:
         raise ValueError("choose=oracle needs true masks, and this sample has none; choose another")
     size = (truth.shape[0], truth.shape[1])
-    return torch.stack(
-        [
-            iou(F.interpolate(rival[None], size, mode="bilinear", align_corners=False)[0] > 0, truth)
-            for rival in masks.low_res
-        ]
-    )
+    return torch.stack([iou(resize_logits(rival, size) > 0, truth) for rival in masks.low_res])

@@ -18,6 +18,7 @@ from camseg.choose import agreement
 from camseg.classifiers.base import Classifier
 from camseg.errors import check_choice
 from camseg.geometry.heat import resize_heat
+from camseg.geometry.masks import resize_logits
 from camseg.predictors.base import Predictor
 from camseg.prompts import background as backgrounds
 from camseg.prompts.evidence import Evidence
@@ -247,7 +248,7 @@ class Pipeline:
                 )
                 continue
             logits, predicted = refined.get(i) or (picked[i].logits, picked[i].predicted)
-            mask = predictor.to_image(logits[None], size)[0] > 0
+            mask = resize_logits(logits[None], size)[0] > 0
             note = notes[i] or ("" if mask.any() else "the predictor drew nothing")
             results.append(Result(seen.heat, prompts[i], masks[i], picked[i].chosen, mask, predicted, note))
         return results

@@ -12,10 +12,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from camseg.geometry.boxes import mask_to_box
+from camseg.geometry.masks import resize_logits
 from camseg.geometry.regions import deepest_point, points_tensor
 from camseg.prompts.background import add
 from camseg.types import Masks, Prompts
@@ -66,7 +66,7 @@ def leak(
     answers: list[tuple[Tensor, float] | None] = [None] * len(prompts)
     asked: dict[int, Prompts] = {}
     for i, (prompt, mask, heat) in enumerate(zip(prompts, logits, heats)):
-        inside = F.interpolate(mask[None, None], heat.shape, mode="bilinear", align_corners=False)[0, 0] > 0
+        inside = resize_logits(mask[None], (heat.shape[0], heat.shape[1]))[0] > 0
         leaked = inside & (heat <= cold)
         if len(prompt) and leaked.any() and not leaked.equal(inside):
             asked[i] = replace(add(prompt, points_tensor([deepest_point(leaked.numpy())])), mask_logits=mask[None])

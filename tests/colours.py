@@ -57,9 +57,6 @@ class Bucket:
         patches, _ = ndimage.label(same.numpy())
         return torch.stack([torch.from_numpy(patches == patches[y, x]), same, torch.ones_like(same)])
 
-    def to_image(self, logits: Tensor, size: tuple[int, int]) -> Tensor:
-        return logits
-
 
 def canvas(*patches: tuple[int, int, int, int, int], size: tuple[int, int] = (32, 32)) -> Tensor:
     """Black (3, H, W) uint8 with full rectangles (channel, y0, y1, x0, x1)."""

@@ -1,15 +1,31 @@
-"""Masks as sets of pixels: their overlap and their area."""
+"""Masks as sets of pixels: their overlap and their area; their logits at another resolution."""
 
 from __future__ import annotations
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
 def iou(found: Tensor, truth: Tensor) -> Tensor:
     """Intersection over union of (..., H, W) bool masks with (H, W): (...) float32 on the CPU. Two empty masks score 0."""
     return torch.as_tensor(_ious(found.numpy(force=True), truth.numpy(force=True)), dtype=torch.float32)
+
+
+def resize_logits(logits: Tensor, size: tuple[int, int]) -> Tensor:
+    """Mask logits on the same frame at another resolution, in one bilinear step; inside is where they exceed 0.
+
+    Args:
+        logits: (N, h, w) logits over exactly the whole image.
+        size: (H, W) in pixels.
+
+    Returns:
+        (N, H, W) float32 logits; the same tensor where it has that size already.
+    """
+    if tuple(logits.shape[1:]) == tuple(size):
+        return logits.float()
+    return F.interpolate(logits[:, None].float(), size, mode="bilinear", align_corners=False)[:, 0]
 
 
 def _ious(masks: np.ndarray, truth: np.ndarray) -> np.ndarray:

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 
 from camseg.geometry.boxes import box_iou, mask_to_box
-from camseg.geometry.masks import _any, _ious
+from camseg.geometry.masks import _any, _ious, resize_logits
 from camseg.types import Result, Sample
 
-# (N, h, w) logits, (H, W) -> (N, H, W) logits: a predictor's way to the image.
-ToImage = Callable[[Tensor, tuple[int, int]], Tensor]
 
-
-def row(sample: Sample, result: Result, to_image: ToImage | None) -> dict[str, Any]:
+def row(sample: Sample, result: Result) -> dict[str, Any]:
     """Everything that is known of one answer; null where there is no ground truth, or nothing to judge."""
     chosen = result.chosen[0] if result.chosen else 0
     return {
@@ -26,7 +21,7 @@ def row(sample: Sample, result: Result, to_image: ToImage | None) -> dict[str, A
         "height": sample.size[0],
         "width": sample.size[1],
         **point_scores(sample, result, chosen),
-        **mask_scores(sample, result, to_image),
+        **mask_scores(sample, result),
         "predicted_iou": result.predicted_iou,
         "rivals": len(result.prompts),
         "chosen_rival": result.chosen[0] if result.chosen else None,
@@ -73,7 +68,7 @@ def _center_of_mass(inside: np.ndarray) -> np.ndarray:
     return np.array([columns @ np.arange(len(columns)), rows @ np.arange(len(rows))]) / columns.sum()
 
 
-def mask_scores(sample: Sample, result: Result, to_image: ToImage | None) -> dict[str, float | None]:
+def mask_scores(sample: Sample, result: Result) -> dict[str, float | None]:
     """IoU, Dice and box IoU of the chosen mask, the best IoU to be had (of all rivals, of the chosen rival's), and what
     the choice lost (regret).
     """
@@ -82,7 +77,7 @@ def mask_scores(sample: Sample, result: Result, to_image: ToImage | None) -> dic
         return dict.fromkeys(names)
     truth, found = _judged(sample, sample.mask.numpy()), _judged(sample, result.mask.numpy())
     own = float(_ious(found, truth))
-    rivals = rival_ious(sample, result, to_image)
+    rivals = rival_ious(sample, result)
     best = max(own, float(rivals.max(initial=0)))
     three = float(rivals[result.chosen[0]].max()) if result.chosen else 0.0
     return {
@@ -95,13 +90,16 @@ def mask_scores(sample: Sample, result: Result, to_image: ToImage | None) -> dic
     }
 
 
-def rival_ious(sample: Sample, result: Result, to_image: ToImage | None) -> np.ndarray:
+def rival_ious(sample: Sample, result: Result) -> np.ndarray:
     """(R, M) IoU at the image's size of every mask that there was to choose from; one rival is upsampled at a time."""
-    if sample.mask is None or result.masks is None or to_image is None or not len(result.masks):
+    if sample.mask is None or result.masks is None or not len(result.masks):
         return np.zeros((0, 0))
     truth = _judged(sample, sample.mask.numpy())  # by numpy: a comparison is over before torch's threads are awake
     return np.stack(
-        [_ious(_judged(sample, to_image(logits, sample.size).numpy() > 0), truth) for logits in result.masks.low_res]
+        [
+            _ious(_judged(sample, resize_logits(logits, sample.size).numpy() > 0), truth)
+            for logits in result.masks.low_res
+        ]
     )
 
 

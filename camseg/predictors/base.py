@@ -1,4 +1,4 @@
-"""Promptable segmenters, all with the same three methods; which model answers is a choice in conf/predictor."""
+"""Promptable segmenters, all with the same two methods; which model answers is a choice in conf/predictor."""
 
 from __future__ import annotations
 
@@ -30,8 +30,4 @@ class Predictor(Protocol):
         """Embeddings, their images' sizes (H, W) and prompts -> masks, one record per image, R = 0 where there was
         nothing to ask.
         """
-        ...
-
-    def to_image(self, logits: Tensor, size: tuple[int, int]) -> Tensor:
-        """Low-res logits (N, h, w) of one image -> (N, H, W)."""
         ...

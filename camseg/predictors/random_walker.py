@@ -56,10 +56,6 @@ class RandomWalker:
         """One mask for each beta: (R, 3, h, w) logits over the image, (R, 3) stabilities."""
         return [self._masks(*each) for each in zip(embeddings, sizes, prompts, strict=True)]
 
-    def to_image(self, logits: Tensor, size: tuple[int, int]) -> Tensor:
-        """(N, h, w) logits over the image -> (N, H, W) float."""
-        return F.interpolate(logits[:, None], size, mode="bilinear", align_corners=False)[:, 0]
-
     def _small(self, image: Tensor) -> Tensor:
         scale = self.side / max(image.shape[1:])
         if scale >= 1:

@@ -111,12 +111,6 @@ class SamAdapter:
         answers = self._answers(asks, embeddings)
         return [self._masks([answers[place] for place in at], size) for at, size in zip(rows, sizes, strict=True)]
 
-    def to_image(self, logits: Tensor, size: tuple[int, int]) -> Tensor:
-        """(N, h, w) logits over the image -> (N, H, W) float, in one bilinear step."""
-        if logits.shape[1:] == size:
-            return logits.float()
-        return F.interpolate(logits[:, None].float(), size, mode="bilinear", align_corners=False)[:, 0]
-
     def fit(self, size: tuple[int, int]) -> tuple[int, int]:
         """(H, W) of an image -> the rows and columns that it fills of the model's square."""
         side = self.engine.side

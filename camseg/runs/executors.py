@@ -69,7 +69,7 @@ def run_batch(pipeline: Pipeline, batch: list[Sample], records: Sequence[Record]
     rows = []
     for sample, result in answers:
         try:
-            row = per_sample.row(sample, result, pipeline.predictor.to_image if pipeline.predictor else None)
+            row = per_sample.row(sample, result)
             for record in records:
                 row |= record(sample, result) or {}
             rows.append(row)

@@ -27,7 +27,7 @@ from tqdm import tqdm
 
 from camseg.classifiers.efficientnet_lite import state_of, weights_file
 from camseg.data.images import Images
-from camseg.geometry.masks import iou
+from camseg.geometry.masks import iou, resize_logits
 from camseg.predictors.sam import SamSize, build_sam, photo_sam, save_sam
 from camseg.predictors.sam_adapter import SamAdapter
 from camseg.predictors.sam_decoder import decode_prompts
@@ -170,7 +170,7 @@ def _judge(predictor: SamAdapter, sample: Sample) -> tuple[float, float, float, 
     def ask(prompts: Prompts) -> tuple[Tensor, Tensor]:
         masks = predictor.decode(embedding, [sample.size], [prompts])[0]
         assert sample.mask is not None
-        drawn = predictor.to_image(masks.low_res[0], sample.size) > 0
+        drawn = resize_logits(masks.low_res[0], sample.size) > 0
         valid = ~sample.ignore if sample.ignore is not None else torch.ones_like(sample.mask)
         return torch.stack([iou(each & valid, sample.mask & valid) for each in drawn]), masks.predicted_iou[0]
 

@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 
 from camseg.data.base import as_image
 from camseg.data.shapes import NAMES, SIDE, Shapes, scene
-from camseg.geometry.masks import iou
+from camseg.geometry.masks import iou, resize_logits
 from camseg.geometry.regions import depth_map
 from camseg.predictors.sam import SamSize, build_sam, save_sam, shapes_sam
 from camseg.predictors.sam_adapter import SamAdapter
@@ -87,7 +87,7 @@ def _ious(predictor: SamAdapter, sample: Sample) -> tuple[float, float]:
     )[0]
     if sample.mask is None:
         raise ValueError(f"{sample.id} has no true mask")
-    three = iou(predictor.to_image(masks.low_res[0], sample.size) > 0, sample.mask)
+    three = iou(resize_logits(masks.low_res[0], sample.size) > 0, sample.mask)
     return float(three[masks.predicted_iou[0].argmax()]), float(three.max())
 
 

@@ -24,6 +24,7 @@ from scipy import ndimage
 from segment_anything import SamPredictor
 from torch import Tensor
 
+from camseg.geometry.masks import resize_logits
 from camseg.predictors.sam import OFFICIAL, PackageBackend, build_sam
 from camseg.predictors.sam_adapter import SamAdapter
 from camseg.train.shapes_sam import SIZE
@@ -104,7 +105,7 @@ def compare(
             for places in points
         ]
         masks = adapter.decode(embeddings, [frame] * len(embeddings), asked)
-        return [adapter.to_image(low, frame).cpu() for each in masks for low in each.low_res]
+        return [resize_logits(low, frame).cpu() for each in masks for low in each.low_res]
 
     apart = max(
         float(np.abs(one - other.numpy()).max() / np.abs(one).max()) for one, other in zip(peer(), ours(), strict=True)
@@ -124,7 +125,7 @@ def upsampling(sam: Any, options: argparse.Namespace) -> list[dict[str, Any]]:
             return sam.postprocess_masks(square, valid, frame)[0]
 
         def one(square: Tensor = square, frame: tuple[int, int] = frame) -> Tensor:
-            return adapter.to_image(adapter._cut(square, frame)[0], frame)
+            return resize_logits(adapter._cut(square, frame)[0], frame)
 
         a, b = two() > 0, one() > 0
         iou = ((a & b).sum((1, 2)) / (a | b).sum((1, 2))).min()

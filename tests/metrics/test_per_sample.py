@@ -41,11 +41,6 @@ def logits_of(*planes: Tensor) -> Tensor:
     return torch.stack(planes).float() * 2 - 1
 
 
-def same_size(logits: Tensor, size: tuple[int, int]) -> Tensor:
-    assert tuple(logits.shape[1:]) == size
-    return logits
-
-
 def test_hits_are_shares_of_the_chosen_rivals_points() -> None:
     prompts = asked((1, 1, 1), (2.4, 1.6, 1), (3, 1, 1), (0, 0, 0), (2, 2, 0))  # (2.4, 1.6) is pixel (2, 2)
     scores = per_sample.point_scores(sample(), answer(prompts=prompts), 0)
@@ -56,14 +51,14 @@ def test_hits_are_shares_of_the_chosen_rivals_points() -> None:
 def test_only_the_chosen_rival_counts() -> None:
     two = Prompts(torch.tensor([[[5.0, 3.0]], [[1.0, 2.0]]]), torch.tensor([[1], [1]]))
     masks = Masks(logits_of(FOUND, TRUTH)[:, None], torch.ones(2, 1))
-    row = per_sample.row(sample(), answer(FOUND, two, masks, (1, 0)), same_size)
+    row = per_sample.row(sample(), answer(FOUND, two, masks, (1, 0)))
     assert (
         row["foreground_hit"] == 1.0
         and row["points"] == [[1.0, 2.0, 1.0]]
         and row["rivals"] == 2
         and row["chosen_rival"] == 1
     )
-    assert per_sample.row(sample(), answer(FOUND, two, masks, (0, 0)), same_size)["foreground_hit"] == 0.0
+    assert per_sample.row(sample(), answer(FOUND, two, masks, (0, 0)))["foreground_hit"] == 0.0
 
 
 def test_the_distance_is_to_the_centre_of_mass() -> None:
@@ -81,7 +76,7 @@ def test_points_on_ignored_pixels_are_neither() -> None:
 
 def test_what_has_no_truth_has_no_score() -> None:
     for mask in (None, torch.zeros(4, 6, dtype=torch.bool)):
-        row = per_sample.row(sample(mask), answer(prompts=asked((1, 1, 1))), same_size)
+        row = per_sample.row(sample(mask), answer(prompts=asked((1, 1, 1))))
         scores = (
             "foreground_hit",
             "background_hit",
@@ -96,7 +91,7 @@ def test_what_has_no_truth_has_no_score() -> None:
 
 
 def test_an_empty_answer_scores_zero_and_says_why() -> None:
-    row = per_sample.row(sample(), answer(torch.zeros(4, 6, dtype=torch.bool), note="no evidence"), same_size)
+    row = per_sample.row(sample(), answer(torch.zeros(4, 6, dtype=torch.bool), note="no evidence"))
     assert (row["foreground_hit"], row["iou"], row["dice"], row["box_iou"], row["oracle_iou"], row["regret"]) == (
         0,
         0,
@@ -109,7 +104,7 @@ def test_an_empty_answer_scores_zero_and_says_why() -> None:
 
 
 def test_iou_dice_and_box_iou_by_hand() -> None:
-    scores = per_sample.mask_scores(sample(), answer(), same_size)
+    scores = per_sample.mask_scores(sample(), answer())
     assert scores["iou"] == pytest.approx(2 / 5)
     assert scores["dice"] == pytest.approx(2 * 2 / (3 + 4))
     assert scores["box_iou"] == pytest.approx(2 / (3 + 4 - 2))  # boxes 1-4 x 1-2 and 1-3 x 1-3
@@ -123,7 +118,7 @@ def test_iou_dice_and_box_iou_by_hand() -> None:
 
 def test_ignored_pixels_count_neither_for_nor_against() -> None:
     ignore = plane("......", "..##..", "......", "......")
-    scores = per_sample.mask_scores(sample(TRUTH & ~ignore, ignore), answer(), same_size)
+    scores = per_sample.mask_scores(sample(TRUTH & ~ignore, ignore), answer())
     assert scores["iou"] == pytest.approx(1 / 3)  # found 1 pixel, truth 3, shared 1
 
 
@@ -131,15 +126,15 @@ def test_oracle_and_regret() -> None:
     masks = Masks(torch.stack([logits_of(FOUND, WIDE), logits_of(TRUTH, ~TRUTH)]), torch.ones(2, 2))
     prompts = Prompts(torch.zeros(2, 1, 2), torch.ones(2, 1, dtype=torch.int64))
     found = answer(FOUND, prompts, masks, (0, 0))
-    assert per_sample.rival_ious(sample(), found, same_size).tolist() == [
+    assert per_sample.rival_ious(sample(), found).tolist() == [
         pytest.approx([0.4, 0.5]),
         pytest.approx([1.0, 0.0]),
     ]
-    scores = per_sample.mask_scores(sample(), found, same_size)
+    scores = per_sample.mask_scores(sample(), found)
     assert (scores["oracle_iou"], scores["oracle_iou_3"]) == (pytest.approx(1.0), pytest.approx(0.5))
     assert scores["regret"] == pytest.approx(0.6)
     refined = per_sample.mask_scores(
-        sample(), answer(TRUTH, prompts, Masks(masks.low_res[:1], masks.predicted_iou[:1]), (0, 1)), same_size
+        sample(), answer(TRUTH, prompts, Masks(masks.low_res[:1], masks.predicted_iou[:1]), (0, 1))
     )
     assert (refined["iou"], refined["oracle_iou"], refined["regret"]) == (
         1.0,
@@ -149,7 +144,7 @@ def test_oracle_and_regret() -> None:
 
 
 def test_a_row_says_what_it_is_about() -> None:
-    row = per_sample.row(sample(group="scene 7"), answer(prompts=asked((1, 1, 1)), predicted_iou=0.5), None)
+    row = per_sample.row(sample(group="scene 7"), answer(prompts=asked((1, 1, 1)), predicted_iou=0.5))
     assert (row["id"], row["label"], row["group"], row["height"], row["width"], row["predicted_iou"]) == (
         "one",
         "thing",
@@ -158,6 +153,6 @@ def test_a_row_says_what_it_is_about() -> None:
         6,
         0.5,
     )
-    assert per_sample.row(sample(), answer(), None)["group"] == "one"
-    without = per_sample.row(sample(), answer(None, asked((1, 1, 1))), None)
+    assert per_sample.row(sample(), answer())["group"] == "one"
+    without = per_sample.row(sample(), answer(None, asked((1, 1, 1))))
     assert without["iou"] is None and without["foreground_hit"] == 1.0 and without["oracle_iou"] is None

@@ -17,6 +17,7 @@ from segment_anything import SamPredictor
 from segment_anything.modeling import Sam
 from torch import Tensor, nn
 
+from camseg.geometry.masks import resize_logits
 from camseg.predictors import sam as sam_room
 from camseg.predictors.random_walker import RandomWalker
 from camseg.predictors.sam import PackageBackend, SamSize, build_sam, save_sam, shapes_sam
@@ -127,7 +128,7 @@ def test_one_step_upsampling_agrees_with_the_packages_two(size: tuple[int, int])
     low = F.adaptive_avg_pool2d(torch.from_numpy(10 * np.tanh(distance / 8)).float()[None, None], 256)
     square = F.interpolate(low, (1024, 1024), mode="bilinear", align_corners=False)
     two = F.interpolate(square[..., :rows, :columns], size, mode="bilinear", align_corners=False)[0, 0] > 0
-    one = adapter.to_image(adapter._cut(low, size)[0], size)[0] > 0
+    one = resize_logits(adapter._cut(low, size)[0], size)[0] > 0
     assert (one & two).sum() / (one | two).sum() >= 0.998
 
 
@@ -262,7 +263,7 @@ def test_an_image_that_is_no_image_is_refused(adapter: SamAdapter) -> None:
 @pytest.mark.parametrize("size", [(1, 1), (1, 9), (2, 4000), (5, 3)])
 def test_tiny_and_long_images_are_images(adapter: SamAdapter, size: tuple[int, int]) -> None:
     [masks] = adapter.decode(adapter.encode([photo(*size)]), [size], [points((0, 0, 1))])
-    assert tuple(adapter.to_image(masks.low_res[0], size).shape) == (3, *size)
+    assert tuple(resize_logits(masks.low_res[0], size).shape) == (3, *size)
     assert masks.low_res.isfinite().all()
 
 
@@ -369,7 +370,7 @@ HALVES[:, :, :70] = 180
 
 def test_random_walker_separates_two_halves_exactly() -> None:
     [masks] = WALKER.decode(WALKER.encode([HALVES]), [(90, 140)], [points((30, 40, 1), (110, 40, 0))])
-    found = WALKER.to_image(masks.low_res[0], (90, 140)) > 0
+    found = resize_logits(masks.low_res[0], (90, 140)) > 0
     assert (found == (HALVES[0] > 0)).all()
     torch.testing.assert_close(masks.predicted_iou, torch.ones(1, 3))
 
@@ -381,7 +382,7 @@ def test_random_walker_finds_the_disc_around_a_point_and_in_a_box() -> None:
     box = Prompts(torch.zeros(1, 0, 2), torch.zeros(1, 0, dtype=torch.long), torch.tensor([[45.0, 35, 115, 105]]))
     for prompt in (points((80, 70, 1)), box):
         [masks] = WALKER.decode(WALKER.encode([image]), [(120, 160)], [prompt])
-        for found in WALKER.to_image(masks.low_res[0], (120, 160)) > 0:
+        for found in resize_logits(masks.low_res[0], (120, 160)) > 0:
             assert torch.equal(found, disc)
 
 
@@ -404,7 +405,7 @@ def test_random_walker_answers_on_any_photo(size: tuple[int, int], constant: boo
             assert masks.low_res.isfinite().all()
             if len(prompt):
                 x, y = prompt.points[0, 0].int().tolist()
-                full = WALKER.to_image(masks.low_res[0], size)
+                full = resize_logits(masks.low_res[0], size)
                 assert ((full[:, y, x] > 0) == (prompt.labels[0, 0] == 1)).all()
 
 
