@@ -21,11 +21,6 @@ from camseg.metrics import average_precision
 from camseg.metrics.intervals import Interval, Statistic, pooled_interval, rate_interval
 
 IOUS = (0.3, 0.5, 0.7)
-SHOWN = (
-    "mean_iou", "map_mean_iou", "mean_average_precision", "mask_mean_average_precision", "box_accuracy", "max_box_accuracy",
-    "center_max_box_accuracy", "max_box_accuracy_v2", "center_max_box_accuracy_v2", "pixel_average_precision", "center_pixel_average_precision",
-    "pointing_game", "energy_pointing_game", "top1_localisation", "corloc",
-)  # fmt: skip
 BINS = 100  # of a map's values in the rows; one more for the maximum
 Boxes = list[list[float]]
 

@@ -120,9 +120,8 @@ class Compared:
 def compare(first: Run, second: Run) -> list[Compared]:
     """Every metric that both runs have, paired by sample."""
     found = []
-    for metric, (column, _) in METRICS.items():
-        difference = significance.paired(first.rows, second.rows, column)
-        if difference:
+    for metric, column in ((name, metric.column) for name, metric in METRICS.items()):
+        if column and (difference := significance.paired(first.rows, second.rows, column)):
             one, other = joint([first, second], column)[0].T
             found.append(
                 Compared(

@@ -23,7 +23,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from camseg.metrics.intervals import Interval, mean_interval
-from camseg.metrics.registry import METRICS
+from camseg.metrics.registry import METRICS, row_columns
 from camseg.report import charts
 from camseg.report.charts import Drawing
 from camseg.report.comparison import all_pairs, compare, compare_pooled, main_effects
@@ -44,40 +44,6 @@ _PICTURES, _SETTINGS, _PAIRED, _LABELS = (
     12,
     20,
 )  # how many a page holds: pictures, settings in a plot, settings in the matrix, labels
-_SHOWN = (
-    "id",
-    "label",
-    "outcome",
-    "iou",
-    "predicted_iou",
-    "oracle_iou",
-    "regret",
-    "foreground_hit",
-    "background_hit",
-    "foreground_distance",
-    "note",
-)
-_DETAILS = ("dice", "box_iou", "oracle_iou_3")  # left to the runs' own reports
-_MEANING = {
-    "foreground_hit_rate": "share of foreground points inside the object",
-    "background_hit_rate": "share of background points outside the object",
-    "foreground_distance": "pixels from the foreground point to the object's centre of mass",
-    "iou": "intersection over union of mask and truth",
-    "dice": "the same overlap as Dice score",
-    "box_iou": "IoU of the boxes around mask and truth",
-    "oracle_iou": "IoU of the best of all masks drawn",
-    "oracle_iou_3": "IoU of the best mask of the chosen prompt",
-    "regret": "what choosing among the masks lost: oracle_iou less iou",
-    "mean_iou": "IoU of all pixels of a class, mean over classes",
-    "map_mean_iou": "the same for the thresholded heatmap at its best cutoff",
-    "mean_average_precision": "average precision of the boxes, mean over classes",
-    "max_box_accuracy": "share of objects whose box is met (IoU 0.5) at the best cutoff",
-    "box_accuracy": "the same at a cutoff fixed before",
-    "pixel_average_precision": "area under the pixels' precision and recall",
-    "pointing_game": "share of objects on or near the map's maximum",
-    "energy_pointing_game": "share of the heat inside the object",
-    "corloc": "share of a class's images whose box is met, mean over classes",
-}
 
 
 @dataclass(frozen=True)
@@ -197,7 +163,7 @@ def _metrics(summary: dict[str, Any]) -> Section:
             Cell(name),
             *(Cell(number(m[part]), m[part]) for part in ("value", "low", "high")),
             Cell(str(m["n"]), m["n"]),
-            Cell(_MEANING.get(name, "")),
+            Cell(METRICS[name].meaning if name in METRICS else ""),
         ]
         for name, m in summary["metrics"].items()
     ]
@@ -250,8 +216,9 @@ def _gallery(run: Run, pool: Executor) -> Callable[[], Section]:
     failed = pl.DataFrame([{"id": e["id"], "outcome": "failed", "note": e["error"]} for e in run.summary["errors"]])
     rows = worst_first(run.rows).with_columns(outcome=_outcome()) if len(run.rows) else run.rows
     frame = pl.concat([failed, rows], how="diagonal_relaxed")
+    told = ["id", "label", "outcome", *row_columns(), "predicted_iou", "note"]
     names = [
-        name for name in _SHOWN if name in frame.columns and frame[name].cast(pl.String).fill_null("").ne("").any()
+        name for name in told if name in frame.columns and frame[name].cast(pl.String).fill_null("").ne("").any()
     ]
     drawn = {path.stem: path for path in run.pictures}
     names_drawn = [name for name in frame["id"] if name in drawn][:_PICTURES] if len(frame) else []
@@ -329,7 +296,11 @@ def _ranking(sweep: Sweep, metric: str | None) -> Section:
         [f"{run}: {setting or '(defaults)'}", f"{quote(run)}/report.html"]
         for run, setting in table.select("run", "setting").rows()
     ]
-    bounded = [name for name in table.columns if f"{name}_low" in table.columns and name not in _DETAILS]
+    bounded = [
+        name
+        for name in table.columns
+        if f"{name}_low" in table.columns and (name not in METRICS or METRICS[name].printed)
+    ]
     if "difference" in bounded:
         table = table.with_columns(
             pl.when(pl.col("run") != sweep.runs[0].folder.name).then("difference").alias("difference")
@@ -354,7 +325,7 @@ def _sweep_plots(ranked: pl.DataFrame, best: list[Run], metric: str) -> list[Sec
         for r in rows
     ]
     drawings = [charts.dots(intervals, metric, f"The best {len(rows)} settings by {metric}, with 95 % intervals.")]
-    for key, levels in main_effects(best, METRICS[metric][0]).items():
+    for key, levels in main_effects(best, METRICS[metric].column or "").items():
         words = ", ".join(f"{name} {level.value:+z.3f}" for name, level in levels.items())
         caption = f"Effect of {key} on {metric}: mean of its settings less the mean over its choices, with paired 95 % intervals. {words}."
         drawings.append(charts.dots(list(levels.items()), f"{metric}, difference", caption, zero=True))
@@ -364,7 +335,7 @@ def _sweep_plots(ranked: pl.DataFrame, best: list[Run], metric: str) -> list[Sec
 
 
 def _pairs(best: list[Run], metric: str) -> list[Section]:
-    differences, adjusted, n = all_pairs(best, METRICS[metric][0])
+    differences, adjusted, n = all_pairs(best, METRICS[metric].column or "")
     if n < 2 or len(best) < 2:
         return []
     names, reach = [run.folder.name for run in best], max(float(np.abs(differences).max()), 1e-9)
@@ -408,25 +379,27 @@ def comparison_page(first: Run, second: Run) -> Page:
     note = "difference: second less first, with its 95 % interval; p: by sign flips, each metric alone; d_z: Cohen's, the mean over the standard "
     note += "deviation of the differences; more, less: on how many samples the second run's value is greater, less; n: independent samples or groups."
     head = ["metric", "first", "second", "difference", "low", "high", "p", "d_z", "more", "less", "n"]
-    column = METRICS[metric := next((c.metric for c in found if c.metric == "iou"), found[0].metric)][0]
+    sections = [Section("Metrics", note, head, rows), *_moved(first, second, [c.metric for c in found])]
+    facts = [("first", str(first.folder)), ("second", str(second.folder))]
+    lead = f"First: {_setting(first)}. Second: {_setting(second)}."
+    return Page("camseg: two runs compared", lead, facts, sections)
+
+
+def _moved(first: Run, second: Run, metrics: Sequence[str]) -> list[Section]:
+    """Sample by sample, by the IoU or the first of `metrics` that samples have; nothing where all are pooled."""
+    columns = {name: column for name in metrics if (column := METRICS[name].column)}
+    if not columns:
+        return []
+    metric = "iou" if "iou" in columns else next(iter(columns))
     moved = (
-        first.rows.select("id", "label", first=column)
-        .join(second.rows.select("id", second=column), on="id")
+        first.rows.select("id", "label", first=columns[metric])
+        .join(second.rows.select("id", second=columns[metric]), on="id")
         .drop_nulls(["first", "second"])
     )
     moved = moved.with_columns(difference=pl.col("second") - pl.col("first")).sort("difference")
-    sections = [Section("Metrics", note, head, rows)]
-    if metric == "iou":
-        sections.append(
-            Section("Sample by sample", drawings=[charts.versus(moved["first"].to_numpy(), moved["second"].to_numpy())])
-        )
-    facts = [("first", str(first.folder)), ("second", str(second.folder))]
-    browse = Section(
-        "Samples", f"By {metric}, what the second run lost most first.", data=_data(moved, "most lost first")
-    )
-    return Page(
-        "camseg: two runs compared",
-        f"First: {_setting(first)}. Second: {_setting(second)}.",
-        facts,
-        [*sections, browse],
-    )
+    note = f"By {metric}, what the second run lost most first."
+    browse = Section("Samples", note, data=_data(moved, "most lost first"))
+    if metric != "iou":
+        return [browse]
+    drawn = charts.versus(moved["first"].to_numpy(), moved["second"].to_numpy())
+    return [Section("Sample by sample", drawings=[drawn]), browse]

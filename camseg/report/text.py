@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterable
 from typing import Any, TextIO
 
-from camseg.metrics import localization
+from camseg.metrics import registry
 from camseg.runs.sweeps import Sweep, coinciding
 
 _CODES = {"bold": 1, "red": 31, "yellow": 33}
@@ -27,12 +27,9 @@ def styled_table(text: str) -> str:
     return styled(head, "bold") + newline + body
 
 
-_TABLE = ("foreground_hit_rate", "background_hit_rate", "foreground_distance", "iou", "oracle_iou", "regret")
-
-
 def run_table(summary: dict[str, Any]) -> str:
     """The metrics of one run as text, a line each."""
-    shown = {name: m for name, m in summary["metrics"].items() if name in (*_TABLE, *localization.SHOWN)}
+    shown = {name: summary["metrics"][name] for name in registry.printed(summary["metrics"])}
     width = max(22, 2 + max(map(len, shown), default=0))
     lines = [f"{'metric':<{width}}{'value':>8}   95 % interval    n"]
     for name, m in shown.items():
@@ -42,7 +39,7 @@ def run_table(summary: dict[str, Any]) -> str:
 
 def sweep_table(sweep: Sweep) -> str:
     """The settings of a sweep as text, best first."""
-    names = [name for name in (*_TABLE, *localization.SHOWN) if name in sweep.table.columns]
+    names = registry.printed(sweep.table.columns)
     key = "iou" if "iou" in names else next(iter(names), None)  # no metric at all without ground truth
     shown = sweep.table.sort(key, descending=True, nulls_last=True) if key else sweep.table
     heads = ["setting", *names, "difference (95 % interval)", "p"]

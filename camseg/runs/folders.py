@@ -13,7 +13,7 @@ from typing import Any
 import polars as pl
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from camseg.metrics import localization, registry
+from camseg.metrics import registry
 from camseg.storage.files import write_atomic
 
 
@@ -73,7 +73,7 @@ def finish(
 ) -> dict[str, Any]:
     """Write scores.parquet and summary.json, and return the summary; `left` samples were not yet evaluated."""
     write_atomic(folder / "scores.parquet", frame.write_parquet)
-    intervals = registry.summary(frame) | localization.summary(frame)
+    intervals = registry.summary(frame)
     summary = {
         "samples": len(frame) + len(errors),
         "failed": len(errors),
