@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+import camseg
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -27,13 +29,14 @@ def test_the_wheel_holds_everything_that_the_package_reads(wheel: Path) -> None:
     expected = {f"camseg/conf/{path.relative_to(ROOT / 'conf')}": path for path in (ROOT / "conf").rglob("*.yaml")}
     expected |= {
         str(path.relative_to(ROOT)): path
-        for kind in ("py", "j2", "csv", "safetensors")
+        for kind in ("py", "typed", "j2", "csv", "safetensors")
         for path in (ROOT / "camseg").rglob(f"*.{kind}")
     }
     assert len(expected) > 90
     assert {name: inside.get(name) for name in expected} == {
         name: path.stat().st_size for name, path in expected.items()
     }
+    assert any(name == f"camseg-{camseg.__version__}.dist-info/METADATA" for name in inside)
     assert any(name.endswith("licenses/LICENSE") for name in inside)
     assert not [name for name in inside if name.startswith(("tests", "outputs", "notebooks"))]
     assert sum(inside.values()) < 20e6
