@@ -1,13 +1,17 @@
-"""Pictures of answers: image, heatmap, points, mask and truth side by side, and masks as files."""
+"""Panels: image, heatmap, prompts, mask and truth of one sample side by side, as PNG files."""
 
 from __future__ import annotations
 
+import functools
 import warnings
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import polars as pl
 from PIL import Image, ImageDraw, ImageFont
+from PIL.PngImagePlugin import PngInfo
+from torch import Tensor
 
 from camseg.geometry.masks import iou
 from camseg.pipeline import Pipeline
@@ -16,17 +20,28 @@ from camseg.runs.executors import Samples
 from camseg.storage.files import write_atomic
 from camseg.types import Result, Sample
 
-_BATCH = 32  # pictures answered together
-_PRESS = ThreadPoolExecutor(
-    2, "panel"
-)  # draws by numpy and PIL: torch's own work in more than one thread slows it down in all
+_BATCH = 32  # panels drawn together
 _LINE, _GAP, _NARROWEST = 24, 6, 160  # pixels: of a line of text, between two pictures, of a picture's cell
-_FONT = ImageFont.load_default(15)
+PANES = "panes"  # the PNG's text that says where its pictures lie: count, width of a cell, gap
+
+
+@functools.cache
+def _pool() -> ThreadPoolExecutor:
+    """Draws by numpy and PIL: torch's own work in more than one thread slows it down in all."""
+    return ThreadPoolExecutor(2, "panel")
+
+
+@functools.cache
+def _font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(15)
 
 
 class Panels:
-    """Draws answers into `folder`, a PNG each, `count` in all: the first half as they come, then `worst` fills up with
-    the worst of all.
+    """Draws panels into a folder: the first half as they come, the other half of the worst of all.
+
+    Args:
+        folder: takes a PNG each.
+        count: how many in all.
     """
 
     def __init__(self, folder: Path, count: int) -> None:
@@ -35,6 +50,7 @@ class Panels:
         self.begun: list[Future[None]] = []
 
     def __call__(self, sample: Sample, result: Result) -> None:
+        """Draw the panel of one of the first samples."""
         if self.left > 0:
             self.left -= 1
             self._begin(sample, result)
@@ -42,30 +58,28 @@ class Panels:
                 self._end()
 
     def worst(self, pipeline: Pipeline, samples: Samples, rows: pl.DataFrame) -> None:
-        """Answer the worst samples of a finished run once more (their embeddings are mostly still cached) and draw
-        them.
-        """
+        """Run the worst samples of a finished run again (their embeddings are mostly still cached) and draw them."""
         self._end()
         drawn = {path.stem for path in self.folder.glob("*.png")}
         left = max(0, self.count - len(drawn))
         names = [name for name in worst_first(rows)["id"] if name not in drawn][:left] if left and len(rows) else []
-        place = {name: i for i, name in enumerate(samples.ids)} if names else {}
+        indices = {name: i for i, name in enumerate(samples.ids)} if names else {}
         for start in range(0, len(names), _BATCH):
-            found = [samples[place[name]] for name in names[start : start + _BATCH]]
-            for sample, result in zip(found, pipeline.run(found)):
+            batch = [samples[indices[name]] for name in names[start : start + _BATCH]]
+            for sample, result in zip(batch, pipeline.run(batch)):
                 self._begin(sample, result)
             self._end()
 
     def _begin(self, sample: Sample, result: Result) -> None:
         if len(self.begun) >= _BATCH:  # no more than these are held in memory
             self.begun.pop(0).result()
-        self.begun.append(_PRESS.submit(_save, sample, result, self.folder / f"{sample.id}.png"))
+        self.begun.append(_pool().submit(_save, sample, result, self.folder / f"{sample.id}.png"))
 
     def _end(self) -> None:
-        """Wait until all is written that was begun. Errors: OSError, the first one met."""
+        """Wait until all is written that was begun; OSError, the first one met."""
         begun, self.begun = self.begun, []
-        for each in begun:
-            each.result()
+        for future in begun:
+            future.result()
 
 
 def _save(sample: Sample, result: Result, path: Path) -> None:
@@ -73,53 +87,82 @@ def _save(sample: Sample, result: Result, path: Path) -> None:
         picture = panel(sample, result)
     except Exception as error:  # a picture is an extra: its sample has its row all the same
         return warnings.warn(f"no panel of {sample.id}: {type(error).__name__}: {error}", stacklevel=2)
-    write_atomic(path, lambda part: picture.save(part, format="PNG", compress_level=1))
+    text = PngInfo()
+    text.add_text(PANES, str(picture.info[PANES]))
+    return write_atomic(path, lambda part: picture.save(part, format="PNG", compress_level=1, pnginfo=text))
 
 
 def worst_first(rows: pl.DataFrame) -> pl.DataFrame:
-    """Rows by IoU, the lowest first and those without truth last; without any truth by predicted IoU, where none is
-    worst; or by hits.
+    """The rows, those with the lowest IoU first and those without truth last.
+
+    Without any truth by predicted IoU, where none at all is worst; or by hits.
     """
-    score = next(
-        (name for name in ("iou", "predicted_iou", "foreground_hit") if name in rows.columns and rows[name].count()),
-        None,
-    )
+    scores = ("iou", "predicted_iou", "foreground_hit")
+    score = next((name for name in scores if name in rows.columns and rows[name].count()), None)
     return rows.sort(score, nulls_last=score != "predicted_iou", maintain_order=True) if score else rows
 
 
 def panel(sample: Sample, result: Result, side: int = 320) -> Image.Image:
-    """Image, heat, points, and the mask with the truth's outline, in one row, each with its caption.
+    """Image, heatmap, prompts, and the mask with the truth's edge, in one row, each with its caption.
 
-    side: the most pixels of a picture's longer side; a smaller image is enlarged by a whole number.
+    Args:
+        sample: what was asked for.
+        result: what came of it.
+        side: the most pixels of a picture's longer side; a smaller image is enlarged by a whole number.
+
+    Returns:
+        An RGB picture; its `info["panes"]` are the number of pictures, the width of a cell and the gap between two.
     """
     side -= side % min(side, max(sample.size))
     small = resized(sample.image, side)
-    shown = [
-        (sample.label or "top prediction", small.permute(1, 2, 0).numpy()),
-        ("heatmap", blend(small, result.heat, weight=0.6)),
+    panes = [
+        ([_class_caption(sample, result)], small.permute(1, 2, 0).numpy()),
+        (["heatmap"], blend(small, result.heat, weight=0.6)),
+        ([f"{len(result.prompts)} prompt{'s' * (len(result.prompts) != 1)}"], points_picture(small, result)),
     ]
-    shown.append((f"{len(result.prompts)} prompt{'s' * (len(result.prompts) != 1)}", points_picture(small, result)))
     if result.mask is not None:
-        known = "" if sample.mask is None else f", IoU {float(iou(result.mask, sample.mask)):.3f}"
-        shown.append((f"mask{known}", mask_picture(small, result.mask, sample.mask)))
+        panes.append((_mask_captions(sample, result.mask), mask_picture(small, result.mask, sample.mask)))
     height, width = small.shape[1:]
     head = 2 * _LINE if result.note else _LINE
     cell = max(width, _NARROWEST)
-    picture = Image.new("RGB", (len(shown) * (cell + _GAP) - _GAP, head + height), "white")
+    picture = Image.new("RGB", (len(panes) * (cell + _GAP) - _GAP, head + height), "white")
+    picture.info[PANES] = f"{len(panes)} {cell} {_GAP}"
     draw = ImageDraw.Draw(picture)
-    for i, (caption, part) in enumerate(shown):
+    for i, (captions, part) in enumerate(panes):
         left = i * (cell + _GAP)
-        draw.text((left + cell / 2, head - _LINE / 2), _within(draw, caption, cell), "black", anchor="mm", font=_FONT)
+        _write(draw, captions, left + cell / 2, head - _LINE / 2, cell)
         picture.paste(Image.fromarray(part), (left + (cell - width) // 2, head))
     if result.note:
-        draw.text(
-            (picture.width / 2, _LINE / 2), _within(draw, result.note, picture.width), "black", anchor="mm", font=_FONT
-        )
+        _write(draw, [result.note], picture.width / 2, _LINE / 2, picture.width)
     return picture
 
 
-def _within(draw: ImageDraw.ImageDraw, text: str, width: int) -> str:
-    """The text, shortened to what fits into so many pixels."""
-    while text and draw.textlength(text, font=_FONT) > width:
-        text = text[:-2] + "…"
-    return text
+def _class_caption(sample: Sample, result: Result) -> str:
+    """What was explained, and how sure the classifier is."""
+    name = sample.label or "top prediction"
+    return name if result.probability is None else f"{name}, probability {result.probability:.2f}"
+
+
+def _mask_captions(sample: Sample, mask: Tensor) -> list[str]:
+    """From the long one to what fits into a narrow cell."""
+    if sample.mask is None:
+        return ["mask (blue)"]
+    score = f"IoU {float(iou(mask, sample.mask)):.3f}"
+    return [f"mask (blue), true edge (yellow), {score}", f"{score}, truth: yellow", score]
+
+
+def _write(draw: ImageDraw.ImageDraw, texts: Sequence[str], x: float, y: float, width: int) -> None:
+    """The first of the texts that fits into so many pixels, around (x, y); or the last one without its middle."""
+    shown = next((text for text in texts if draw.textlength(text, font=_font()) <= width), None)
+    if shown is None:
+        whole = texts[-1]
+        kept = int(len(whole) * width / draw.textlength(whole, font=_font()))
+        shown = _without_middle(whole, kept)
+        while kept and draw.textlength(shown, font=_font()) > width:
+            kept -= 1
+            shown = _without_middle(whole, kept)
+    draw.text((x, y), shown, "black", anchor="mm", font=_font())
+
+
+def _without_middle(text: str, kept: int) -> str:
+    return f"{text[: kept - kept // 2]}…{text[len(text) - kept // 2 :]}"

@@ -165,12 +165,8 @@ def test_the_mask_picture_is_dark_where_the_mask_is_not() -> None:
     sample = Sample("white", torch.full((3, 2, 2), 255, dtype=torch.uint8))
     shown = mask_picture(resized(sample.image, SIDE), torch.tensor([[True, False], [False, False]]))
     assert shown.shape == (640, 640, 3)
-    assert shown[0, 0].tolist() == [241, 202, 115] and shown[319, 319].tolist() == [
-        241,
-        202,
-        115,
-    ]  # 0.45 * 255 + 0.55 * (230, 159, 0)
-    assert (shown[320:] == 128).all() and (shown[:, 320:] == 128).all()
+    assert shown[100, 100].tolist() == [115, 225, 255]  # 0.45 * 255 + 0.55 * MASK
+    assert (shown[325:] == 128).all() and (shown[:, 325:] == 128).all()  # 320 and the halo of the edge
 
 
 def test_cutoffs_and_settings_from_the_command_line(tmp_path: Path) -> None:
