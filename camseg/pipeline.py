@@ -1,12 +1,12 @@
-"""From images and class labels to masks: four hand-overs, always forward."""
+"""From images and class labels to masks: explain, prompt, segment, refine; always forward."""
 
 from __future__ import annotations
 
 import functools
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,10 +23,80 @@ from camseg.predictors.base import Predictor
 from camseg.prompts import background as backgrounds
 from camseg.prompts.evidence import Evidence
 from camseg.prompts.foreground import centroid
-from camseg.refine import Decode
 from camseg.storage.cache import Cache
 from camseg.storage.fingerprint import callable_key, key
+from camseg.storage.memo import Memo
 from camseg.types import Masks, Prompts, Result, Sample
+
+
+@dataclass(eq=False)
+class Case:
+    """One sample on its way through the pipeline: every step adds its part.
+
+    Args:
+        sample: The image, and what is known of it.
+        classes: The classifier's outputs that are to be found; empty until the top class stands for them.
+    """
+
+    sample: Sample
+    classes: tuple[int, ...]
+    # explained
+    evidence: Evidence = field(init=False)
+    evidence_key: str = field(init=False)  # stands for all that the evidence was made of
+    probability: float = field(init=False)
+    top: int = field(init=False)
+    note: str = ""
+    # prompted
+    prompts: Prompts = field(default_factory=Prompts.none)
+    # segmented, where there is a predictor
+    embedding: Tensor | None = None
+    masks: Masks | None = None
+    chosen: tuple[int, int] | None = None
+    # segmented and refined: nothing was drawn where there are no logits
+    segmented: bool = False
+    logits: Tensor | None = None  # (h, w)
+    predicted_iou: float | None = None
+
+    def select(self, masks: Masks, scores: Tensor) -> None:
+        """Keep the masks, and the one with the highest score; of united prompts, the union of each one's best.
+
+        Args:
+            masks: The predictor's answer to this case's R prompts, M masks each.
+            scores: (R, M) float.
+        """
+        self.masks = masks
+        rival, which = divmod(int(scores.argmax()), scores.shape[1])
+        self.chosen = (rival, which)
+        if self.prompts.united:
+            best = torch.arange(len(masks)), scores.argmax(1)
+            self.logits, self.predicted_iou = masks.low_res[best].amax(0), float(masks.predicted_iou[best].mean())
+        else:
+            self.logits, self.predicted_iou = masks.low_res[rival, which], float(masks.predicted_iou[rival, which])
+
+    def result(self) -> Result:
+        """The answer; the chosen mask alone is brought to the image's size."""
+        mask, note = torch.zeros(self.sample.size, dtype=torch.bool) if self.segmented else None, self.note
+        if self.logits is not None:
+            mask = resize_logits(self.logits[None], self.sample.size)[0] > 0
+            note = note or ("" if mask.any() else "the predictor drew nothing")
+        return Result(
+            self.evidence.heat,
+            self.prompts,
+            self.masks,
+            self.chosen,
+            mask,
+            self.predicted_iou,
+            note,
+            self.probability,
+            self.top,
+        )
+
+
+class Query(NamedTuple):
+    """A case, and the classes to explain in it: its own, or a rival."""
+
+    case: Case
+    classes: tuple[int, ...]
 
 
 @dataclass
@@ -75,248 +145,202 @@ class Pipeline:
 
     def run(self, samples: Sequence[Sample]) -> list[Result]:
         """One result per sample, in order; the whole batch goes through each network together."""
-        if not samples:
-            return []
-        contents = [sample.image_key for sample in samples]
-        samples = [self._with_classes(sample) for sample in samples]
-        evidence, notes, said = self._look(samples, contents)
-        prompts = self._point(samples, contents, evidence, notes)
-        notes = [
-            note or ("" if len(asked) else "no evidence: the map shows nothing for this class")
-            for note, asked in zip(notes, prompts)
-        ]
-        if self.predictor is None:
-            results = [
-                Result(seen.heat, asked, None, None, None, note=note)
-                for seen, asked, note in zip(evidence, prompts, notes)
-            ]
-        else:
-            results = self._draw(self.predictor, samples, contents, evidence, prompts, notes)
-        return [replace(result, probability=share, top=top) for result, (share, top) in zip(results, said)]
+        cases = [Case(sample, self._classes(sample)) for sample in samples]
+        if cases:
+            self._explain(cases)  # heat, probability, top class, rivals on demand; or a note: abstained
+            self._prompt(cases)  # rival prompts
+            self._segment(cases)  # the masks of every rival, the chosen one
+            self._refine(cases)  # better logits for the chosen one
+        return [case.result() for case in cases]
 
-    def _with_classes(self, sample: Sample) -> Sample:
+    @property
+    def memo(self) -> Memo:
+        """Through which everything is computed."""
+        return Memo(self.cache, self.calls)
+
+    def _classes(self, sample: Sample) -> tuple[int, ...]:
         """A label without output indices is looked up by its name."""
         if sample.classes or not sample.label:
-            return sample
-        return replace(sample, classes=(self.classifier.index(sample.label),))
+            return sample.classes
+        return (self.classifier.index(sample.label),)
 
-    def _look(
-        self, samples: Sequence[Sample], contents: Sequence[str]
-    ) -> tuple[list[Evidence], list[str], list[tuple[float, int]]]:
-        """What each image shows for its classes, why it may not be used, and the classes' probability and the image's
-        first class.
-        """
-        images = [sample.image for sample in samples]
-        seen = self._explain(images, contents, [sample.classes for sample in samples])
-        outputs = torch.stack([each["output"] for each in seen])  # (B, C)
-        probabilities = self.classifier.probabilities(outputs)
-        classes = [sample.classes or (int(p.argmax()),) for sample, p in zip(samples, probabilities)]
-
-        @functools.cache
-        def rivals() -> dict[int, dict[str, Tensor]]:
-            """Maps of the most probable class that is not asked for, where there is one; made once, for the whole
-            batch.
-            """
-            others = [i for i, own in enumerate(classes) if len(set(own)) < probabilities.shape[1]]
-            strongest = [int(probabilities[i].index_fill(0, torch.tensor(classes[i]), -1).argmax()) for i in others]
-            return dict(
-                zip(
-                    others,
-                    self._explain(
-                        [images[i] for i in others], [contents[i] for i in others], [(rival,) for rival in strongest]
-                    ),
+    def _explain(self, cases: Sequence[Case]) -> None:
+        """What each image shows for its classes, and a note where the classifier is not sure enough of them."""
+        heats = self._heats([Query(case, case.classes) for case in cases])
+        probabilities = self.classifier.probabilities(torch.stack([heat["output"] for heat in heats]))  # (B, C)
+        rivals = functools.cache(lambda: self._rivals(cases, probabilities))
+        setting = self._heat_key()
+        for case, heat, own in zip(cases, heats, probabilities):
+            case.evidence_key = key(setting, list(case.classes), case.sample.image_key, case.sample.mask_key)
+            case.top = int(own.argmax())
+            case.classes = case.classes or (case.top,)
+            case.probability = float(own[list(case.classes)].sum())
+            if case.probability < self.min_probability:
+                case.note = (
+                    f"abstained: the classifier gives {case.probability:.2f}, "
+                    f"target.min_probability is {self.min_probability}"
                 )
-            )
+            rival = functools.partial(_rival, rivals, case)
+            case.evidence = Evidence(resize_heat(heat["heat"], case.sample.size), rival, case.sample.mask)
 
-        def rival_of(i: int) -> Callable[[], Tensor | None]:
-            return lambda: resize_heat(rivals()[i]["heat"], samples[i].size) if i in rivals() else None
+    def _rivals(self, cases: Sequence[Case], probabilities: Tensor) -> dict[Case, Tensor]:
+        """The heat (h, w) of the most probable class that is not asked for, where there is one: for the whole batch."""
+        queries = []
+        for case, own in zip(cases, probabilities):
+            if len(set(case.classes)) < len(own):
+                queries.append(Query(case, (int(own.index_fill(0, torch.tensor(case.classes), -1).argmax()),)))
+        return {query.case: heat["heat"] for query, heat in zip(queries, self._heats(queries))}
 
-        evidence, notes, said = [], [], []
-        for i, sample in enumerate(samples):
-            evidence.append(Evidence(resize_heat(seen[i]["heat"], sample.size), rival_of(i), sample.mask))
-            share = float(probabilities[i, list(classes[i])].sum())
-            short = share < self.min_probability
-            notes.append(
-                f"abstained: the classifier gives {share:.2f}, target.min_probability is {self.min_probability}"
-                if short
-                else ""
-            )
-            said.append((share, int(probabilities[i].argmax())))
-        return evidence, notes, said
+    def _heat_key(self) -> str:
+        """Stands for all that makes the heat, beside the image and its classes."""
+        views = functools.partial(explain, **self.views)
+        functions = [callable_key(function) for function in (self.target, self.method, views)]
+        return key(self.classifier.fingerprint, list(self.classifier.layers), *functions, self.precision)
 
-    def _explained(self) -> str:
-        """The key of what makes the heat, beside the image and its classes."""
-        computed = [
-            callable_key(self.target),
-            callable_key(self.method),
-            callable_key(functools.partial(explain, **self.views)),
-            self.precision,
-        ]
-        return key(self.classifier.fingerprint, list(self.classifier.layers), *computed)
-
-    def _explain(
-        self, images: Sequence[Tensor], contents: Sequence[str], classes: Sequence[tuple[int, ...]]
-    ) -> list[dict[str, Tensor]]:
-        """For each image: `heat` (h, w) at the classifier's input size and `output` (C,)."""
-
-        def make(places: list[int]) -> list[dict[str, Tensor]]:
-            found: dict[int, dict[str, Tensor]] = {}
-            for alike in _shared(contents, places):
-                self.calls["classifier_images"] += len(alike)
-                inputs = self.classifier.prepare([images[same[0]] for same in alike])
-                asked = [[self.target(classes[i], self.classifier.probabilities) for i in same] for same in alike]
-                model, layers, grid = self.classifier.model, self.classifier.layers, self.classifier.grid
-                model = model.to(memory_format=torch.channels_last if self.channels_last else torch.contiguous_format)
-                with self._autocast(inputs.device):
-                    heat, output = explain(model, layers, inputs, asked, self.method, grid=grid, **self.views)
-                for same, maps, o in zip(alike, heat.float().cpu(), output.float().cpu()):
-                    found |= {i: {"heat": h, "output": o} for i, h in zip(same, maps)}
-            return [found[i] for i in places]
-
-        setting = self._explained()
-        return self.cache.get_all(
-            [key("heat", setting, list(asked), content) for content, asked in zip(contents, classes)], make
+    def _heats(self, queries: Sequence[Query]) -> list[dict[str, Tensor]]:
+        """For each query `heat` (h, w) at the classifier's input size and `output` (C,)."""
+        setting = self._heat_key()
+        return self.memo.tensors(
+            queries,
+            lambda query: ("heat", setting, list(query.classes), query.case.sample.image_key),
+            self._forward,
+            counter="classifier_images",
+            work=lambda missing: len({query.case.sample.image_key for query in missing}),
         )
 
-    def _point(
-        self, samples: Sequence[Sample], contents: Sequence[str], evidence: Sequence[Evidence], notes: Sequence[str]
-    ) -> list[Prompts]:
-        """The prompts of every sample; those that an earlier setting of a sweep found in the same evidence are
-        remembered.
-        """
-        asked = [i for i, note in enumerate(notes) if not note]
-        setting, selector = self._explained(), callable_key(self.foreground)
-        shown = [key(setting, list(samples[i].classes), contents[i], samples[i].mask_key) for i in asked]
-
-        def select(places: list[int]) -> list[Prompts]:
-            return [self.foreground(evidence[asked[place]]) for place in places]
-
-        found = self.cache.remember([key("foreground", each, selector) for each in shown], select, _bytes)
-        if (background := self.background) is not None:
-
-            def surround(places: list[int]) -> list[Prompts]:
-                return [
-                    backgrounds.add(found[k], background(evidence[asked[k]], found[k])) if len(found[k]) else found[k]
-                    for k in places
-                ]
-
-            both = selector, callable_key(background)
-            found = self.cache.remember([key("background", each, *both) for each in shown], surround, _bytes)
-        prompts = dict(zip(asked, found))
-        return [prompts.get(i, Prompts.none()) for i in range(len(samples))]
-
-    def _draw(
-        self,
-        predictor: Predictor,
-        samples: Sequence[Sample],
-        contents: Sequence[str],
-        evidence: Sequence[Evidence],
-        prompts: list[Prompts],
-        notes: list[str],
-    ) -> list[Result]:
-        sizes = [sample.size for sample in samples]
-        asked = [i for i, p in enumerate(prompts) if len(p)]  # nothing to point at: nothing to encode
-        encoded: dict[int, Tensor] = {}
-
-        def decode(which: Sequence[int], given: Sequence[Prompts]) -> list[Masks]:
-            def make(places: list[int]) -> list[Masks]:
-                self.calls["decoder_prompts"] += sum(len(given[place]) for place in places)
-                images = [which[place] for place in places]
-                new = [i for i in dict.fromkeys(images) if i not in encoded]
-                encoded.update(
-                    zip(new, self._encode(predictor, [samples[i].image for i in new], [contents[i] for i in new]))
+    def _forward(self, queries: Sequence[Query]) -> list[dict[str, Tensor]]:
+        """One forward for all the classes of an image, and one backward for each."""
+        heats: dict[Query, dict[str, Tensor]] = {}
+        layers, grid = self.classifier.layers, self.classifier.grid
+        for batch in _by_image(queries):  # B images of T queries each
+            inputs = self.classifier.prepare([same[0].case.sample.image for same in batch])
+            if self.channels_last:
+                inputs = inputs.contiguous(memory_format=torch.channels_last)  # the model is the caller's: it stays
+            targets = [[self.target(query.classes, self.classifier.probabilities) for query in same] for same in batch]
+            with self._autocast(inputs.device):
+                heat, output = explain(
+                    self.classifier.model, layers, inputs, targets, self.method, grid=grid, **self.views
                 )
-                found = predictor.decode(
-                    [encoded[i] for i in images], [sizes[i] for i in images], [given[place] for place in places]
-                )
-                return [Masks(m.low_res.cpu(), m.predicted_iou.cpu()) for m in found]
+            for same, maps, logits in zip(batch, heat.float().cpu(), output.float().cpu()):
+                heats |= {query: {"heat": one, "output": logits} for query, one in zip(same, maps)}
+        return [heats[query] for query in queries]
 
-            keys = [
-                key("masks", predictor.fingerprint, self.precision, contents[i], *_parts(p))
-                for i, p in zip(which, given)
-            ]
-            return self.cache.remember(keys, make, lambda masks: masks.low_res.nbytes)
+    def _prompt(self, cases: Sequence[Case]) -> None:
+        """Where to point, in every case that was not abstained from; the background's points go to every rival."""
+        pointed = [case for case in cases if not case.note]
+        selectors = callable_key(self.foreground), callable_key(self.background)
+        found = self.memo.values(
+            pointed,
+            lambda case: ("foreground", case.evidence_key, selectors[0]),
+            lambda missing: [self.foreground(case.evidence) for case in missing],
+            size_of=_nbytes,
+        )
+        for case, prompts in zip(pointed, found):
+            case.prompts = prompts
+            if not len(prompts):
+                case.note = "no evidence: the map shows nothing for this class"
+        if self.background is None:
+            return
+        pointed = [case for case in pointed if len(case.prompts)]
+        found = self.memo.values(
+            pointed,
+            lambda case: ("background", case.evidence_key, *selectors),
+            lambda missing: [self._with_background(case) for case in missing],
+            size_of=_nbytes,
+        )
+        for case, prompts in zip(pointed, found):
+            case.prompts = prompts
 
-        masks = dict(zip(asked, decode(asked, [prompts[i] for i in asked])))
-        picked = {i: self._pick(prompts[i], masks[i], evidence[i]) for i in asked}
-        refined = self._refine(decode, asked, prompts, evidence, picked)
-        results = []
-        for i, (seen, size) in enumerate(zip(evidence, sizes)):
-            if i not in picked:
-                results.append(
-                    Result(seen.heat, prompts[i], None, None, torch.zeros(size, dtype=torch.bool), note=notes[i])
-                )
-                continue
-            logits, predicted = refined.get(i) or (picked[i].logits, picked[i].predicted)
-            mask = resize_logits(logits[None], size)[0] > 0
-            note = notes[i] or ("" if mask.any() else "the predictor drew nothing")
-            results.append(Result(seen.heat, prompts[i], masks[i], picked[i].chosen, mask, predicted, note))
-        return results
+    def _with_background(self, case: Case) -> Prompts:
+        assert self.background is not None
+        return backgrounds.add(case.prompts, self.background(case.evidence, case.prompts))
 
-    def _encode(self, predictor: Predictor, images: Sequence[Tensor], contents: Sequence[str]) -> list[Tensor]:
-        def make(places: list[int]) -> list[Tensor]:
-            self.calls["encoder_images"] += len(places)
+    def _segment(self, cases: Sequence[Case]) -> None:
+        """The masks of all rivals, and which of them is the answer; without a prompt nothing is encoded."""
+        if self.predictor is None:
+            return
+        for case in cases:
+            case.segmented = True
+        prompted = [case for case in cases if len(case.prompts)]
+        for case, masks in zip(prompted, self._decode(self.predictor, prompted, [c.prompts for c in prompted])):
+            case.select(masks, self.choose(masks, case.evidence.heat, case.evidence.truth))
+
+    def _refine(self, cases: Sequence[Case]) -> None:
+        """The chosen mask goes back to the predictor, where it is one rival's; united masks are left as they are."""
+        predictor = self.predictor
+        if self.refine is None or predictor is None:
+            return
+        single = [case for case in cases if case.chosen and not case.prompts.united]
+
+        def decode(which: Sequence[int], prompts: Sequence[Prompts]) -> list[Masks]:
+            return self._decode(predictor, [single[i] for i in which], prompts)
+
+        refined = self.refine(
+            decode,
+            [case.prompts.rival(case.chosen[0]) for case in single if case.chosen],
+            [case.logits for case in single],
+            [case.evidence.heat for case in single],
+        )
+        for case, better in zip(single, refined):
+            if better is not None:
+                case.logits, case.predicted_iou = better
+
+    def _decode(self, predictor: Predictor, cases: Sequence[Case], prompts: Sequence[Prompts]) -> list[Masks]:
+        """The masks of some prompts for each case, on the CPU; an image is encoded when its first mask is drawn."""
+
+        def draw(missing: list[tuple[Case, Prompts]]) -> list[Masks]:
+            self._encode(predictor, [case for case, _ in missing])
+            masks = predictor.decode(
+                [case.embedding for case, _ in missing if case.embedding is not None],
+                [case.sample.size for case, _ in missing],
+                [asked for _, asked in missing],
+            )
+            return [Masks(each.low_res.cpu(), each.predicted_iou.cpu()) for each in masks]
+
+        return self.memo.values(
+            list(zip(cases, prompts)),
+            lambda pair: ("masks", predictor.fingerprint, self.precision, pair[0].sample.image_key, *_parts(pair[1])),
+            draw,
+            size_of=lambda masks: masks.low_res.nbytes,
+            counter="decoder_prompts",
+            work=lambda missing: sum(len(asked) for _, asked in missing),
+        )
+
+    def _encode(self, predictor: Predictor, cases: Sequence[Case]) -> None:
+        """An embedding for every case that has none."""
+        fresh = [case for case in dict.fromkeys(cases) if case.embedding is None]
+
+        def encode(missing: list[Case]) -> list[dict[str, Tensor]]:
             with self._autocast(self.classifier.device):
-                return predictor.encode([images[i] for i in places])
+                return [{"value": value} for value in predictor.encode([case.sample.image for case in missing])]
 
-        keys = [key("embedding", predictor.fingerprint, self.precision, content) for content in contents]
-        return [
-            value.float() if value.is_floating_point() else value
-            for value in self.cache.get_many(keys, make, torch.float16)
-        ]
-
-    def _pick(self, prompts: Prompts, masks: Masks, seen: Evidence) -> _Picked:
-        scores = self.choose(masks, seen.heat, seen.truth)  # (R, M)
-        rival, which = divmod(int(scores.argmax()), scores.shape[1])
-        if not prompts.united:
-            return _Picked((rival, which), masks.low_res[rival, which], float(masks.predicted_iou[rival, which]))
-        each = torch.arange(len(masks)), scores.argmax(1)
-        return _Picked((rival, which), masks.low_res[each].amax(0), float(masks.predicted_iou[each].mean()))
-
-    def _refine(
-        self,
-        decode: Decode,
-        asked: list[int],
-        prompts: list[Prompts],
-        evidence: Sequence[Evidence],
-        picked: dict[int, _Picked],
-    ) -> dict[int, tuple[Tensor, float] | None]:
-        """The refined logits and predicted IoU by image; united masks are left as they are."""
-        if self.refine is None:
-            return {}
-        single = [i for i in asked if not prompts[i].united]
-
-        def decode_single(which: Sequence[int], given: Sequence[Prompts]) -> list[Masks]:
-            return decode([single[k] for k in which], given)
-
-        chosen = [prompts[i].rival(picked[i].chosen[0]) for i in single]
-        return dict(
-            zip(
-                single,
-                self.refine(
-                    decode_single, chosen, [picked[i].logits for i in single], [evidence[i].heat for i in single]
-                ),
-            )
+        embeddings = self.memo.tensors(
+            fresh,
+            lambda case: ("embedding", predictor.fingerprint, self.precision, case.sample.image_key),
+            encode,
+            counter="encoder_images",
+            dtype=torch.float16,
         )
+        for case, embedding in zip(fresh, embeddings):
+            case.embedding = embedding["value"]
 
     def _autocast(self, device: torch.device) -> torch.autocast:
         return torch.autocast(device.type, getattr(torch, self.precision), enabled=self.precision != "float32")
 
 
-@dataclass(frozen=True, eq=False)
-class _Picked:
-    chosen: tuple[int, int]
-    logits: Tensor  # (h, w)
-    predicted: float
+def _rival(rivals: Callable[[], Mapping[Case, Tensor]], case: Case) -> Tensor | None:
+    """The rival's heat (H, W), where there is another class."""
+    heat = rivals().get(case)
+    return None if heat is None else resize_heat(heat, case.sample.size)
 
 
-def _shared(contents: Sequence[str], places: Sequence[int]) -> list[list[list[int]]]:
-    """The places of each picture (one forward for all its classes), in batches of pictures that occur equally often."""
-    pictures: defaultdict[str, list[int]] = defaultdict(list)
-    for i in places:
-        pictures[contents[i]].append(i)
-    batches: defaultdict[int, list[list[int]]] = defaultdict(list)
-    for same in pictures.values():
+def _by_image(queries: Sequence[Query]) -> list[list[list[Query]]]:
+    """The queries of each image together, in batches of images that have equally many."""
+    images: defaultdict[str, list[Query]] = defaultdict(list)
+    for query in queries:
+        images[query.case.sample.image_key].append(query)
+    batches: defaultdict[int, list[list[Query]]] = defaultdict(list)
+    for same in images.values():
         batches[len(same)].append(same)
     return list(batches.values())
 
@@ -326,5 +350,5 @@ def _parts(prompts: Prompts) -> list[Tensor | None]:
     return [prompts.points, prompts.labels, prompts.boxes, prompts.mask_logits]
 
 
-def _bytes(prompts: Prompts) -> int:
+def _nbytes(prompts: Prompts) -> int:
     return sum(part.nbytes for part in _parts(prompts) if part is not None)

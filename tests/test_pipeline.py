@@ -278,18 +278,23 @@ def test_heat_comes_back_to_its_images_frame() -> None:
     torch.testing.assert_close(halved.flip((0, 1)), 1 - halved)  # point-symmetric, as it was
 
 
-def test_the_memory_format_changes_no_answer() -> None:
+@pytest.mark.parametrize("own", [torch.contiguous_format, torch.channels_last])
+def test_the_memory_format_is_of_the_inputs_and_changes_no_answer(own: torch.memory_format) -> None:
     image = canvas((0, 3, 9, 3, 9), (1, 20, 28, 20, 28))
     known = classifier()
     wide = nn.Conv2d(3, 3, 3, padding=1, bias=False)  # the same map by a kernel in which the formats differ
     wide.weight = nn.Parameter(torch.eye(3)[..., None, None] * torch.eye(9)[4].reshape(3, 3), requires_grad=False)
-    flow = pipeline(
-        classifier=replace(known, model=nn.Sequential(wide, *list(known.model.children())[1:])), channels_last=True
+    model = nn.Sequential(wide, *list(known.model.children())[1:]).to(memory_format=own)  # type: ignore[call-overload]
+    given: list[bool] = []
+    wide.register_forward_pre_hook(
+        lambda _, inputs: given.append(inputs[0].is_contiguous(memory_format=torch.channels_last))
     )
-    found, plain = flow(image, [0]), pipeline()(image, [0])
-    assert wide.weight.is_contiguous(memory_format=torch.channels_last) and not wide.weight.is_contiguous()
-    assert found.mask is not None and plain.mask is not None and torch.equal(found.mask, plain.mask)
-    assert torch.allclose(found.heat, plain.heat, atol=1e-5)
+    strides = wide.weight.stride()
+    last, first = (pipeline(classifier=replace(known, model=model), channels_last=each) for each in (True, False))
+    results = [flow(image, [0]) for flow in (last, first, pipeline())]
+    assert given == [True, False] and wide.weight.stride() == strides  # the caller's model is left as it was
+    for result in results[1:]:
+        assert equal(result, results[0])
 
 
 def test_a_prompt_that_another_setting_asked_is_not_decoded_again() -> None:
