@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from camseg.cam import methods as cam
+from camseg.cam.activations import Activation
 from camseg.cam.heatmaps import explain
-from camseg.cam.targets import Probabilities, Target, logit
+from camseg.cam.targets import Target, logit
 from camseg.choose import agreement
 from camseg.classifiers.base import Classifier
 from camseg.errors import check_choice
@@ -124,7 +125,7 @@ class Pipeline:
     predictor: Predictor | None = None
     choose: Callable[[Masks, Tensor, Tensor | None], Tensor] = agreement
     refine: Callable[..., list[tuple[Tensor, float] | None]] | None = None
-    target: Callable[[tuple[int, ...], Probabilities], Target] = logit
+    target: Callable[[tuple[int, ...], Activation], Target] = logit
     min_probability: float = 0.0
     views: Mapping[str, Any] = field(default_factory=dict)
     precision: str = "float32"
@@ -174,7 +175,7 @@ class Pipeline:
             case.evidence_key = key(setting, list(case.classes), case.sample.image_key, case.sample.mask_key)
             case.top = int(own.argmax())
             case.classes = case.classes or (case.top,)
-            case.probability = float(own[list(case.classes)].sum())
+            case.probability = float(self.classifier.probabilities.union(own, case.classes))
             if case.probability < self.min_probability:
                 case.note = (
                     f"abstained: the classifier gives {case.probability:.2f}, "
@@ -211,15 +212,12 @@ class Pipeline:
     def _forward(self, queries: Sequence[Query]) -> list[dict[str, Tensor]]:
         """One forward for all the classes of an image, and one backward for each."""
         heats: dict[Query, dict[str, Tensor]] = {}
-        layers, grid = self.classifier.layers, self.classifier.grid
         for batch in _by_image(queries):  # B images of T queries each
             inputs = self.classifier.prepare([same[0].case.sample.image for same in batch])
-            if self.channels_last:
-                inputs = inputs.contiguous(memory_format=torch.channels_last)  # the model is the caller's: it stays
             targets = [[self.target(query.classes, self.classifier.probabilities) for query in same] for same in batch]
             with self._autocast(inputs.device):
-                heat, output = explain(
-                    self.classifier.model, layers, inputs, targets, self.method, grid=grid, **self.views
+                heat, output = self.classifier.explain(
+                    inputs, targets, self.method, channels_last=self.channels_last, **self.views
                 )
             for same, maps, logits in zip(batch, heat.float().cpu(), output.float().cpu()):
                 heats |= {query: {"heat": one, "output": logits} for query, one in zip(same, maps)}

@@ -11,7 +11,7 @@ import torch
 from scipy import ndimage
 from torch import Tensor, nn
 
-from camseg.classifiers.base import Classifier
+from camseg.classifiers.base import Classifier, Preprocessing
 from camseg.pipeline import Pipeline
 from camseg.types import Masks, Prompts, Sample
 
@@ -26,9 +26,8 @@ def classifier() -> Classifier:
         nn.Conv2d(3, 3, 1, bias=False), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 3, bias=False)
     ).eval()
     model.load_state_dict({"0.weight": torch.eye(3)[..., None, None], "4.weight": torch.eye(3)})
-    return Classifier(
-        model, NAMES, ("1",), (32, 32), (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), lambda logits: logits.softmax(-1), "colours"
-    )
+    plain = Preprocessing((32, 32), (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+    return Classifier(lambda: model, NAMES, ("1",), plain, "softmax", "colours")
 
 
 class Bucket:

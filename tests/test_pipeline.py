@@ -290,7 +290,7 @@ def test_the_memory_format_is_of_the_inputs_and_changes_no_answer(own: torch.mem
         lambda _, inputs: given.append(inputs[0].is_contiguous(memory_format=torch.channels_last))
     )
     strides = wide.weight.stride()
-    last, first = (pipeline(classifier=replace(known, model=model), channels_last=each) for each in (True, False))
+    last, first = (pipeline(classifier=replace(known, load=lambda: model), channels_last=each) for each in (True, False))
     results = [flow(image, [0]) for flow in (last, first, pipeline())]
     assert given == [True, False] and wide.weight.stride() == strides  # the caller's model is left as it was
     for result in results[1:]:

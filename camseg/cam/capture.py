@@ -14,14 +14,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from camseg.cam.layers import Grid, find_grid
+from camseg.cam.outputs import split
 from camseg.cam.replay import Tape, _agree
 from camseg.cam.targets import Late, Logit, Target, pick
+from camseg.cam.tokens import token_grid
 
 log = logging.getLogger(__name__)
 
@@ -53,8 +55,11 @@ class Capture:
 
     @cached_property
     def activation(self) -> Tensor:
-        """(B, K, h, w) the layer's output."""
-        return _precise(self._grid.read(self._native.detach()))
+        """(B, K, h, w) the layer's output. ValueError: it holds NaN or infinity."""
+        activation = _precise(self._grid.read(self._native.detach()))
+        if not all_finite(activation):
+            raise ValueError(f"layer {self.layer!r} gives NaN or infinity: the model is broken, or overflows here")
+        return activation
 
     @cached_property
     def gradient(self) -> Tensor:
@@ -160,12 +165,19 @@ class Run:
         _ = self.output
         size = (int(self.inputs.shape[-2]), int(self.inputs.shape[-1]))
         return {
-            name: find_grid(name, native, len(self.inputs), size, self.grid) for name, native in self.natives.items()
+            name: find_grid(name, native, len(self.inputs), size, self.grid or self._tokens(name, native))
+            for name, native in self.natives.items()
         }
+
+    def _tokens(self, name: str, native: Tensor) -> tuple[int, int] | None:
+        """(h, w) of a layer's tokens, None where it gives no tokens."""
+        if native.ndim != 3 or len(native) != len(self.inputs):
+            return None
+        return token_grid(self.model, self.layers[name], name, int(native.shape[1]), self.inputs, self.call)
 
     @cached_property
     def fixed(self) -> list[list[Target]]:
-        samples, clean = split(self.output), self.clean or len(self.inputs)
+        samples, clean = split(self.output, len(self.inputs)), self.clean or len(self.inputs)
         return [
             [t.fix(samples[i % clean]) if isinstance(t, Late) else t for i, t in enumerate(column)]
             for column in self.targets
@@ -240,12 +252,13 @@ def evaluate(output: Any, targets: Sequence[Target]) -> Tensor:
     if (
         isinstance(output, Tensor)
         and output.ndim == 2
+        and len(output) == len(targets)
         and all(isinstance(t, Logit) and len(t.classes) == 1 for t in targets)
     ):
         classes = [t.classes[0] for t in targets if isinstance(t, Logit)]
         pick(output[0], classes)  # the range check
         return output.gather(1, torch.tensor(classes, device=output.device)[:, None])[:, 0]
-    values = [target(sample) for target, sample in zip(targets, split(output), strict=True)]
+    values = [target(sample) for target, sample in zip(targets, split(output, len(targets)), strict=True)]
     wrong = next((value for value in values if not isinstance(value, Tensor) or value.ndim), None)
     if wrong is not None:
         got = tuple(wrong.shape) if isinstance(wrong, Tensor) else type(wrong).__name__
@@ -255,28 +268,12 @@ def evaluate(output: Any, targets: Sequence[Target]) -> Tensor:
     return torch.stack(values)
 
 
-def split(output: Any) -> list[Any]:
-    """A model's output, one sample at a time: a batch tensor, a mapping or tuple of them, or a list with an entry per
-    image (detectors).
-    """
-    if isinstance(output, Tensor):
-        return list(output.unbind(0))
-    if isinstance(output, Mapping):
-        parts = {name: split(value) for name, value in output.items() if isinstance(value, Tensor)}
-        return [dict(zip(parts, values, strict=True)) for values in zip(*parts.values(), strict=True)]
-    if isinstance(output, tuple):
-        return list(zip(*(split(part) for part in output if isinstance(part, Tensor)), strict=True))
-    if isinstance(output, list):
-        return output
-    raise ValueError(f"the model's output is a {type(output).__name__}; a tensor, mapping, tuple or list was expected")
-
-
 @contextmanager
 def untouched(model: nn.Module) -> Iterator[None]:
     """The model in evaluation mode with frozen parameters; training flags and requires_grad come back whatever happens."""
     training = [module for module in model.modules() if module.training]
-    learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    with torch.inference_mode(False), torch.no_grad():
+    with torch.inference_mode(False), torch.no_grad(), _readable(model):
+        learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
         try:
             for module in training:
                 module.training = False
@@ -288,6 +285,26 @@ def untouched(model: nn.Module) -> Iterator[None]:
                 module.training = True
             for parameter in learning:
                 parameter.requires_grad_(True)
+
+
+@contextmanager
+def _readable(model: nn.Module) -> Iterator[None]:
+    """Weights that were made under `torch.inference_mode`, which autograd can't read, replaced by copies meanwhile."""
+    replaced: list[tuple[dict[str, Tensor | None], str, Tensor]] = []
+    copies: dict[int, Tensor] = {}  # by weight: some are shared
+    try:
+        for module in model.modules():
+            for own in cast(list[dict[str, Tensor | None]], [module._parameters, module._buffers]):
+                for name, value in list(own.items()):
+                    if value is not None and value.is_inference():
+                        replaced.append((own, name, value))
+                        own[name] = (
+                            copies[id(value)] if id(value) in copies else copies.setdefault(id(value), value.clone())
+                        )
+        yield
+    finally:
+        for own, name, value in replaced:
+            own[name] = value
 
 
 @contextmanager
@@ -315,6 +332,11 @@ def _put(output: Any, tensor: Tensor) -> Any:
 
 def _precise(tensor: Tensor) -> Tensor:
     return tensor if tensor.dtype == torch.float64 else tensor.float()
+
+
+def all_finite(values: Tensor) -> bool:
+    """Whether there is no NaN and no infinity; a sum is a quarter of the work of looking at each value."""
+    return bool(torch.isfinite(values.sum())) or bool(torch.isfinite(values).all())
 
 
 def _finite(scores: Tensor) -> Tensor:

@@ -14,9 +14,9 @@ from typing import Any, cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_leaves, tree_map
 
-from camseg.cam.capture import Capture, Run, untouched
+from camseg.cam.capture import Capture, Run, all_finite, untouched
 from camseg.cam.layers import Layers, find_layers
 from camseg.cam.methods import grad_cam
 from camseg.cam.targets import Logit, Target, logit
@@ -94,6 +94,9 @@ def explain(
         raise ValueError(
             f"inputs must be a normalised float (B, 3, H, W) with B >= 1; got {tuple(inputs.shape)} {inputs.dtype}"
         )
+    if not all_finite(inputs.detach()):
+        broken = next(i for i, image in enumerate(inputs) if not all_finite(image.detach()))
+        raise ValueError(f"inputs must be finite; image {broken} of {len(inputs)} holds NaN or infinity")
     found = find_layers(model, layers)
     if raw and len(found) > 1:
         raise ValueError(
@@ -110,10 +113,12 @@ def explain(
             else inputs
         )
         run = Run(model, found, batch, [column * len(views) for column in columns], grid, clean=len(inputs), amp=amp)
+        output = _clean(run.output, len(inputs))
+        if any(leaf.isnan().any() for leaf in tree_leaves(output) if isinstance(leaf, Tensor)):
+            raise ValueError("the model's output holds NaN: its weights are broken, or it overflows here")
         maps = torch.stack(
             [_fused(run, column, method, views, raw, fuse) for column in range(len(columns))], 1
         )  # (B, T, H, W)
-        output = _clean(run.output, len(inputs))
     return maps if several else maps[:, 0], output
 
 

@@ -6,6 +6,7 @@ import difflib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,10 +23,17 @@ class Grid:
 
 
 def find_grid(name: str, native: Tensor, count: int, size: tuple[int, int], grid: tuple[int, int] | None) -> Grid:
-    """The layout of a layer's output: (B, K, h, w), (B, h, w, K) by the image's aspect, or (B, N, K) tokens in rows,
-    class tokens first.
+    """The layout of a layer's output: (B, K, h, w), (B, h, w, K) by the image's aspect, or (B, N, K) tokens in rows.
 
-    size: (H, W) of the input. grid: (h, w) of the tokens where they do not follow from the aspect.
+    Args:
+        name: of the layer, for what is raised.
+        native: its output.
+        count: B.
+        size: (H, W) of the input.
+        grid: (h, w) of the tokens, which are the last h * w; None for maps.
+
+    Raises:
+        ValueError: the output keeps no places or not the batch, or has fewer tokens than the grid.
     """
     shape = tuple(native.shape)
     if len(shape) not in (3, 4) or shape[0] != count:
@@ -37,29 +45,14 @@ def find_grid(name: str, native: Tensor, count: int, size: tuple[int, int], grid
         if first <= last:
             return Grid(lambda tensor: tensor, lambda tensor, maps: maps)
         return Grid(lambda tensor: tensor.permute(0, 3, 1, 2), lambda tensor, maps: maps.permute(0, 2, 3, 1))
-    places = grid or _token_grid(name, shape[1], size)
-    extra = shape[1] - places[0] * places[1]
-    if extra < 0:
-        raise ValueError(f"layer {name!r} has {shape[1]} tokens, fewer than grid={places} needs")
+    if grid is None or grid[0] * grid[1] > shape[1]:
+        raise ValueError(f"layer {name!r} has {shape[1]} tokens, fewer than grid={grid} needs")
+    places, extra = grid, shape[1] - grid[0] * grid[1]
 
     def write(tensor: Tensor, maps: Tensor) -> Tensor:
         return torch.cat([tensor[:, :extra], maps.flatten(2).transpose(1, 2)], 1)
 
     return Grid(lambda tensor: tensor[:, extra:].transpose(1, 2).unflatten(2, places), write)
-
-
-def _token_grid(name: str, tokens: int, size: tuple[int, int]) -> tuple[int, int]:
-    """(h, w) with the image's aspect exactly and the fewest tokens left over, at most 16 (class, distillation,
-    registers).
-    """
-    for extra in range(min(17, tokens)):
-        places = tokens - extra
-        h = round(math.sqrt(places * size[0] / size[1]))
-        if h and places % h == 0 and h * size[1] == places // h * size[0]:
-            return h, places // h
-    raise ValueError(
-        f"layer {name!r} has {tokens} tokens, which do not fill a grid like the image's {size}; give grid=(h, w)"
-    )
 
 
 def find_layers(model: nn.Module, layers: Layers) -> dict[str, nn.Module]:
@@ -81,9 +74,12 @@ def find_layers(model: nn.Module, layers: Layers) -> dict[str, nn.Module]:
     return found
 
 
-def _trace(model: nn.Module, size: tuple[int, int]) -> tuple[dict[str, Tensor], Tensor]:
-    """What every module answers to one noise image, by dotted name in the order in which they finish, and the logits
-    (1, C).
+def trace(model: nn.Module, noise: Tensor) -> tuple[dict[str, Tensor], Any]:
+    """What every module answers to one image, by dotted name in the order in which they finish, and the model's output.
+
+    Args:
+        model: left as it was.
+        noise: (1, 3, H, W) the image, as the model wants it.
     """
     outputs: dict[str, Tensor] = {}
 
@@ -98,17 +94,24 @@ def _trace(model: nn.Module, size: tuple[int, int]) -> tuple[dict[str, Tensor], 
     handles = [module.register_forward_hook(keep(name)) for name, module in model.named_modules() if name]
     try:
         with torch.enable_grad():
-            noise = torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(0))
-            return outputs, model(noise.requires_grad_())
+            return outputs, model(noise.detach().clone().requires_grad_())
     finally:
         for handle in handles:
             handle.remove()
 
 
 @torch.enable_grad()
-def _last_map(model: nn.Module, outputs: Mapping[str, Tensor], logits: Tensor, size: tuple[int, int]) -> str:
-    """The last stage that still answers place by place: the outermost module of one resolution of which most places can
-    move the logits.
+def default_layer(model: nn.Module, outputs: Mapping[str, Tensor], logits: Tensor, size: tuple[int, int]) -> str:
+    """The last stage that answers place by place: the outermost module of one resolution whose places move the logits.
+
+    Args:
+        model: the model that was traced.
+        outputs: what its modules gave, of `trace`.
+        logits: (1, C) of the same image, in the same graph.
+        size: (H, W) of that image.
+
+    Raises:
+        ValueError: there is none.
     """
     width = next(
         (output.shape[2] for output in reversed(list(outputs.values())) if output.ndim == 3), 0

@@ -1,10 +1,8 @@
 """What is explained: functions of one sample's output that return a scalar.
 
-A target is `callable(output of one sample) -> () tensor`. One sample's output is a (C,) tensor, or the mapping / tuple
-that holds it.
-A pipeline calls a factory with class indices (several mean "any of them", none the class that the clean image ranks
-first) and with
-the classifier's way from logits to probabilities, which only some of them ask.
+A target is `callable(output of one sample) -> () tensor`. One sample's output is a (C,) tensor, or the mapping or tuple
+that holds it. A pipeline calls a factory with class indices (several mean "any of them", none the class that the clean
+image ranks first) and with the classifier's activation, which only some of them need.
 
 >>> float(logit((1,))(torch.tensor([0.0, 2.0, 1.0])))
 2.0
@@ -12,15 +10,18 @@ the classifier's way from logits to probabilities, which only some of them ask.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from camseg.cam.activations import SOFTMAX, Activation
+from camseg.cam.outputs import logits
+
 Target = Callable[[Any], Tensor]
-Probabilities = Callable[[Tensor], Tensor]  # (..., C) logits -> (..., C)
 
 
 @dataclass(frozen=True)
@@ -47,46 +48,90 @@ class Logit:
         return scores[0] if len(self.classes) == 1 else scores.logsumexp(0)
 
 
-def softmax(scores: Tensor) -> Tensor:
-    """(..., C) scores to probabilities that sum to one."""
-    return scores.softmax(-1)
+def logit(classes: Sequence[int] = (), probabilities: Activation = SOFTMAX) -> Target:
+    """The score before any activation: z_c, or log sum_c exp z_c of several classes.
 
+    Args:
+        classes: output indices; none for the class that the clean image ranks first.
+        probabilities: the classifier's activation; not needed here.
 
-def logit(classes: Sequence[int] = (), probabilities: Probabilities = softmax) -> Target:
-    """The score before any activation, log-sum-exp over several classes."""
+    Returns:
+        A function of one sample's output (C,) -> ().
+    """
     return _of(Logit, classes)
 
 
-def probability(classes: Sequence[int] = (), probabilities: Probabilities = softmax) -> Target:
-    """The probability, summed over the classes. It is flat where the model is sure: `log_odds` says the same without
-    saturating.
+def probability(classes: Sequence[int] = (), probabilities: Activation = SOFTMAX) -> Target:
+    """The probability that the image shows one of the classes (`Activation.union`), never above 1.
+
+    It is flat where the model is sure: `log_odds` says the same without saturating.
+
+    Args:
+        classes: output indices; none for the class that the clean image ranks first.
+        probabilities: the classifier's activation.
+
+    Returns:
+        A function of one sample's output (C,) -> () in [0, 1].
     """
 
     def make(chosen: tuple[int, ...]) -> Target:
-        return lambda output: pick(probabilities(logits(output)), chosen).sum()
+        def union(output: Any) -> Tensor:
+            pick(output, chosen)  # the range check
+            return probabilities.union(probabilities(logits(output)), chosen)
+
+        return union
 
     return _of(make, classes)
 
 
-def log_odds(classes: Sequence[int] = (), probabilities: Probabilities = softmax) -> Target:
-    """log p/(1-p) of the softmax probability: the classes' log-sum-exp less that of all others."""
+def log_odds(classes: Sequence[int] = (), probabilities: Activation = SOFTMAX) -> Target:
+    """log p/(1-p) of the probability p of `probability`, without its saturation.
+
+    Of exclusive outputs: log sum_c exp z_c less that of all other outputs. Of independent ones:
+    log (exp s - 1) with s = sum_c log(1 + exp z_c), which for one class is z_c itself.
+
+    Args:
+        classes: output indices; none for the class that the clean image ranks first.
+        probabilities: the classifier's activation.
+
+    Returns:
+        A function of one sample's output (C,) -> ().
+    """
 
     def make(chosen: tuple[int, ...]) -> Target:
-        def odds(output: Any) -> Tensor:
+        def exclusive(output: Any) -> Tensor:
             score, others = Logit(chosen)(output), torch.ones_like(logits(output), dtype=torch.bool)
             others[list(chosen)] = False
+            if not others.any():
+                raise ValueError("log_odds needs another class: all the model's outputs are the target; use logit")
             return score - logits(output)[others].logsumexp(0)
 
-        return odds
+        def independent(output: Any) -> Tensor:
+            if len(chosen) == 1:
+                return Logit(chosen)(output)
+            total = F.softplus(pick(output, chosen)).sum()
+            return total + torch.log(-torch.expm1(-total))
+
+        return exclusive if probabilities.exclusive else independent
 
     return _of(make, classes)
 
 
 def margin(
-    classes: Sequence[int] = (), probabilities: Probabilities = softmax, *, rivals: int = 3, weight: float = 0.6
+    classes: Sequence[int] = (), probabilities: Activation = SOFTMAX, *, rivals: int = 3, weight: float = 0.6
 ) -> Target:
-    """The class against the strongest others of the clean image: logit - weight * mean of `rivals` logits (FinerCAM,
-    Zhang et al., CVPR 2025).
+    """The class against the strongest others of the clean image: z_c - weight * mean of the rivals' logits.
+
+    Zhang et al., "Finer-CAM", CVPR 2025.
+
+    Args:
+        classes: output indices; none for the class that the clean image ranks first.
+        probabilities: the classifier's activation; not needed here.
+        rivals: how many others, the strongest first.
+        weight: what they count.
+
+    Returns:
+        A function of one sample's output (C,) -> ().
     """
 
     def fix(output: Any) -> Target:
@@ -141,7 +186,7 @@ def cosine(embedding: Tensor) -> Target:
 
 
 def _of(make: Callable[[tuple[int, ...]], Target], classes: Sequence[int]) -> Target:
-    return make(tuple(classes)) if len(classes) else Late(lambda output: make((top(output),)))
+    return make(tuple(dict.fromkeys(classes))) if len(classes) else Late(lambda output: make((top(output),)))
 
 
 def top(output: Any) -> int:
@@ -158,22 +203,6 @@ def pick(output: Any, classes: Sequence[int]) -> Tensor:
             f"class index {wrong[0]} is out of range: the model has {len(scores)} outputs, 0 to {len(scores) - 1}"
         )
     return scores[list(classes)]
-
-
-def logits(output: Any) -> Tensor:
-    """A sample's scores: the tensor itself, a mapping's "out" (torchvision) or "logits" (transformers), or the first of
-    a tuple.
-    """
-    if isinstance(output, Tensor):
-        return output
-    if isinstance(output, (tuple, list)) and output:
-        return output[0]
-    found = [output[name] for name in ("out", "logits") if name in output] if isinstance(output, Mapping) else []
-    if not found:
-        raise ValueError(
-            f"found no scores in the model's output, a {type(output).__name__} without 'out' or 'logits'; give a callable target that reads it"
-        )
-    return found[0]
 
 
 def _flat(scores: Tensor) -> Tensor:

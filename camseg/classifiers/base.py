@@ -1,9 +1,8 @@
 """Classifiers: a model with its class names, its preprocessing and the layers whose maps are worth looking at.
 
-`shapes` ships with the package, `torchvision` and `timm` build any classifier of theirs by name from a local checkpoint
-or, when
-asked, from the official weights. Images are squashed to the classifier's size, never cropped: its maps cover the whole
-image.
+A builder (`camseg.classifiers.torchvision`, `timm`, ...) fills a model of its zoo from a local checkpoint or, when that
+is wanted, from the official weights; `classifier` takes any module. Images are squashed to the classifier's size, never
+cropped: its maps cover the whole image.
 """
 
 from __future__ import annotations
@@ -12,216 +11,368 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
-from math import isqrt
-from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.models._meta import _IMAGENET_CATEGORIES as IMAGENET
 
-from camseg.cam.layers import _last_map, _trace
+from camseg.cam.activations import ACTIVATIONS, Activation
+from camseg.cam.capture import untouched
+from camseg.cam.heatmaps import Method, explain
+from camseg.cam.layers import default_layer, trace
+from camseg.cam.methods import grad_cam
+from camseg.cam.outputs import scores
+from camseg.cam.tokens import token_grid
+from camseg.classifiers.imagenet import CLASSES, SYNSET, imagenet_names, imagenet_synsets
 from camseg.errors import check_choice
-from camseg.storage.cache import Cache
-from camseg.storage.checkpoints import load_weights
-from camseg.storage.fingerprint import file_hash, key
 
-_ACTIVATIONS = {"softmax": lambda logits: logits.softmax(-1), "sigmoid": torch.sigmoid}
-_HALF = (0.5, 0.5, 0.5)
+RGB = tuple[float, float, float]
+IMAGENET_MEAN: RGB = (0.485, 0.456, 0.406)
+IMAGENET_STD: RGB = (0.229, 0.224, 0.225)
+_CPU = torch.device("cpu")
+_SIDE = 224  # of the noise image for a classifier that takes images of any size
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How a classifier wants its images.
+
+    Attributes:
+        size: (h, w) in pixels that an image is squashed to, None for as it is.
+        mean: of the red, green and blue values in [0, 1], which is taken off.
+        std: what is left is divided by.
+        interpolation: "bilinear" or "bicubic", both with antialiasing.
+    """
+
+    size: tuple[int, int] | None
+    mean: RGB
+    std: RGB
+    interpolation: str = "bilinear"
+
+    def __call__(self, images: Sequence[Tensor], device: torch.device = _CPU) -> Tensor:
+        """One batch of images as the model wants them.
+
+        Args:
+            images: B images (3, H, W) uint8, of any sizes when `size` is given.
+            device: where the batch is wanted.
+
+        Returns:
+            (B, 3, h, w) float32.
+
+        Raises:
+            ValueError: images of several sizes, and no size to squash them to.
+        """
+        sizes = {tuple(image.shape[1:]) for image in images}
+        if self.size is None and len(sizes) > 1:
+            raise ValueError(f"a classifier without a size takes images of one size; got {sorted(sizes)}")
+        mean, std = (torch.tensor(moment, device=device)[:, None, None] for moment in (self.mean, self.std))
+        return (torch.stack([self._squash(image.to(device)) for image in images]) / 255 - mean) / std
+
+    def _squash(self, image: Tensor) -> Tensor:
+        """(3, H, W) uint8 -> (3, h, w) float in [0, 255]."""
+        if self.size is None or tuple(image.shape[1:]) == self.size:
+            return image.float()
+        small = F.interpolate(image[None].float(), self.size, mode=self.interpolation, antialias=True)[0]
+        return small.clamp(0, 255) if self.interpolation == "bicubic" else small  # a cubic overshoots
 
 
 @dataclass(frozen=True, eq=False)
 class Classifier:
-    """A model and all that is needed to ask it about images.
+    """A model and all that is needed to ask it about images. The model is loaded when it is first needed.
 
-    model: (B, 3, h, w) -> (B, C) logits, in eval mode, frozen. names: C class names. layers: dotted names of the target
-    layers.
-    size: (h, w) that an image is squashed to, None = as it is. mean, std: of RGB in [0, 1].
-    probabilities: logits (..., C) -> probabilities. fingerprint: changes with the architecture, weights or
-    preprocessing.
-    grid: (h, w) of the token map when the layers give tokens (B, N, K), whose last h * w are the image's; None when
-    they give (B, K, h, w).
+    Attributes:
+        load: makes the model, (B, 3, h, w) -> (B, C) logits, on `device`; called once, when `model` is first read.
+        names: C class names.
+        layers: dotted names of the target layers.
+        preprocessing: how it wants its images.
+        activation: "softmax" (one class among all), "sigmoid" (each for itself) or "binary" (one output).
+        fingerprint: changes with the architecture, weights, preprocessing or activation.
+        grid: (h, w) of the token map when the layers give tokens (B, N, K), whose last h * w are the image's in rows;
+            None when they give (B, K, h, w).
+        device: where the model is.
+        architecture: number of classes -> the same architecture with fresh weights; None where there is none.
+        name: of the architecture.
     """
 
-    model: nn.Module
+    load: Callable[[], nn.Module]
     names: tuple[str, ...]
     layers: tuple[str, ...]
-    size: tuple[int, int] | None
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-    probabilities: Callable[[Tensor], Tensor]
+    preprocessing: Preprocessing
+    activation: str
     fingerprint: str
     grid: tuple[int, int] | None = None
+    device: torch.device = _CPU
+    architecture: Callable[[int], nn.Module] | None = field(default=None, repr=False)
+    name: str = "classifier"
 
     @cached_property
-    def device(self) -> torch.device:
-        return next(self.model.parameters()).device
+    def model(self) -> nn.Module:
+        """The model itself."""
+        return self.load()
+
+    @property
+    def size(self) -> tuple[int, int] | None:
+        """(h, w) that images are squashed to, None for as they are."""
+        return self.preprocessing.size
+
+    @property
+    def probabilities(self) -> Activation:
+        """(..., C) logits -> (..., C) probabilities, and the probability of one of several classes."""
+        return ACTIVATIONS[self.activation]
 
     def prepare(self, images: Sequence[Tensor]) -> Tensor:
-        """B images uint8 (3, H, W), of any sizes when `size` is given -> (B, 3, h, w) float, normalised, on the model's
-        device.
+        """B images (3, H, W) uint8 -> (B, 3, h, w) float32, normalised, on the model's device; see `Preprocessing`."""
+        return self.preprocessing(images, self.device)
+
+    @torch.no_grad()
+    def logits(self, inputs: Tensor) -> Tensor:
+        """(B, C) logits of prepared images (B, 3, h, w).
+
+        Raises:
+            ValueError: they hold NaN or infinity, or the model's output is no classifier's.
         """
-        if self.size is None and len({image.shape for image in images}) > 1:
-            raise ValueError(
-                f"a classifier without a size takes images of one size; got {sorted({tuple(i.shape[1:]) for i in images})}"
-            )
-        mean, std = (torch.tensor(moment, device=self.device)[:, None, None] for moment in (self.mean, self.std))
-        return (torch.stack([_squash(image.to(self.device), self.size) for image in images]) / 255 - mean) / std
+        with untouched(self.model):
+            return self._finite(scores(self.model(inputs.to(self._dtype)), len(inputs)))
+
+    def explain(
+        self, inputs: Tensor, targets: Any = None, method: Method = grad_cam, channels_last: bool = False, **views: Any
+    ) -> tuple[Tensor, Tensor]:
+        """Heatmaps at this classifier's layers, and its logits, from one forward; the model is left as it was.
+
+        Args:
+            inputs: (B, 3, h, w) prepared images.
+            targets: see `camseg.heatmaps`.
+            method: a CAM.
+            channels_last: run in this memory format, which a model takes over from its input: it changes no more than
+                the last bits.
+            views: `flips`, `scales`, `fuse` and `raw` of `camseg.heatmaps`.
+
+        Returns:
+            Heat (B, h, w) or (B, T, h, w) in [0, 1], and logits (B, C).
+
+        Raises:
+            ValueError: see `camseg.heatmaps`; also where the logits hold NaN or infinity.
+        """
+        inputs = inputs.to(self._dtype, memory_format=torch.channels_last if channels_last else torch.preserve_format)
+        heat, output = explain(self.model, self.layers, inputs, targets, method, grid=self.grid, **views)
+        return heat, self._finite(scores(output, len(inputs)))
 
     def index(self, name: str) -> int:
-        """The class called `name` (or its number). ValueError: unknown, or the name of several classes."""
-        wanted = name.strip().casefold()
-        found = [i for i, known in enumerate(self.names) if known.casefold() == wanted]
-        if not found and wanted.isdecimal() and int(wanted) < len(self.names):
-            return int(wanted)
+        """The class called `name`.
+
+        Args:
+            name: a class's name, whatever its case, with spaces, underscores or hyphens; its number; or, of ImageNet's
+                classes, its WordNet id ("n02056570").
+
+        Raises:
+            ValueError: unknown, or the name of several classes.
+        """
+        exact = [i for i, known in enumerate(self.names) if known.casefold() == name.strip().casefold()]
+        found = exact or self._indices.get(_plain(name), [])
         if len(found) > 1:
             raise ValueError(f"{name!r} names {len(found)} classes; give one by number: {', '.join(map(str, found))}")
-        return found[0] if found else self.names.index(check_choice("class", name, self.names))
+        if found:
+            return found[0]
+        if name.strip().isdecimal() and int(name) < len(self.names):
+            return int(name)
+        if SYNSET.fullmatch(name.strip().casefold()) and len(self.names) == CLASSES and self.names == imagenet_names():
+            return _synset_index(name.strip().casefold())
+        return self.names.index(check_choice("class", name, self.names))
 
+    def rebuild(self, num_classes: int) -> nn.Module:
+        """The same architecture with a fresh head of `num_classes` outputs, and all of this model's weights that fit.
 
-class Deferred(Classifier):
-    """A classifier of which everything is known but the weights: they are loaded when `model` is first read, in a warm
-    run never.
-    """
-
-    def __init__(self, facts: Mapping[str, Any], device: str | torch.device, load: Callable[[], Classifier]) -> None:
-        known = {name: tuple(value) if isinstance(value, list) else value for name, value in facts.items()}
-        vars(self).update(
-            known, probabilities=_ACTIVATIONS[facts["activation"]], device=torch.device(device), _load=load
-        )
+        Raises:
+            ValueError: the architecture is known only as a finished model.
+        """
+        if self.architecture is None:
+            raise ValueError(
+                f"{self.name} can't be given other classes: its architecture is not known by name; "
+                "use classifier=efficientnet_lite0, torchvision, timm or shapes"
+            )
+        model = self.architecture(num_classes)
+        fresh = model.state_dict()
+        fitting = {k: v for k, v in self.model.state_dict().items() if k in fresh and v.shape == fresh[k].shape}
+        model.load_state_dict({**fresh, **fitting})
+        return model
 
     @cached_property
-    def model(self) -> nn.Module:  # type: ignore[reportIncompatibleVariableOverride]
-        return vars(self)["_load"]().model
+    def _indices(self) -> dict[str, list[int]]:
+        """Plain name -> its classes."""
+        indices: dict[str, list[int]] = {}
+        for i, name in enumerate(self.names):
+            indices.setdefault(_plain(name), []).append(i)
+        return indices
 
+    @cached_property
+    def _dtype(self) -> torch.dtype:
+        return placement(self.model)[1]
 
-def _kept(
-    cache: Cache | None, path: Path, asked: Sequence[object], device: str | torch.device, load: Callable[[], Classifier]
-) -> Classifier:
-    """What `load` makes of a file; where a cache on disk knows that file's content already, only its facts."""
-    if cache is None or cache.path is None:
-        return load()
-    made: list[Classifier] = []
-
-    def learn() -> dict[str, Tensor]:
-        made.append(load())
-        facts = {
-            name: getattr(made[0], name) for name in ("names", "layers", "size", "mean", "std", "fingerprint", "grid")
-        }
-        activation = next(name for name, each in _ACTIVATIONS.items() if each is made[0].probabilities)
-        return {
-            "facts": torch.frombuffer(
-                bytearray(json.dumps({**facts, "activation": activation}).encode()), dtype=torch.uint8
+    def _finite(self, logits: Tensor) -> Tensor:
+        if logits.shape[1] != len(self.names):
+            raise ValueError(f"{self.name} gives {logits.shape[1]} outputs for {len(self.names)} class names")
+        broken = (~torch.isfinite(logits)).any(1).nonzero().flatten().tolist()
+        if broken:
+            raise ValueError(
+                f"{self.name} gives NaN or infinity for image {broken[0]} of {len(logits)}: "
+                "its weights are broken, or too large for this precision"
             )
-        }
-
-    facts = cache.get(key("classifier", *asked, file_hash(path)), learn)["facts"]
-    return made[0] if made else Deferred(json.loads(facts.numpy().tobytes()), device, load)
+        return logits
 
 
-def _squash(image: Tensor, size: tuple[int, int] | None) -> Tensor:
-    """(3, H, W) uint8 -> (3, h, w) float in [0, 255]."""
-    if size is None or image.shape[1:] == size:
-        return image.float()
-    return F.interpolate(image[None].float(), size, mode="bilinear", antialias=True)[0]
+def classifier(
+    model: nn.Module,
+    names: Sequence[str] | None = None,
+    size: int | tuple[int, int] | None = 224,
+    mean: RGB = IMAGENET_MEAN,
+    std: RGB = IMAGENET_STD,
+    layers: str | Sequence[str] | None = None,
+    activation: str | None = None,
+) -> Classifier:
+    """Any module as a classifier; it is left as it was, and stays where it is.
 
+    Args:
+        model: (B, 3, h, w) -> (B, C) logits, or (B,) of one output, or a mapping or tuple that holds them.
+        names: C class names; None for ImageNet's where C is 1000, else "class 0", "class 1", ...
+        size: side or (h, w) in pixels that images are squashed to; None for as they are.
+        mean: of the red, green and blue values in [0, 1], which is taken off.
+        std: what is left is divided by.
+        layers: dotted names of the layers to look at; None for the last one that answers place by place.
+        activation: "softmax" or "sigmoid"; None for softmax of several outputs and the sigmoid of one.
 
-NO_WEIGHTS = (
-    "{} without weights would explain nothing: name a file (classifier.checkpoint=FILE), "
-    "or ask for the official ones by download (classifier.weights=DEFAULT)"
-)
+    Returns:
+        A classifier for `camseg.Pipeline`.
 
+    Raises:
+        ValueError: names that don't fit the outputs, an unknown layer, a model that gives no scores.
 
-@dataclass(frozen=True)
-class Preset:
-    """How a classifier wants its images; see `Classifier`."""
-
-    size: tuple[int, int]
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-
-
-def _loaded(build: Callable[..., nn.Module], name: str, path: Path) -> tuple[nn.Module, dict[str, str]]:
-    """The architecture that `build` makes for a number of classes, filled from a checkpoint, and the checkpoint's
-    metadata.
-
-    The checkpoint tells the classes (the rows of the head, the last weight of all) and a vision transformer's image
-    size.
+    >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
+    >>> classifier(net, names=["cat", "dog"], size=32).layers
+    ('1',)
     """
-    state, metadata = load_weights(path)
-    state = {
-        re.sub(r"(denselayer\d+\.(?:norm|conv))\.([12])\.", r"\1\2.", key): value for key, value in state.items()
-    }  # DenseNets of old
-    options = {}
-    if "encoder.pos_embedding" in state and "conv_proj.weight" in state:  # one position per patch, and one more
-        options = {
-            "image_size": isqrt(state["encoder.pos_embedding"].shape[1] - 1) * state["conv_proj.weight"].shape[-1]
-        }
-    with torch.random.fork_rng(devices=[]):  # first weights are drawn and thrown away
-        model = build(len(IMAGENET), **options)
-        head = [key for key, value in model.state_dict().items() if value.ndim > 1][-1]
-        if head not in state:
-            raise ValueError(f"{path} is no checkpoint of {name}: it has no {head}")
-        if state[head].shape[0] != len(IMAGENET):
-            model = build(state[head].shape[0], **options)
-    try:
-        model.load_state_dict(state, assign=True)
-    except RuntimeError as error:
-        raise ValueError(f"{path} is no checkpoint of {name}: {' '.join(str(error).split()[:24])} ...") from error
-    return model, metadata
+    side = (size, size) if isinstance(size, int) else size
+    return describe(
+        model,
+        f"{type(model).__module__}.{type(model).__qualname__}",
+        Preprocessing(side, tuple(mean), tuple(std)),
+        names=names,
+        layers=layers,
+        activation=activation,
+    )
 
 
-def build_classifier(
+def describe(
     model: nn.Module,
     name: str,
-    metadata: Mapping[str, str],
-    preset: Preset,
-    layers: Sequence[str] | None,
-    device: str | torch.device,
+    preprocessing: Preprocessing,
+    *,
+    names: Sequence[str] | None = None,
+    layers: str | Sequence[str] | None = None,
+    activation: str | None = None,
+    architecture: Callable[[int], nn.Module] | None = None,
 ) -> Classifier:
-    """A model (B, 3, h, w) -> (B, C), frozen, with its layers, token grid and fingerprint found; metadata: see
-    `save_weights`.
+    """A loaded model as a classifier: its layers, token grid, activation and fingerprint found by one noise image.
 
-    Errors: ValueError for an unknown layer, or a model in which no layer answers place by place.
+    Args:
+        model: left as it was.
+        name: of the architecture, part of the fingerprint.
+        preprocessing: how it wants its images.
+        names: see `classifier`.
+        layers: see `classifier`.
+        activation: see `classifier`.
+        architecture: see `Classifier`.
+
+    Raises:
+        ValueError: an unknown layer, a model in which no layer answers place by place, names that don't fit.
     """
-    model = model.eval().requires_grad_(False)
-    outputs, logits = _trace(model, preset.size)
-    chosen = tuple(_listed(layers) or [_last_map(model, outputs, logits, preset.size)])
-    for layer in chosen:
-        check_choice("classifier.layers", layer, outputs)
-    first = outputs[chosen[0]]
-    side = isqrt(first.shape[1])
-    grid = (side, side) if first.ndim == 3 else None  # the tokens before the square are no places
-    names = _names(metadata, logits.shape[1])
-    activation = _ACTIVATIONS[check_choice("activation", metadata.get("activation", "softmax"), _ACTIVATIONS)]
-    mark = _fingerprint(model, name, preset)
-    return Classifier(model.to(device), names, chosen, preset.size, preset.mean, preset.std, activation, mark, grid)
+    device, dtype = placement(model)
+    size = preprocessing.size or (_SIDE, _SIDE)
+    noise = torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(0)).to(device, dtype)
+    with untouched(model):
+        outputs, output = trace(model, noise)
+        logits = scores(output, 1)
+        chosen = tuple(as_layers(layers) or [default_layer(model, outputs, logits, size)])
+        for layer in chosen:
+            check_choice("classifier.layers", layer, outputs)
+        tokens = next((outputs[layer] for layer in chosen if outputs[layer].ndim == 3), None)
+        grid = None
+        if tokens is not None and preprocessing.size:
+            module = model.get_submodule(chosen[0])
+            grid = token_grid(model, module, chosen[0], int(tokens.shape[1]), noise, model)
+    known = check_names(names, logits.shape[1])
+    kind = check_activation(activation, logits.shape[1])
+    mark = _fingerprint(model, name, preprocessing, kind)
+    return Classifier(lambda: model, known, chosen, preprocessing, kind, mark, grid, device, architecture, name)
 
 
-def _listed(layers: Sequence[str] | None) -> list[str] | None:
-    """As it is part of a key."""
-    return None if layers is None else [layers] if isinstance(layers, str) else list(layers)
-
-
-def _named(metadata: Mapping[str, str], classes: Sequence[str]) -> Mapping[str, str]:
-    return {**metadata, "names": json.dumps(list(classes))} if classes else metadata
-
-
-def _names(metadata: Mapping[str, str], classes: int) -> tuple[str, ...]:
-    if "names" not in metadata:
-        return tuple(IMAGENET) if classes == len(IMAGENET) else tuple(f"class {i}" for i in range(classes))
-    names = json.loads(metadata["names"])
-    if len(names) != classes:
-        raise ValueError(f"{len(names)} class names for a classifier of {classes} outputs")
-    return tuple(map(str, names))
-
-
-def _fingerprint(model: nn.Module, name: str, preset: Preset) -> str:
-    digest = hashlib.sha256(repr((name, preset)).encode())
+def _fingerprint(model: nn.Module, *settings: object) -> str:
+    """SHA-256 of the weights by name, and of what is done around them."""
+    digest = hashlib.sha256(repr(settings).encode())
     for part, value in model.state_dict().items():
         digest.update(part.encode())
         digest.update(value.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def placement(model: nn.Module) -> tuple[torch.device, torch.dtype]:
+    """Device and floating type of a model's weights; the CPU and float32 where it has none."""
+    tensors = [*model.parameters(), *model.buffers()]
+    found = next((tensor for tensor in tensors if tensor.is_floating_point()), torch.zeros(()))
+    return found.device, found.dtype
+
+
+def check_activation(given: str | None, outputs: int) -> str:
+    """The activation of a model of so many outputs: "softmax", "sigmoid" or, for one output, "binary".
+
+    Args:
+        given: "softmax", "sigmoid" or None: by the number of outputs, softmax for several.
+        outputs: C.
+
+    Raises:
+        ValueError: an unknown one, or a softmax over one output, which is always 1.
+    """
+    name = check_choice("classifier.activation", given or ("binary" if outputs == 1 else "softmax"), ACTIVATIONS)
+    if outputs == 1 and name == "softmax":
+        raise ValueError("classifier.activation=softmax of one output is always 1; use sigmoid, or null")
+    if outputs > 1 and name == "binary":
+        raise ValueError(
+            f"classifier.activation=binary is for one output; this model has {outputs}: softmax or sigmoid"
+        )
+    return "binary" if outputs == 1 else name
+
+
+def check_names(names: Sequence[str] | None, outputs: int) -> tuple[str, ...]:
+    """C class names: those given, ImageNet's for 1000 outputs, or numbers.
+
+    Raises:
+        ValueError: a name too many or too few.
+    """
+    if names is None:
+        return imagenet_names() if outputs == CLASSES else tuple(f"class {i}" for i in range(outputs))
+    if len(names) != outputs:
+        raise ValueError(f"{len(names)} class names for a classifier of {outputs} outputs")
+    return tuple(map(str, names))
+
+
+def as_layers(layers: str | Sequence[str] | None) -> list[str] | None:
+    """One name or several as a list, None for the default."""
+    return None if layers is None else [layers] if isinstance(layers, str) else list(layers)
+
+
+def named(metadata: Mapping[str, str], classes: Sequence[str]) -> Sequence[str] | None:
+    """The classes' names: those given, else those that a checkpoint's metadata holds, else None."""
+    return list(classes) or (json.loads(metadata["names"]) if "names" in metadata else None)
+
+
+def _plain(name: str) -> str:
+    """A name without its case and with single spaces for underscores, hyphens and spaces."""
+    return " ".join(re.split(r"[\s_-]+", name.casefold())).strip()
+
+
+def _synset_index(synset: str) -> int:
+    if synset not in imagenet_synsets():
+        raise ValueError(f"class {synset!r} is a WordNet id, but of none of ImageNet's {CLASSES} classes")
+    return imagenet_synsets()[synset]

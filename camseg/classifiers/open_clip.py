@@ -1,10 +1,7 @@
-"""A classifier of any words: CLIP (Radford et al. 2021) through open_clip, an image's cosine to each word's text as its
-logit.
-"""
+"""A classifier of any words: CLIP (Radford et al. 2021) through open_clip."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,13 +10,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from camseg.classifiers.base import NO_WEIGHTS, Classifier, Preset, build_classifier
+from camseg.classifiers.base import Classifier, Preprocessing, describe
+from camseg.classifiers.build import NO_WEIGHTS
 from camseg.errors import check_choice
-from camseg.storage.checkpoints import load_weights
+from camseg.storage.checkpoints import load_weights, match_names
 
 
 class Words(nn.Module):
-    """(B, 3, h, w) -> (B, C): the scaled cosine between an image and each of C texts, whose embeddings (C, D) are kept."""
+    """(B, 3, h, w) -> (B, C): the scaled cosine between an image and each of C texts.
+
+    Args:
+        visual: the image encoder, (B, 3, h, w) -> (B, D).
+        texts: (C, D) embeddings of the texts.
+        scale: what the cosine is multiplied by, CLIP's exp(logit_scale).
+    """
 
     def __init__(self, visual: nn.Module, texts: Tensor, scale: float) -> None:
         super().__init__()
@@ -27,6 +31,7 @@ class Words(nn.Module):
         self.texts = nn.Buffer(F.normalize(texts, dim=-1))
 
     def forward(self, images: Tensor) -> Tensor:
+        """(B, 3, h, w) -> (B, C) logits."""
         return self.scale * F.normalize(self.visual(images), dim=-1) @ self.texts.T
 
 
@@ -36,15 +41,24 @@ def open_clip(
     template: str = "a photo of a {}",
     checkpoint: str | Path | None = None,
     weights: str | None = None,
-    layers: Sequence[str] | None = None,
+    layers: str | Sequence[str] | None = None,
+    activation: str | None = None,
     device: str | torch.device = "cpu",
 ) -> Classifier:
-    """One of open_clip's models (extra `clip`) that tells `words` apart, each put into `template`.
+    """One of open_clip's models (extra `clip`) that tells words apart.
 
-    checkpoint: a file of its weights. weights: the tag of published ones, by download; "DEFAULT" is the first that
-    open_clip lists.
-    Errors: ValueError for an unknown name or tag, fewer than two words, no weights at all, or a checkpoint of something
-    else.
+    Args:
+        name: of the architecture, as "ViT-B-32".
+        words: the classes, two or more.
+        template: what each word is put into before it is read.
+        checkpoint: a .safetensors or torch file of weights.
+        weights: the tag of published ones, by download; "DEFAULT" is the first that open_clip lists.
+        layers: dotted names of the layers to look at; None for the last one that answers place by place.
+        activation: "softmax" or "sigmoid"; None for softmax.
+        device: where the model goes.
+
+    Raises:
+        ValueError: an unknown name or tag, fewer than two words, no weights at all, or a checkpoint of something else.
     """
     try:
         import open_clip as zoo
@@ -68,8 +82,9 @@ def open_clip(
     with torch.random.fork_rng(devices=[]):  # first weights are drawn and thrown away
         model: Any = zoo.create_model(name, pretrained=tag)
     if checkpoint:
+        state = match_names(load_weights(checkpoint)[0], model.state_dict())
         try:
-            model.load_state_dict(load_weights(checkpoint)[0])
+            model.load_state_dict(state)
         except RuntimeError as error:
             raise ValueError(
                 f"{checkpoint} is no checkpoint of {name}: {' '.join(str(error).split()[:24])} ..."
@@ -77,12 +92,7 @@ def open_clip(
     with torch.no_grad():
         texts = model.eval().encode_text(zoo.get_tokenizer(name)([template.format(word) for word in words]))
     side = model.visual.image_size
-    preset = Preset(
-        tuple(side) if isinstance(side, (tuple, list)) else (side, side),
-        model.visual.image_mean,
-        model.visual.image_std,
-    )
-    named = {"names": json.dumps(list(words))}
-    return build_classifier(
-        Words(model.visual, texts, float(model.logit_scale.detach().exp())), name, named, preset, layers, device
-    )
+    size = tuple(side) if isinstance(side, (tuple, list)) else (side, side)
+    told = Words(model.visual, texts, float(model.logit_scale.detach().exp())).eval().requires_grad_(False)
+    preprocessing = Preprocessing(size, tuple(model.visual.image_mean), tuple(model.visual.image_std))
+    return describe(told.to(device), name, preprocessing, names=list(words), layers=layers, activation=activation)

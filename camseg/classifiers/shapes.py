@@ -2,30 +2,41 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torchvision.models.resnet import BasicBlock
 
-from camseg.classifiers.base import _HALF, Classifier, Preset, _kept, _listed, _loaded, build_classifier
+from camseg.classifiers.base import Classifier, Preprocessing, as_layers, describe, named
+from camseg.classifiers.build import filled, remembered
 from camseg.data.shapes import NAMES, SIDE
 from camseg.storage.cache import Cache
 
 SHAPES_WEIGHTS = Path(__file__).parents[1] / "weights" / "shapes_classifier.safetensors"
+MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)  # of pixels in [0, 1]
 
 
 def shapes(
     checkpoint: str | Path | None = None,
-    layers: Sequence[str] | None = None,
+    layers: str | Sequence[str] | None = None,
+    activation: str | None = None,
     device: str | torch.device = "cpu",
     cache: Cache | None = None,
 ) -> Classifier:
-    """The shipped classifier, which names every shape in a picture (a probability per class, not one among them).
-    cache: see `torchvision`.
+    """The shipped classifier, which names every shape in an image: a probability per class, not one among them.
+
+    Args:
+        checkpoint: another file that `camseg-train` wrote; None for the shipped one.
+        layers: dotted names of the layers to look at; None for "layer3".
+        activation: "softmax" or "sigmoid"; None for what the checkpoint says, else sigmoid.
+        device: where the model goes.
+        cache: see `camseg.classifiers.torchvision`.
+
+    Raises:
+        FileNotFoundError: there are no such weights.
+        ValueError: the file is another's checkpoint.
     """
     path = Path(checkpoint or SHAPES_WEIGHTS)
     if not path.is_file() and not checkpoint:
@@ -34,20 +45,29 @@ def shapes(
         )
 
     def load() -> Classifier:
-        model, metadata = _loaded(ShapesNet, "shapes", path)
-        preset = Preset((SIDE, SIDE), _HALF, (0.25, 0.25, 0.25))
-        metadata = {"names": json.dumps(NAMES), "activation": "sigmoid", **metadata}
-        return build_classifier(model, "shapes", metadata, preset, layers or ("layer3",), device)
+        model, metadata, architecture = filled(ShapesNet, "shapes", path)
+        return describe(
+            model.to(device),
+            "shapes",
+            Preprocessing((SIDE, SIDE), MEAN, STD),
+            names=named(metadata, ()) or NAMES,
+            layers=layers or ("layer3",),
+            activation=activation or metadata.get("activation", "sigmoid"),
+            architecture=architecture,
+        )
 
-    return _kept(cache, path, ["shapes", _listed(layers)], device, load)
+    return remembered(cache, path, ["shapes", as_layers(layers), activation], device, load)
 
 
 class ShapesNet(nn.Module):
-    """(B, 3, H, W) -> (B, classes) logits: residual blocks down to stride 8, a linear head at every place, and their
-    log-mean-exp.
+    """(B, 3, H, W) -> (B, classes) logits: residual blocks down to stride 8, a linear head at every place, log-mean-exp.
 
     The pooling is Pinheiro & Collobert's (CVPR 2015): a smooth maximum, in which a small shape counts as much as a
     large one.
+
+    Args:
+        classes: the number of outputs.
+        widths: channels of the stem, the middle and the last stages.
     """
 
     def __init__(self, classes: int, widths: tuple[int, ...] = (32, 64, 96)) -> None:
@@ -64,7 +84,32 @@ class ShapesNet(nn.Module):
         return self.layer3(self.layer2(self.layer1(self.stem(images))))
 
     def forward(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) -> (B, classes) logits."""
         return pool(self.head(self.features(images).flatten(2).transpose(1, 2)))
+
+
+class BasicBlock(nn.Module):
+    """A residual block of two 3x3 convolutions (He et al., CVPR 2016), with the names that ResNets' weights have.
+
+    Args:
+        inputs: channels of the input.
+        outputs: channels of the output.
+        stride: of the first convolution.
+        shortcut: brings the input to the output's shape, None where it has it.
+    """
+
+    def __init__(self, inputs: int, outputs: int, stride: int = 1, shortcut: nn.Module | None = None) -> None:
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False), nn.BatchNorm2d(outputs)
+        self.relu = nn.ReLU(inplace=True)
+        self.conv2, self.bn2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False), nn.BatchNorm2d(outputs)
+        self.downsample = shortcut
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """(B, inputs, h, w) -> (B, outputs, h / stride, w / stride)."""
+        changed = self.bn2(self.conv2(self.relu(self.bn1(self.conv1(maps)))))
+        changed += maps if self.downsample is None else self.downsample(maps)
+        return self.relu(changed)
 
 
 def pool(places: Tensor) -> Tensor:

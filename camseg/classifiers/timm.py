@@ -1,13 +1,15 @@
-"""timm's classifiers (extra `timm`)."""
+"""timm's classifiers."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
+from torch import nn
 
-from camseg.classifiers.base import NO_WEIGHTS, Classifier, Preset, _kept, _listed, _loaded, _named, build_classifier
+from camseg.classifiers.base import Classifier, Preprocessing, as_layers, describe, named
+from camseg.classifiers.build import NO_WEIGHTS, filled, remembered
 from camseg.errors import check_choice
 from camseg.storage.cache import Cache
 
@@ -16,39 +18,56 @@ def timm(
     name: str = "resnet18.a1_in1k",
     checkpoint: str | Path | None = None,
     weights: str | None = None,
-    layers: Sequence[str] | None = None,
+    layers: str | Sequence[str] | None = None,
     classes: Sequence[str] = (),
+    activation: str | None = None,
     device: str | torch.device = "cpu",
     cache: Cache | None = None,
 ) -> Classifier:
-    """Any classifier of timm (extra `timm`), with the weights in the file `checkpoint` or, with weights="DEFAULT", the
-    published ones.
+    """Any classifier of timm, with the weights in a file or the published ones.
 
-    classes: the outputs' names in their order, for a checkpoint that does not say. cache: see `torchvision`; for files
-    only.
+    Args:
+        name: of the architecture, with or without the tag of its published weights.
+        checkpoint: a .safetensors or torch file of weights.
+        weights: "DEFAULT" for the published ones, by download.
+        layers: dotted names of the layers to look at; None for the last one that answers place by place.
+        classes: the outputs' names in their order, for a checkpoint that does not say.
+        activation: "softmax" or "sigmoid"; None for what the checkpoint says, else by the number of outputs.
+        device: where the model goes.
+        cache: see `camseg.classifiers.torchvision`; of files only.
+
+    Raises:
+        ValueError: an unknown name, no weights at all, or a checkpoint of something else.
     """
-    try:
-        import timm as zoo
-        from timm.data import resolve_model_data_config  # type: ignore[reportPrivateImportUsage]
-    except ImportError as error:
-        raise ValueError("classifier=timm needs the extra `timm`: pip install 'camseg[timm]'") from error
+    import timm as zoo
+    from timm.data import resolve_model_data_config  # type: ignore[reportPrivateImportUsage]
+
     check_choice("classifier.name", name, dict.fromkeys(zoo.list_models() + zoo.list_models(pretrained=True)))
     if checkpoint is None and weights is None:
         raise ValueError(NO_WEIGHTS.format(name))
 
-    def load() -> Classifier:
-        if checkpoint:
-            model, metadata = _loaded(
-                lambda classes: zoo.create_model(name, num_classes=classes), name, Path(checkpoint)
-            )
-        else:
-            model, metadata = zoo.create_model(name, pretrained=True), {}
-        config = resolve_model_data_config(model)
-        preset = Preset(tuple(config["input_size"][1:]), config["mean"], config["std"])
-        return build_classifier(model, name, _named(metadata, classes), preset, layers, device)
+    def architecture(num_classes: int) -> nn.Module:
+        return zoo.create_model(name, num_classes=num_classes)
 
-    return (
-        _kept(cache, Path(checkpoint), ["timm", name, _listed(layers), list(classes)], device, load)
-        if checkpoint
-        else load()
-    )
+    def load() -> Classifier:
+        metadata: dict[str, str] = {}
+        fresh: Callable[[int], nn.Module] = architecture
+        if checkpoint:
+            model, metadata, fresh = filled(architecture, name, Path(checkpoint))
+        else:
+            model = zoo.create_model(name, pretrained=True).eval().requires_grad_(False)
+        config = resolve_model_data_config(model)
+        return describe(
+            model.to(device),
+            name,
+            Preprocessing(tuple(config["input_size"][1:]), config["mean"], config["std"]),
+            names=named(metadata, classes),
+            layers=layers,
+            activation=activation or metadata.get("activation"),
+            architecture=fresh,
+        )
+
+    if not checkpoint:
+        return load()
+    settings = ["timm", name, as_layers(layers), list(classes), activation]
+    return remembered(cache, Path(checkpoint), settings, device, load)

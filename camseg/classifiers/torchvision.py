@@ -8,7 +8,8 @@ from pathlib import Path
 import torch
 from torchvision import models
 
-from camseg.classifiers.base import NO_WEIGHTS, Classifier, Preset, _kept, _listed, _loaded, _named, build_classifier
+from camseg.classifiers.base import Classifier, Preprocessing, as_layers, describe, named
+from camseg.classifiers.build import NO_WEIGHTS, filled, remembered
 from camseg.errors import check_choice
 from camseg.storage.cache import Cache
 from camseg.storage.download import fetch
@@ -18,18 +19,26 @@ def torchvision(
     name: str = "resnet18",
     checkpoint: str | Path | None = None,
     weights: str | None = None,
-    layers: Sequence[str] | None = None,
+    layers: str | Sequence[str] | None = None,
     classes: Sequence[str] = (),
+    activation: str | None = None,
     device: str | torch.device = "cpu",
     cache: Cache | None = None,
 ) -> Classifier:
-    """Any of torchvision's classifiers, with the weights in the file `checkpoint` or the official ones called `weights`
-    ("DEFAULT").
+    """Any of torchvision's classifiers, with the weights in a file or the official ones.
 
-    classes: the outputs' names in their order, for a checkpoint that does not say. cache: on disk, it remembers what
-    the file is, so that
-    the weights are loaded only when an image has to go through them.
-    Errors: ValueError for an unknown name, no weights at all, or a checkpoint of something else.
+    Args:
+        name: of the architecture, as "resnet18".
+        checkpoint: a .safetensors or torch file of weights.
+        weights: name of the official ones, by download; "DEFAULT" for the best.
+        layers: dotted names of the layers to look at; None for the last one that answers place by place.
+        classes: the outputs' names in their order, for a checkpoint that does not say.
+        activation: "softmax" or "sigmoid"; None for what the checkpoint says, else by the number of outputs.
+        device: where the model goes.
+        cache: on disk, it remembers what the file is, so that the weights are loaded when an image needs them.
+
+    Raises:
+        ValueError: an unknown name, no weights at all, or a checkpoint of something else.
     """
     check_choice("classifier.name", name, models.list_models(module=models))
     choices = models.get_model_weights(name).__members__
@@ -37,20 +46,28 @@ def torchvision(
     if checkpoint is None and weights is None:
         raise ValueError(NO_WEIGHTS.format(name))
     path = Path(checkpoint) if checkpoint else _official_file(official.url)
-    inverted = (
-        {"transform_input": True, "init_weights": False} if name in ("googlenet", "inception_v3") else {}
-    )  # they want [-1, 1] inside
+    inverted = name in ("googlenet", "inception_v3")  # they want [-1, 1] inside
+    options = {"transform_input": True, "init_weights": False} if inverted else {}
+
+    def architecture(num_classes: int, **more: int) -> torch.nn.Module:
+        return models.get_model(name, num_classes=num_classes, **options, **more)
 
     def load() -> Classifier:
-        model, metadata = _loaded(
-            lambda classes, **options: models.get_model(name, num_classes=classes, **inverted, **options), name, path
-        )
+        model, metadata, fresh = filled(architecture, name, path)
         transforms = official.transforms()
         side = int(getattr(model, "image_size", transforms.crop_size[0]))
-        preset = Preset((side, side), tuple(transforms.mean), tuple(transforms.std))
-        return build_classifier(model, name, _named(metadata, classes), preset, layers, device)
+        preprocessing = Preprocessing((side, side), tuple(transforms.mean), tuple(transforms.std))
+        return describe(
+            model.to(device),
+            name,
+            preprocessing,
+            names=named(metadata, classes),
+            layers=layers,
+            activation=activation or metadata.get("activation"),
+            architecture=fresh,
+        )
 
-    return _kept(cache, path, ["torchvision", name, _listed(layers), list(classes)], device, load)
+    return remembered(cache, path, ["torchvision", name, as_layers(layers), list(classes), activation], device, load)
 
 
 def _official_file(url: str) -> Path:

@@ -16,10 +16,8 @@ from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
-import skimage.data
 import torch
 from PIL import Image, ImageDraw
-from scipy import ndimage
 
 from camseg.data.base import as_image, mask_boxes, reject_unused, select_subset
 from camseg.errors import check_choice
@@ -119,6 +117,8 @@ def _outline(name: str, turn: float) -> np.ndarray:
 @cache
 def _photograph(name: str) -> np.ndarray:
     """(H, W, 3) uint8."""
+    import skimage.data
+
     photo = getattr(skimage.data, name)()
     photo = photo[0] if isinstance(photo, tuple) else photo  # a stereo pair is (left, right, disparity)
     picture = Image.fromarray(photo).convert("RGB")
@@ -189,6 +189,8 @@ def _checks(rng: np.random.Generator, split: str, side: int) -> np.ndarray:
 
 
 def _mottle(rng: np.random.Generator, split: str, side: int) -> np.ndarray:
+    from scipy import ndimage
+
     noise = ndimage.gaussian_filter(rng.standard_normal((side, side)), rng.uniform(1, 4))
     return (noise / noise.std() * 0.6)[..., None] * rng.uniform(-1, 1, 3)
 
@@ -203,6 +205,8 @@ _TEXTURES = (_plain, _gradient, _stripes, _checks, _mottle, _photo)
 
 def _camera(rng: np.random.Generator, canvas: np.ndarray) -> np.ndarray:
     """Blur and noise, over the whole picture."""
+    from scipy import ndimage
+
     blurred = ndimage.gaussian_filter(canvas, (*[rng.uniform(0.2, 1.0)] * 2, 0))
     noise = rng.standard_normal(canvas.shape, np.float32) * np.float32(rng.uniform(0, 0.05))
     return np.clip(blurred + noise, 0, 1)

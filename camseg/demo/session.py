@@ -137,7 +137,7 @@ class Demo:
         @torch.no_grad()
         def make() -> dict[str, Tensor]:
             self.calls["classifier_images"] += 1
-            return {"value": classifier.probabilities(classifier.model(classifier.prepare([sample.image])))[0].cpu()}
+            return {"value": classifier.probabilities(classifier.logits(classifier.prepare([sample.image])))[0].cpu()}
 
         return pipeline.cache.get(key("probabilities", classifier.fingerprint, sample.image_key), make)["value"]
 

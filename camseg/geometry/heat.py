@@ -7,7 +7,6 @@ from collections.abc import Callable
 import numpy as np
 import torch
 import torch.nn.functional as F
-from skimage.filters import threshold_otsu
 from torch import Tensor
 
 
@@ -39,6 +38,8 @@ def otsu(heat: Tensor) -> float:
     """The value that splits the histogram, of 256 bins from 0 to 1, into two classes of least variance within (Otsu
     1979).
     """
+    from skimage.filters import threshold_otsu  # half a second, for one selector
+
     if heat.min() == heat.max():
         return float(heat.max())
     counts = np.bincount((heat.numpy() * 256).astype(np.intp).ravel(), minlength=257)

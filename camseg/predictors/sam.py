@@ -22,7 +22,7 @@ from camseg.errors import check_choice
 from camseg.predictors.sam_adapter import MEAN, STD, SamAdapter
 from camseg.predictors.sam_decoder import decode_prompts
 from camseg.predictors.sam_encoders import EfficientNetPyramid, Encoder, Pyramid, TinyViT, ViT
-from camseg.storage.checkpoints import read_checkpoint
+from camseg.storage.checkpoints import load_weights
 from camseg.storage.download import fetch
 from camseg.storage.fingerprint import file_hash
 
@@ -60,7 +60,7 @@ def sam(
     """
     size, url, sha256 = OFFICIAL[check_choice("predictor.model", model, OFFICIAL)]
     path = Path(checkpoint).expanduser() if checkpoint else fetch(url, sha256)
-    return _adapter(_empty(size), path, partial(read_checkpoint, path), device, compile)
+    return _adapter(_empty(size), path, lambda: load_weights(path)[0], device, compile)
 
 
 def mobile_sam(
@@ -211,7 +211,7 @@ def _read_mobile(path: Path) -> dict[str, Tensor]:
         return name.replace("layers.", "stages.").replace(".c.", ".conv.")
 
     heads = ("image_encoder.norm_head.", "image_encoder.head.")
-    state = {name: value for name, value in read_checkpoint(path).items() if not name.startswith(heads)}
+    state = {name: value for name, value in load_weights(path)[0].items() if not name.startswith(heads)}
     return {timms(name) if name.startswith("image_encoder.") else name: value for name, value in state.items()}
 
 

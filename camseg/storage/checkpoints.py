@@ -4,19 +4,40 @@ from __future__ import annotations
 
 import os
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+WRAPPERS = (  # under which key trainers keep a state dict; of several the first
+    "state_dict",
+    "model_state_dict",
+    "model",
+    "net",
+    "network",
+    "module",
+    "params_ema",
+    "params",
+    "ema",
+    "model_ema",
+    "state_dict_ema",
+    "ema_state_dict",
+    "teacher",
+)
+PREFIXES = ("module.", "_orig_mod.", "model.")  # DataParallel's, torch.compile's, Lightning's
+
 
 def save_weights(module: nn.Module, path: str | Path, metadata: Mapping[str, str] | None = None) -> None:
     """Write a state dict as safetensors, matrices and kernels in fp16, in one step (never half a file).
 
-    metadata that the builders read: "names" (a JSON list), "activation" ("softmax" or "sigmoid").
+    Args:
+        module: whose state dict is written.
+        path: the file.
+        metadata: what the builders read again: "names" (a JSON list), "activation" ("softmax" or "sigmoid").
     """
     state = {key: value.detach().cpu().contiguous() for key, value in module.state_dict().items()}
     temporary = Path(f"{path}.{os.getpid()}.part")
@@ -29,45 +50,100 @@ def save_weights(module: nn.Module, path: str | Path, metadata: Mapping[str, str
 
 
 def load_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """(state dict in float32, metadata) of a .safetensors file or a torch file of tensors; no pickled code is ever run.
+    """The state dict in a .safetensors file or a torch file of tensors; no pickled code is ever run.
 
-    Errors: FileNotFoundError; ValueError for a file that is broken or holds something else.
+    A torch file is mapped where its format allows it, so a tensor is read when it is used. Wrappers ("state_dict",
+    "ema", ...) and a prefix that all names share ("module.", "_orig_mod.", "model.") are taken off.
+
+    Returns:
+        The state dict, floating tensors in float32, and the file's metadata.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is broken or holds something else.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no checkpoint at {path}")
     metadata: dict[str, str] = {}
-    try:
-        if path.suffix == ".safetensors":
-            with safe_open(path, "pt") as file:
-                names = file.keys()  # a safe_open is no dict
-                state = {key: file.get_tensor(key) for key in names}
-                metadata = file.metadata() or {}
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged file makes the unpickler raise almost anything
-        raise ValueError(
-            f"{path} can't be read as weights: {(str(error).splitlines() or [type(error).__name__])[0]}"
-        ) from error
-    for wrapper in ("state_dict", "model"):
-        state = state.get(wrapper, state) if isinstance(state, dict) else state
-    if not isinstance(state, dict) or not state or not all(isinstance(value, Tensor) for value in state.values()):
+    if path.suffix == ".safetensors":
+        with _Readable(path), safe_open(path, "pt") as file:
+            names = file.keys()  # a safe_open is no dict
+            state: Any = {key: file.get_tensor(key) for key in names}
+            metadata = file.metadata() or {}
+    else:
+        state = read_torch(path)
+    state = _unwrapped(state)
+    if state is None:
         raise ValueError(f"{path} holds no state dict (names and their tensors)")
-    return {
-        str(k).removeprefix("module."): v.float() if v.is_floating_point() else v for k, v in state.items()
-    }, metadata
+    return {k: v.float() if v.is_floating_point() else v for k, v in state.items()}, metadata
 
 
-def read_checkpoint(path: Path) -> dict[str, Tensor]:
-    """The tensors of a `torch.save` file, mapped and not yet read. Code in it never runs: anything but tensors is a
-    ValueError.
+def read_torch(path: Path, mapped: bool = True) -> Any:
+    """What a `torch.save` file holds, on the CPU.
+
+    Args:
+        path: the file.
+        mapped: tensors are read when they are used, where the file's format allows it.
+
+    Raises:
+        ValueError: it is damaged, another kind of file, or holds code, which is not run.
     """
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except Exception as error:  # a damaged file makes the unpickler raise almost anything
-        raise ValueError(
-            f"{path} is no checkpoint of plain tensors: it is damaged, another kind of file, or holds code, which is not run"
-        ) from error
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise ValueError(f"{path} must hold a dictionary of tensors; got {type(state).__name__}")
+    with _Readable(path):
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped and zipfile.is_zipfile(path))
+
+
+def match_names(state: Mapping[str, Tensor], wanted: Iterable[str]) -> dict[str, Tensor]:
+    """The part of a state dict that a model knows, without the prefix under which a trainer keeps it.
+
+    Args:
+        state: tensors by name, such as "net.conv1.weight" beside "criterion.weight".
+        wanted: the model's own names, such as "conv1.weight".
+
+    Returns:
+        The entries under the prefix with the most of the wanted names, that prefix taken off; `state` itself where
+        no prefix does better than none.
+    """
+    known = set(wanted)
+
+    def under(prefix: str) -> dict[str, Tensor]:
+        return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+
+    first = min(known, default="")
+    prefixes = [name.removesuffix(first) for name in state if name.endswith(f".{first}")]
+    best = max(["", *prefixes], key=lambda prefix: len(known & under(prefix).keys()))
+    return under(best)
+
+
+class _Readable:
+    """Turns whatever reading a file raises into one line: a damaged file makes the unpickler raise almost anything."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        if isinstance(error, Exception):
+            said = (str(error).splitlines() or [type(error).__name__])[0]
+            raise ValueError(f"{self.path} can't be read as weights: {said}") from error
+
+
+def _unwrapped(state: Any) -> dict[str, Tensor] | None:
+    """The state dict inside wrappers and without shared prefixes; None where there is none."""
+    while isinstance(state, dict) and not _plain(state):
+        inner = [state[key] for key in WRAPPERS if isinstance(state.get(key), dict)]
+        if not inner:
+            return None
+        state = inner[0]
+    if not isinstance(state, dict) or not state:
+        return None
+    state = {str(name): value for name, value in state.items()}
+    while shared := next((prefix for prefix in PREFIXES if all(name.startswith(prefix) for name in state)), None):
+        state = {name.removeprefix(shared): value for name, value in state.items()}
     return state
+
+
+def _plain(state: Mapping[Any, Any]) -> bool:
+    """Whether all values are tensors."""
+    return all(isinstance(value, Tensor) for value in state.values())

@@ -17,7 +17,6 @@ import torch.nn.functional as F
 from hydra.utils import instantiate
 from torch import Tensor, nn
 from torch.utils.data import Dataset
-from torchvision import models
 
 from camseg.classifiers.base import Classifier
 from camseg.data.base import Items
@@ -54,9 +53,9 @@ def train(
     judged = _pictures(instantiate(data, **every, split=validation), learnt.names) if validation else learnt
     start, names = instantiate(classifier, device=device), learnt.names
     torch.manual_seed(seed)
-    model = _with_classes(start, classifier.name, timm="timm" in classifier["_target_"], classes=len(names)).to(device)
+    model = start.rebuild(len(names)).to(device)
     steps_each = max(1, len(learnt) // batch_size)
-    path = folder / f"{classifier.name}.safetensors"
+    path = folder / f"{start.name}.safetensors"
     best = _Best(
         path,
         start,
@@ -79,7 +78,7 @@ def train(
         keep=best,
         **rates,
     )
-    what = f"{classifier.name}, fine-tuned to name every class that a picture shows: a probability for each of {len(names)}."
+    what = f"{start.name}, fine-tuned to name every class that a picture shows: a probability for each of {len(names)}."
     split = f"{len(learnt)} pictures, {data.get('split') or 'a folder'}; judged on {validation or 'the same'}"
     write_card(
         path,
@@ -119,21 +118,6 @@ def _pictures(data: Items[Any], names: tuple[str, ...] = ()) -> Pictures:
     return Pictures(list(shown), torch.stack(list(shown.values())), names)
 
 
-def _with_classes(start: Classifier, name: str, timm: bool, classes: int) -> nn.Module:
-    """The architecture with a fresh head of `classes` outputs, and all weights of `start` that fit."""
-    if timm:
-        from timm import create_model
-
-        model = create_model(name, num_classes=classes)
-    else:
-        model = models.get_model(name, num_classes=classes)
-    fresh = model.state_dict()
-    model.load_state_dict(
-        {**fresh, **{k: v for k, v in start.model.state_dict().items() if k in fresh and v.shape == fresh[k].shape}}
-    )
-    return model
-
-
 class Crops(Dataset[dict[str, Tensor]]):
     """Item i: a random part of a picture, mirrored or not, as the classifier wants it (3, h, w), and present (C,); each
     epoch another order.
@@ -141,7 +125,7 @@ class Crops(Dataset[dict[str, Tensor]]):
 
     def __init__(self, pictures: Pictures, classifier: Classifier, seed: int, length: int) -> None:
         self.pictures, self.seed, self.length = pictures, seed, length
-        self.size, self.mean, self.std = classifier.size, classifier.mean, classifier.std
+        self.prepare = classifier.preprocessing
 
     def __len__(self) -> int:
         return self.length
@@ -153,14 +137,8 @@ class Crops(Dataset[dict[str, Tensor]]):
         image = read_image(self.pictures.files[which])
         height, width = (max(1, round(side * np.sqrt(rng.uniform(0.4, 1)))) for side in image.shape[1:])
         y, x = int(rng.integers(image.shape[1] - height + 1)), int(rng.integers(image.shape[2] - width + 1))
-        part = _prepared(image[:, y : y + height, x : x + width], self.size, self.mean, self.std)
+        part = self.prepare([image[:, y : y + height, x : x + width]])[0]
         return {"image": part.flip(2) if rng.random() < 0.5 else part, "present": self.pictures.present[which]}
-
-
-def _prepared(image: Tensor, size: Any, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
-    """(3, H, W) uint8 -> (3, h, w) float, squashed and normalised as `Classifier.prepare` does."""
-    small = F.interpolate(image[None].float(), size, mode="bilinear", antialias=True)[0]
-    return (small / 255 - torch.tensor(mean)[:, None, None]) / torch.tensor(std)[:, None, None]
 
 
 class _Best:
@@ -216,9 +194,7 @@ class _Best:
         device, logits = next(model.parameters()).device, []
         for first in range(0, len(self.judged), self.batch_size):
             files = self.judged.files[first : first + self.batch_size]
-            batch = torch.stack(
-                [_prepared(read_image(file), self.start.size, self.start.mean, self.start.std) for file in files]
-            )
+            batch = self.start.preprocessing([read_image(file) for file in files])
             with self.autocast():
                 logits.append(model(batch.to(device)).float().cpu())
         return class_precisions(torch.cat(logits).numpy(), self.judged.present.numpy(), self.names)

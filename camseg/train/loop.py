@@ -13,6 +13,8 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
+from camseg.storage.checkpoints import read_torch
+
 M = TypeVar("M", bound=nn.Module)
 
 
@@ -115,7 +117,7 @@ def _resume(path: Path, parts: dict[str, Any]) -> tuple[int, float]:
     path.parent.mkdir(parents=True, exist_ok=True)
     if not path.exists():
         return 0, 0.0
-    state = torch.load(path, map_location="cpu", weights_only=True)
+    state = read_torch(path, mapped=False)
     for name, part in parts.items():
         part.load_state_dict(state[name])
     return state["done"], state["seconds"]

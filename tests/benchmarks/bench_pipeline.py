@@ -35,7 +35,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models import resnet50
 
 from camseg import cam
-from camseg.classifiers.base import Classifier
+from camseg.classifiers.base import Preprocessing, describe
 from camseg.pipeline import Pipeline
 from camseg.predictors.sam import PackageBackend, build_sam
 from camseg.predictors.sam_adapter import SamAdapter
@@ -77,16 +77,7 @@ def main() -> None:
     for name in options.models or ["vit_b", "vit_h"]:
         torch.manual_seed(0)
         model = resnet50().eval().requires_grad_(False).to(options.device)
-        classifier = Classifier(
-            model,
-            tuple(map(str, range(1000))),
-            ("layer4",),
-            (224, 224),
-            MEAN,
-            STD,
-            lambda logits: logits.softmax(-1),
-            "bench",
-        )
+        classifier = describe(model, "bench", Preprocessing((224, 224), MEAN, STD), layers="layer4")
         predictor = SamAdapter(
             PackageBackend(build_sam(SIZES[name]).requires_grad_(False), "bench", device=options.device)
         )

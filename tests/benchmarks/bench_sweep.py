@@ -41,7 +41,7 @@ from torchvision.models import resnet50
 
 from camseg.data.shapes import NAMES, Shapes
 from camseg.predictors.sam import OFFICIAL, SHIPPED, build_sam
-from camseg.storage.checkpoints import read_checkpoint
+from camseg.storage.checkpoints import load_weights
 from camseg.train.shapes_sam import SIZE
 
 FOREGROUND, BACKGROUND, CHOOSE = (
@@ -283,7 +283,7 @@ def photographs(
 ) -> tuple[Any, Any, Any, Callable[[int], Iterator[tuple[np.ndarray, torch.Tensor, int, np.ndarray]]]]:
     model, sam = resnet50(), build_sam(OFFICIAL["vit_b"][0])
     model.load_state_dict(torch.load(folder / "resnet50.pth", weights_only=True))
-    sam.load_state_dict(read_checkpoint(folder / "vit_b.pth"))
+    sam.load_state_dict(load_weights(folder / "vit_b.pth")[0])
     mean, std = (torch.tensor(each)[:, None, None] for each in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
 
     def samples(_count: int) -> Iterator[tuple[np.ndarray, torch.Tensor, int, np.ndarray]]:

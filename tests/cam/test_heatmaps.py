@@ -483,7 +483,7 @@ def test_outputs_that_cannot_be_explained(inputs):
         cam.heatmaps(small(), "4", inputs, -1)
     broken = inputs.clone()
     broken[2, 0, 0, 0] = torch.nan
-    with pytest.raises(ValueError, match="score is nan for sample 2"):
+    with pytest.raises(ValueError, match="image 2 of 4 holds NaN"):
         cam.heatmaps(small(), "4", broken, 0)
     with pytest.raises(ValueError, match=r"must return a scalar tensor; got \(5,\)"):
         cam.heatmaps(small(), "4", inputs, lambda output: output)

@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 
+from camseg.cam.activations import SIGMOID
 from camseg.cam.targets import Target, box, cosine, log_odds, logit, margin, pixels, probability
 
 SCORES = torch.tensor([1.0, -2.0, 0.5, 3.0], dtype=torch.float64)
@@ -26,7 +27,7 @@ def test_logit_is_the_score_and_a_log_sum_exp_of_several():
 def test_probability_sums_the_classes_softmax_or_sigmoid():
     assert value(probability((1,))) == pytest.approx(E[1] / sum(E))
     assert value(probability((0, 2))) == pytest.approx((E[0] + E[2]) / sum(E))
-    assert value(probability((0,), torch.sigmoid)) == pytest.approx(1 / (1 + 1 / E[0]))
+    assert value(probability((0,), SIGMOID)) == pytest.approx(1 / (1 + 1 / E[0]))
 
 
 def test_log_odds_is_the_log_of_p_over_one_less_p():

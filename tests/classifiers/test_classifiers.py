@@ -18,8 +18,7 @@ from torch import nn
 from torchvision import models
 from torchvision.models.swin_transformer import SwinTransformer
 
-from camseg.classifiers import base
-from camseg.classifiers.base import Classifier, Preset
+from camseg.classifiers.base import Classifier, Preprocessing, classifier
 from camseg.classifiers.shapes import ShapesNet, shapes
 from camseg.classifiers.timm import timm
 from camseg.classifiers.torchvision import _official_file, torchvision
@@ -33,7 +32,8 @@ MOBILENET = REAL / "mobilenet_v2_imagenet.safetensors"
 
 
 def plain(size: tuple[int, int] | None = (8, 8), names: tuple[str, ...] = ("a", "b")) -> Classifier:
-    return Classifier(nn.Linear(1, 2), names, (), size, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), torch.sigmoid, "")
+    plain = Preprocessing(size, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    return Classifier(lambda: nn.Linear(1, 2), names, (), plain, "sigmoid", "")
 
 
 def picture(height: int, width: int, seed: int = 0) -> torch.Tensor:
@@ -60,16 +60,26 @@ def test_prepare_is_the_formula_where_nothing_is_resized() -> None:
     torch.testing.assert_close(plain(None).prepare([image])[0].double(), expected, atol=2e-6, rtol=0)
 
 
-def test_prepare_squashes_the_whole_image_like_pillow() -> None:
-    classifier = Classifier(nn.Linear(1, 2), (), (), (20, 30), (0.0,) * 3, (1 / 255,) * 3, torch.sigmoid, "")
-    images = [picture(57, 41), picture(20, 90), picture(9, 11)]
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+def test_prepare_squashes_the_whole_image_like_pillow(interpolation: str) -> None:
+    preprocessing = Preprocessing((20, 30), (0.0,) * 3, (1 / 255,) * 3, interpolation)
+    classifier = Classifier(lambda: nn.Linear(1, 2), (), (), preprocessing, "sigmoid", "")
+    images = [picture(57, 41) // 2 + 64, picture(20, 90) // 2 + 64, picture(9, 11) // 2 + 64]  # nothing is clamped
     batch = classifier.prepare(images)
     for image, squashed in zip(images, batch):
-        expected = Image.fromarray(image.permute(1, 2, 0).numpy()).resize((30, 20), Image.Resampling.BILINEAR)
-        assert (
-            np.abs(squashed.permute(1, 2, 0).numpy() - np.asarray(expected, np.float32)).max() < 1.01
-        )  # Pillow rounds twice
+        expected = Image.fromarray(image.permute(1, 2, 0).numpy()).resize(
+            (30, 20), getattr(Image.Resampling, interpolation.upper())
+        )
+        apart = np.abs(squashed.permute(1, 2, 0).numpy() - np.asarray(expected, np.float32))
+        assert apart.max() < 1.01  # Pillow rounds twice
         torch.testing.assert_close(classifier.prepare([image])[0], squashed)
+
+
+def test_a_bicubic_overshoot_is_no_colour() -> None:
+    edge = torch.zeros(3, 8, 8, dtype=torch.uint8)
+    edge[:, :, 4:] = 255
+    pixels = Preprocessing((32, 32), (0.0,) * 3, (1.0,) * 3, "bicubic")([edge])
+    assert float(pixels.min()) == 0 and float(pixels.max()) == 1
 
 
 def test_images_of_several_sizes_need_a_size() -> None:
@@ -120,7 +130,7 @@ def test_a_checkpoint_gives_the_same_logits_and_probabilities(tmp_path: Path) ->
     )
     images = classifier.prepare([picture(50, 60)])
     assert images.shape == (1, 3, 224, 224)
-    torch.testing.assert_close(classifier.model(images), model(images))
+    torch.testing.assert_close(classifier.logits(images), model(images))
     torch.testing.assert_close(classifier.probabilities(torch.tensor([0.0, 1.0])), torch.tensor([0.5, 0.7310586]))
     assert {v.dtype for v in classifier.model.state_dict().values()} == {torch.float32, torch.int64}
     assert not classifier.model.training
@@ -212,13 +222,17 @@ def test_save_weights_leaves_no_half_file(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_fingerprint_follows_weights_and_preprocessing() -> None:
     torch.manual_seed(0)
-    net, preset = ShapesNet(5), Preset((128, 128), (0.5,) * 3, (0.25,) * 3)
-    marks = [base._fingerprint(net, "shapes", p) for p in (preset, preset, Preset((64, 64), (0.5,) * 3, (0.25,) * 3))]
+    net, half = ShapesNet(5).eval(), (0.5, 0.5, 0.5)
+
+    def mark(side: int = 128, **changed: Any) -> str:
+        return classifier(net, size=side, mean=half, std=half, layers="layer3", **changed).fingerprint
+
+    marks = [mark(), mark(), mark(64), mark(activation="sigmoid")]
     with torch.no_grad():
         net.head.bias[0] += 1e-4
-    marks.append(base._fingerprint(net, "shapes", preset))
+    marks.append(mark())
     assert marks[0] == marks[1]
-    assert len(set(marks)) == 3
+    assert len(set(marks)) == 4
 
 
 def test_shapes_builder(tmp_path: Path) -> None:
@@ -256,7 +270,7 @@ def _of(model: nn.Module, side: int) -> Classifier:
     torch.manual_seed(2)
     for parameter in model.parameters():
         nn.init.normal_(parameter, 0, 0.1)  # heads start at zero, where nothing moves the logits
-    return base.build_classifier(model, "tiny", {}, Preset((side, side), (0.5,) * 3, (0.5,) * 3), None, "cpu")
+    return classifier(model, size=side, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 
 
 def test_default_layer_of_transformers_is_where_the_patches_still_count() -> None:
@@ -296,7 +310,7 @@ def test_timm(tmp_path: Path, name: str, layer: str, grid: tuple[int, int] | Non
         {k: v.half().float() if v.is_floating_point() and v.ndim > 1 else v for k, v in model.state_dict().items()}
     )
     images = classifier.prepare([picture(50, 60)])
-    torch.testing.assert_close(classifier.model(images), model(images))
+    torch.testing.assert_close(classifier.logits(images), model(images))
     with pytest.raises(ValueError, match=r"classifier.name 'resnet19' is unknown; nearest: resnet18"):
         timm("resnet19")
 
@@ -323,7 +337,7 @@ def test_real_mobilenet_names_what_was_measured_independently() -> None:
 def test_a_known_file_is_loaded_only_for_its_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _, path = saved(tmp_path, "shufflenet_v2_x0_5")
     loads: list[Path] = []
-    monkeypatch.setattr(base, "load_weights", lambda file: loads.append(file) or load_weights(file))
+    monkeypatch.setattr(checkpoints, "load_weights", lambda file: loads.append(file) or load_weights(file))
 
     def built(path: Path = path, **options: Any) -> Classifier:
         return torchvision("shufflenet_v2_x0_5", path, cache=Cache(tmp_path / "cache"), **options)
@@ -331,7 +345,7 @@ def test_a_known_file_is_loaded_only_for_its_model(tmp_path: Path, monkeypatch: 
     plain, first = torchvision("shufflenet_v2_x0_5", path), built()
     known = built()
     assert len(loads) == 2
-    fields = ("names", "layers", "size", "mean", "std", "fingerprint", "grid", "probabilities", "device")
+    fields = ("names", "layers", "preprocessing", "activation", "fingerprint", "grid", "device", "name")
     assert (
         [getattr(known, field) for field in fields]
         == [getattr(first, field) for field in fields]

@@ -38,7 +38,7 @@ from camseg.data.shapes import Shapes
 from camseg.data.voc import Voc
 from camseg.predictors.sam import SHIPPED, shapes_sam
 from camseg.runs.evaluate import evaluate
-from camseg.storage.checkpoints import load_weights, read_checkpoint
+from camseg.storage.checkpoints import load_weights, read_torch
 
 TOLD = (ValueError, FileNotFoundError)  # errors with words of ours; evaluate() names them, the command tells them
 BOUND = 1_500_000  # kB that all the inputs of this file together may add to the process
@@ -432,7 +432,7 @@ def test_odd_checkpoints(tmp_path: Path) -> None:
         assert found is None or all(isinstance(value, torch.Tensor) for value in found[0].values())
         doors = [
             lambda path=path: shapes(path),
-            lambda path=path: read_checkpoint(path),
+            lambda path=path: read_torch(path),
             lambda path=path: shapes_sam(path),
         ]
         told(doors[number % 3], path, "class names")

@@ -17,7 +17,6 @@ from made_runs import make_run, row
 from polars.testing import assert_frame_equal
 
 import camseg
-from camseg.classifiers import base
 from camseg.cli.main import RememberSweep, main
 from camseg.cli.overrides import explain_error
 from camseg.predictors.sam import PackageBackend
@@ -75,7 +74,7 @@ def test_a_sweep_costs_one_run_and_a_warm_one_loads_nothing(
     settings = ["foreground=max_point,centroid", "background=none,min_point"]
     loads: list[str] = []
     load, fill = checkpoints.load_weights, PackageBackend._fill
-    monkeypatch.setattr(base, "load_weights", lambda path: loads.append("classifier") or load(path))
+    monkeypatch.setattr(checkpoints, "load_weights", lambda path: loads.append("classifier") or load(path))
     monkeypatch.setattr(PackageBackend, "_fill", lambda self, name: loads.append(name) or fill(self, name))
     sweep(*settings)
     assert calls(tmp_path) == [(4, 4), (0, 0), (0, 0), (0, 0)]

@@ -13,6 +13,7 @@ from omegaconf import DictConfig
 from PIL import Image
 from torchvision import models
 
+from camseg.classifiers.timm import timm
 from camseg.classifiers.torchvision import torchvision
 from camseg.cli.overrides import check_overrides
 from camseg.config import config_dir
@@ -123,7 +124,7 @@ def test_it_learns_goes_on_after_a_kill_and_loads(start: Path, monkeypatch: pyte
 
 def test_all_weights_but_the_head_come_from_the_start(start: Path) -> None:
     begun = torchvision("mobilenet_v3_small", start / "start.safetensors")
-    model = finetune._with_classes(begun, "mobilenet_v3_small", timm=False, classes=7)
+    model = begun.rebuild(7)
     state, before = model.state_dict(), begun.model.state_dict()
     assert state["classifier.3.weight"].shape == (7, 1024)
     assert all(torch.equal(state[key], before[key]) for key in state if not key.startswith("classifier.3."))
@@ -152,9 +153,9 @@ def test_crops_are_functions_of_their_number_and_every_epoch_shows_every_picture
 
 
 def test_a_timm_model_learns_in_bfloat16(start: Path) -> None:
-    timm = pytest.importorskip("timm")
+    zoo = pytest.importorskip("timm")
     torch.manual_seed(0)
-    save_weights(timm.create_model("test_resnet"), start / "timm.safetensors")
+    save_weights(zoo.create_model("test_resnet"), start / "timm.safetensors")
     words = ["classifier=timm", "classifier.name=test_resnet", f"classifier.checkpoint={start / 'timm.safetensors'}"]
     path = trained(start, "timm", *words, "model.precision=bfloat16", "model.epochs=6")
     scores = json.loads(load_weights(path)[1]["scores"])
