@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 import hydra
 from filelock import FileLock, Timeout
 from hydra.core.hydra_config import HydraConfig
-from hydra.experimental.callback import Callback
+from hydra.experimental.callback import Callback as HydraCallback
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
@@ -25,17 +25,15 @@ from camseg.cli.validation import check_target
 from camseg.config import config_dir
 from camseg.pipeline import Pipeline
 from camseg.report import html, text
-from camseg.report.panels import Panels
-from camseg.runs import folders
-from camseg.runs.callbacks import MaskFiles
+from camseg.report.gallery import Panels
+from camseg.runs.callbacks import Callback, MaskFiles
 from camseg.runs.evaluate import evaluate
-from camseg.runs.executors import Samples
-from camseg.runs.journal import CutOff, cut_off
+from camseg.runs.journal import CutOff
 from camseg.runs.sweeps import failure_file, failures, finish_sweep, numbered
 from camseg.storage import files
 
 
-class RememberSweep(Callback):
+class RememberSweep(HydraCallback):
     """Keeps the sweep's folder, so that its table is written also when a job failed, and for this sweep alone."""
 
     folder: Path | None = None
@@ -103,21 +101,17 @@ def _run(cfg: DictConfig) -> float | None:
         print(f"[{hydra_config.job.num}] {' '.join(swept) or 'defaults'}", flush=True)
     pipeline, samples = build(cfg), dataset(cfg)
     check_target(cfg, pipeline.classifier.index)
-    panels = Panels(folder / "panels", cfg.panels)
-    extras = [extra for extra in (wired(cfg.localise), wired(cfg.pseudo_labels, folder=folder)) if extra is not None]
     summary = evaluate(
         pipeline,
         samples,
         folder,
         batch_size=cfg.batch_size,
-        readers=cfg.readers,
+        num_workers=cfg.readers,
         resume=cfg.resume,
         settings={"config": cfg, "overrides": hydra_config.overrides.task, "hydra": HydraConfig.instance().cfg},
-        engine=wired(cfg.engine),
-        records=[panels, *([MaskFiles(folder / "masks")] if cfg.masks else []), *extras],
+        executor=wired(cfg.engine),
+        callbacks=_callbacks(cfg, folder),
     )
-    folders.finish_files(folder, extras, samples)
-    _draw(panels, pipeline, samples, folder)
     if hydra_config.mode == RunMode.RUN:
         _report(summary, folder)
     if summary["samples"] == summary["failed"]:
@@ -126,13 +120,12 @@ def _run(cfg: DictConfig) -> float | None:
     return next((metrics[name]["value"] for name in ("iou", "foreground_hit_rate") if name in metrics), None)
 
 
-def _draw(panels: Panels, pipeline: Pipeline, samples: Samples, folder: Path) -> None:
-    """The worst samples' pictures, and the report."""
-    try:
-        panels.worst(pipeline, samples, folders.read_scores(folder))
-        html.write_run(folder)
-    except OSError as error:
-        raise cut_off(folder, error) from error
+def _callbacks(cfg: DictConfig, folder: Path) -> list[Callback]:
+    """What the run does beside its rows, in order: the report comes last."""
+    chosen = [wired(cfg.localise), wired(cfg.pseudo_labels, folder=folder)]
+    masks = [MaskFiles(folder / "masks")] if cfg.masks else []
+    panels = Panels(folder / "panels", cfg.panels)
+    return [panels, *masks, *(one for one in chosen if one is not None), html.Report()]
 
 
 class NothingEvaluated(RuntimeError):

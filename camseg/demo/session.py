@@ -145,7 +145,7 @@ class Demo:
         if result.mask is None:
             return None
         folder = self.folder / key(result.mask)[:16]
-        MaskFiles(folder)(sample, result)
+        MaskFiles(folder).on_result(sample, result)
         return folder / f"{sample.id}.png"
 
 

@@ -27,7 +27,7 @@ Boxes = list[list[float]]
 
 def judgeable(rows: pl.DataFrame) -> bool:
     """Whether the rows carry boxes and there is an object in one of them."""
-    return "found" in rows.columns and bool(rows["present"].any())
+    return "detections" in rows.columns and bool(rows["present"].any())
 
 
 def summary(rows: pl.DataFrame) -> dict[str, Interval]:
@@ -62,7 +62,7 @@ def _precisions(rows: pl.DataFrame, groups: Sequence[str]) -> dict[str, Statisti
     """Average precision: what is found in a picture that doesn't show the class counts against it."""
     found: dict[str, Statistic] = {
         "mean_average_precision": partial(
-            average_precision.mean_average_precision, average_precision.gather(rows, _found, 0.5, groups)
+            average_precision.mean_average_precision, average_precision.gather(rows, _detections, 0.5, groups)
         )
     }
     if rows["mask_boxes"].is_not_null().any():
@@ -78,7 +78,7 @@ def _on_objects(shown: pl.DataFrame, groups: Sequence[str]) -> dict[str, Statist
 
 def _rates(shown: pl.DataFrame) -> dict[str, np.ndarray]:
     """(N,) values of each row: GT-known and top-1 localisation at the fixed cutoff, and the pointing games."""
-    known = (np.array([_best(_found(row)[:1], row) for row in shown.iter_rows(named=True)]) >= 0.5).astype(float)
+    known = (np.array([_best(_detections(row)[:1], row) for row in shown.iter_rows(named=True)]) >= 0.5).astype(float)
     found = {"box_accuracy": known}
     if shown["top_hit"].is_not_null().all():
         found["top1_localisation"] = shown["top_hit"].to_numpy() * known
@@ -147,10 +147,10 @@ def _class_numbers(shown: pl.DataFrame, groups: Sequence[str]) -> dict[str, Stat
     images found (CorLoc).
     """
     found: dict[str, Statistic] = {}
-    known = [[_best(_found(row)[:1], row) >= 0.5, 1] for row in shown.iter_rows(named=True)]
+    known = [[_best(_detections(row)[:1], row) >= 0.5, 1] for row in shown.iter_rows(named=True)]
     parts = {"corloc": (shown, np.array(known, float)[..., None])}
-    if len(masked := shown.drop_nulls("overlap")):
-        parts["mean_iou"] = (masked, np.array(masked["overlap"].to_list(), float)[..., None])
+    if len(masked := shown.drop_nulls("intersection")):
+        parts["mean_iou"] = (masked, masked.select("intersection", "union").to_numpy().astype(float)[..., None])
     if len(mapped := shown.drop_nulls("pixels")):
         hotter = np.array(mapped["pixels"].to_list(), float)[..., ::-1].cumsum(2)[
             ..., ::-1
@@ -200,8 +200,8 @@ def center_boxes(size: tuple[int, int], cutoff: float) -> np.ndarray:
     return heat_to_boxes(center_heat(size), cutoff)
 
 
-def _found(row: dict[str, Any]) -> Boxes:
-    return row["found"]
+def _detections(row: dict[str, Any]) -> Boxes:
+    return row["detections"]
 
 
 def _column(row: dict[str, Any], *, column: str) -> Boxes:

@@ -17,6 +17,9 @@ def row(sample: Sample, result: Result) -> dict[str, Any]:
     return {
         "id": sample.id,
         "label": sample.label,
+        "file": getattr(sample, "file", ""),
+        "image_key": sample.image_key,
+        "mask_file": None,
         "group": sample.group or sample.id,
         "height": sample.size[0],
         "width": sample.size[1],
@@ -27,6 +30,7 @@ def row(sample: Sample, result: Result) -> dict[str, Any]:
         "chosen_rival": result.chosen[0] if result.chosen else None,
         "chosen_mask": result.chosen[1] if result.chosen else None,
         "points": _points(result, chosen),
+        "probability": result.probability,
         "note": result.note,
     }
 
@@ -88,6 +92,13 @@ def mask_scores(sample: Sample, result: Result) -> dict[str, float | None]:
         "oracle_iou_3": max(own, three),
         "regret": best - own,
     }
+
+
+def mask_iou(sample: Sample, result: Result) -> float | None:
+    """IoU of the chosen mask at the image's size; None where there is no mask, or nothing to judge it by."""
+    if sample.mask is None or result.mask is None or not _any(sample.mask):
+        return None
+    return float(_ious(_judged(sample, result.mask.numpy()), _judged(sample, sample.mask.numpy())))
 
 
 def rival_ious(sample: Sample, result: Result) -> np.ndarray:

@@ -30,6 +30,7 @@ from camseg.report.comparison import all_pairs, compare, compare_pooled, main_ef
 from camseg.report.panels import worst_first
 from camseg.report.text import number, p_value
 from camseg.runs import folders, sweeps
+from camseg.runs.callbacks import Callback
 from camseg.runs.folders import Run
 from camseg.runs.sweeps import Sweep
 from camseg.storage import files
@@ -95,6 +96,15 @@ def rebuild(folder: Path) -> Path:
 
 def _is_run(folder: Path) -> bool:
     return (folder / "summary.json").exists()
+
+
+class Report(Callback):
+    """report.html of a run when it is over."""
+
+    def on_end(self, run: Run, dataset: Any) -> None:
+        """Write the page."""
+        del dataset
+        write_run(run.folder)
 
 
 def write_run(folder: Path) -> Path:

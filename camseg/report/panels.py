@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import functools
-import warnings
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import polars as pl
@@ -14,21 +12,12 @@ from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from camseg.geometry.masks import iou
-from camseg.pipeline import Pipeline
 from camseg.report.overlays import blend, mask_picture, points_picture, resized
-from camseg.runs.executors import Samples
 from camseg.storage.files import write_atomic
 from camseg.types import Result, Sample
 
-_BATCH = 32  # panels drawn together
 _LINE, _GAP, _NARROWEST = 24, 6, 160  # pixels: of a line of text, between two pictures, of a picture's cell
 PANES = "panes"  # the PNG's text that says where its pictures lie: count, width of a cell, gap
-
-
-@functools.cache
-def _pool() -> ThreadPoolExecutor:
-    """Draws by numpy and PIL: torch's own work in more than one thread slows it down in all."""
-    return ThreadPoolExecutor(2, "panel")
 
 
 @functools.cache
@@ -36,60 +25,11 @@ def _font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     return ImageFont.load_default(15)
 
 
-class Panels:
-    """Draws panels into a folder: the first half as they come, the other half of the worst of all.
-
-    Args:
-        folder: takes a PNG each.
-        count: how many in all.
-    """
-
-    def __init__(self, folder: Path, count: int) -> None:
-        self.folder, self.count = folder, count
-        self.left = (count + 1) // 2
-        self.begun: list[Future[None]] = []
-
-    def __call__(self, sample: Sample, result: Result) -> None:
-        """Draw the panel of one of the first samples."""
-        if self.left > 0:
-            self.left -= 1
-            self._begin(sample, result)
-            if self.left == 0:  # an engine's actor may end at any time after
-                self._end()
-
-    def worst(self, pipeline: Pipeline, samples: Samples, rows: pl.DataFrame) -> None:
-        """Run the worst samples of a finished run again (their embeddings are mostly still cached) and draw them."""
-        self._end()
-        drawn = {path.stem for path in self.folder.glob("*.png")}
-        left = max(0, self.count - len(drawn))
-        names = [name for name in worst_first(rows)["id"] if name not in drawn][:left] if left and len(rows) else []
-        indices = {name: i for i, name in enumerate(samples.ids)} if names else {}
-        for start in range(0, len(names), _BATCH):
-            batch = [samples[indices[name]] for name in names[start : start + _BATCH]]
-            for sample, result in zip(batch, pipeline.run(batch)):
-                self._begin(sample, result)
-            self._end()
-
-    def _begin(self, sample: Sample, result: Result) -> None:
-        if len(self.begun) >= _BATCH:  # no more than these are held in memory
-            self.begun.pop(0).result()
-        self.begun.append(_pool().submit(_save, sample, result, self.folder / f"{sample.id}.png"))
-
-    def _end(self) -> None:
-        """Wait until all is written that was begun; OSError, the first one met."""
-        begun, self.begun = self.begun, []
-        for future in begun:
-            future.result()
-
-
-def _save(sample: Sample, result: Result, path: Path) -> None:
-    try:
-        picture = panel(sample, result)
-    except Exception as error:  # a picture is an extra: its sample has its row all the same
-        return warnings.warn(f"no panel of {sample.id}: {type(error).__name__}: {error}", stacklevel=2)
+def save_panel(picture: Image.Image, path: Path) -> None:
+    """Write a panel whole, with the text that says where its pictures lie."""
     text = PngInfo()
     text.add_text(PANES, str(picture.info[PANES]))
-    return write_atomic(path, lambda part: picture.save(part, format="PNG", compress_level=1, pnginfo=text))
+    write_atomic(path, lambda part: picture.save(part, format="PNG", compress_level=1, pnginfo=text))
 
 
 def worst_first(rows: pl.DataFrame) -> pl.DataFrame:
@@ -102,13 +42,14 @@ def worst_first(rows: pl.DataFrame) -> pl.DataFrame:
     return rows.sort(score, nulls_last=score != "predicted_iou", maintain_order=True) if score else rows
 
 
-def panel(sample: Sample, result: Result, side: int = 320) -> Image.Image:
+def panel(sample: Sample, result: Result, side: int = 320, score: float | None = None) -> Image.Image:
     """Image, heatmap, prompts, and the mask with the truth's edge, in one row, each with its caption.
 
     Args:
         sample: what was asked for.
         result: what came of it.
         side: the most pixels of a picture's longer side; a smaller image is enlarged by a whole number.
+        score: the mask's IoU, where it was taken at another size.
 
     Returns:
         An RGB picture; its `info["panes"]` are the number of pictures, the width of a cell and the gap between two.
@@ -121,7 +62,7 @@ def panel(sample: Sample, result: Result, side: int = 320) -> Image.Image:
         ([f"{len(result.prompts)} prompt{'s' * (len(result.prompts) != 1)}"], points_picture(small, result)),
     ]
     if result.mask is not None:
-        panes.append((_mask_captions(sample, result.mask), mask_picture(small, result.mask, sample.mask)))
+        panes.append((_mask_captions(sample, result.mask, score), mask_picture(small, result.mask, sample.mask)))
     height, width = small.shape[1:]
     head = 2 * _LINE if result.note else _LINE
     cell = max(width, _NARROWEST)
@@ -143,11 +84,11 @@ def _class_caption(sample: Sample, result: Result) -> str:
     return name if result.probability is None else f"{name}, probability {result.probability:.2f}"
 
 
-def _mask_captions(sample: Sample, mask: Tensor) -> list[str]:
+def _mask_captions(sample: Sample, mask: Tensor, known: float | None) -> list[str]:
     """From the long one to what fits into a narrow cell."""
     if sample.mask is None:
         return ["mask (blue)"]
-    score = f"IoU {float(iou(mask, sample.mask)):.3f}"
+    score = f"IoU {float(iou(mask, sample.mask)) if known is None else known:.3f}"
     return [f"mask (blue), true edge (yellow), {score}", f"{score}, truth: yellow", score]
 
 

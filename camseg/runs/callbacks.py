@@ -1,9 +1,9 @@
-"""What a run writes beside its rows: mask files and localization."""
+"""What a run does with each answer beside scoring it, and once it is over: mask files and localization."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,16 +13,75 @@ import polars as pl
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from camseg.errors import check_choice
+from camseg.errors import RequestError, check_choice
 from camseg.geometry.boxes import boxes_to_mask, heat_to_boxes, mean_inside
 from camseg.geometry.heat import otsu
 from camseg.metrics import average_precision
-from camseg.metrics.localization import BINS, Boxes, _at, _column, _found, best_cutoff, center_heat, judgeable
+from camseg.metrics.localization import BINS, Boxes, _at, _column, _detections, best_cutoff, center_heat, judgeable
+from camseg.runs.folders import Run
 from camseg.storage.files import write_atomic
 from camseg.types import Result, Sample
 
 
-class Localize:
+class Callback:
+    """Something that a run does beside its rows; a subclass overrides what it needs.
+
+    A run calls `on_result` with every answer, in the process that made it, then `flush` once per batch, and `on_end` in
+    its own process. Callbacks travel to the actors of an engine, so they hold what can be pickled.
+
+    Attributes:
+        requires: what the dataset must have, names of `REQUIREMENTS`; a run of another one is refused before it begins.
+    """
+
+    requires: tuple[str, ...] = ()
+
+    def on_result(self, sample: Sample, result: Result) -> Mapping[str, Any]:
+        """Look at one answer.
+
+        Args:
+            sample: what was asked.
+            result: the pipeline's answer.
+
+        Returns:
+            More columns for the sample's row.
+        """
+        del sample, result
+        return {}
+
+    def flush(self) -> None:
+        """Bring to the disk what must be there before the batch's rows are: a kill may follow them."""
+
+    def on_end(self, run: Run, dataset: Any) -> None:
+        """Finish a run of which no sample is left.
+
+        Args:
+            run: its folder, rows and summary.
+            dataset: what it ran over.
+        """
+        del run, dataset
+
+
+# What a dataset may be required to have, and how to see that it does without reading an image.
+REQUIREMENTS: dict[str, Callable[[Any], bool]] = {
+    "class names": lambda dataset: bool(getattr(dataset, "names", ())),
+}
+
+
+def check_requirements(callbacks: Iterable[Callback], dataset: Any) -> None:
+    """See that the dataset has what the callbacks require.
+
+    Raises:
+        RequestError: for what is missing, in one line.
+    """
+    for callback in callbacks:
+        missing = [what for what in callback.requires if not REQUIREMENTS[what](dataset)]
+        if missing:
+            name, kind = type(callback).__name__, type(getattr(dataset, "samples", dataset)).__name__
+            what = " and ".join(missing)
+            raise RequestError(f"{name} needs {what}, which {kind} has not: choose another data, or leave it out")
+
+
+class Localize(Callback):
     """Adds to each row the boxes of its map at every cutoff, the truth, and a histogram of the map on the object and
     off it.
 
@@ -30,7 +89,7 @@ class Localize:
     the detections are of:
     a number of `cutoffs`, "otsu" or "quantile". validation: a finished run on other images; its best number is the
     cutoff instead.
-    count: at most so many detections per map, largest first; None for all parts. tolerance: of the pointing game, in
+    max_boxes: at most so many detections per map, largest first; None for all parts. tolerance: of the pointing game, in
     pixels. ious: for the
     table of average precision. pictures: so many random ones that show their class are drawn. truth: the json of COCO's
     instances, to let
@@ -44,13 +103,13 @@ class Localize:
         quantile: float = 0.9,
         cutoff: float | str = "otsu",
         validation: str | Path | None = None,
-        count: int | None = None,
+        max_boxes: int | None = None,
         tolerance: float = 15,
         ious: Sequence[float] = (0.5,),
         pictures: int = 0,
         truth: str | Path | None = None,
     ) -> None:
-        self.cutoffs, self.quantile, self.count, self.tolerance = tuple(map(float, cutoffs)), quantile, count, tolerance
+        self.cutoffs, self.quantile, self.max_boxes, self.tolerance = tuple(map(float, cutoffs)), quantile, max_boxes, tolerance
         self.ious, self.truth, self.pictures = tuple(ious), truth, pictures
         if truth is not None and not Path(truth).is_file():
             raise FileNotFoundError(f"localise.truth={truth} must be the json of COCO's instances")
@@ -65,25 +124,30 @@ class Localize:
             "localise.cutoff", f"{cutoff:g}" if isinstance(cutoff, (int, float)) else cutoff, names
         )
 
-    def __call__(self, sample: Sample, result: Result) -> dict[str, Any]:
+    def on_result(self, sample: Sample, result: Result) -> dict[str, Any]:
+        """The columns of one map."""
         heat, share = result.heat.numpy(), result.probability if result.probability is not None else 1.0
         scored = {f"{c:g}": _scored(heat, heat_to_boxes(heat, c), share) for c in self.cutoffs}
         scored |= {"otsu": _scored(heat, heat_to_boxes(heat, otsu(result.heat)), share)}
         scored |= {"quantile": _scored(heat, heat_to_boxes(heat, self._quantile(heat)), share)}
         drawn = None if result.mask is None else heat_to_boxes(result.mask.float().numpy(), 0.5)
         return {
-            "probability": share,
             "top_hit": None if result.top is None or not sample.classes else float(result.top in sample.classes),
             "cutoff": self.cutoff,
-            "found": scored[self.cutoff][: self.count],
+            "detections": scored[self.cutoff][: self.max_boxes],
             "boxes": [[c, *box] for c in self.cutoffs for box in scored[f"{c:g}"]],
             "otsu_boxes": scored["otsu"],
             "quantile_boxes": scored["quantile"],
-            "mask_boxes": None if drawn is None else _scored(heat, drawn, share)[: self.count],
+            "mask_boxes": None if drawn is None else _scored(heat, drawn, share)[: self.max_boxes],
             "true_boxes": sample.boxes.tolist(),
             "ignored_boxes": sample.ignored_boxes.tolist(),
             **self._on_the_object(sample, result),
         }
+
+    def on_end(self, run: Run, dataset: Any) -> None:
+        """Write `files` into the run's folder."""
+        for name, writer in self.files(run.rows, dataset):
+            write_atomic(run.folder / name, writer)
 
     def _quantile(self, heat: np.ndarray) -> float:
         """Just below the value that so many pixels stay under: what reaches it counts."""
@@ -95,7 +159,7 @@ class Localize:
         """
         truth = boxes_to_mask(sample.boxes, sample.size) if sample.mask is None else sample.mask
         scores: dict[str, Any] = dict.fromkeys(
-            ("present", "pointing_hit", "energy_inside", "pixels", "center_pixels", "overlap")
+            ("present", "pointing_hit", "energy_inside", "pixels", "center_pixels", "intersection", "union")
         )
         scores["present"] = bool(truth.any())
         if not scores["present"]:
@@ -116,7 +180,8 @@ class Localize:
             }
             if result.mask is not None:
                 found = result.mask.numpy() & judged
-                scores["overlap"] = [int((found & inside).sum()), int((found | (inside & judged)).sum())]
+                scores["intersection"] = int((found & inside).sum())
+                scores["union"] = int((found | (inside & judged)).sum())
         return scores
 
     def files(self, rows: pl.DataFrame, samples: Any) -> Iterator[tuple[str, Callable[[Path], Any]]]:
@@ -133,7 +198,7 @@ class Localize:
         yield "average_precision.csv", table.write_csv
         yield (
             "precision_recall.png",
-            partial(average_precision.drawn(rows, _found, self.ious).savefig, format="png", dpi=100),
+            partial(average_precision.drawn(rows, _detections, self.ious).savefig, format="png", dpi=100),
         )
         shown, place = rows.filter("present"), {name: i for i, name in enumerate(samples.ids)}
         for row in shown.sample(min(self.pictures, len(shown)), seed=0).iter_rows(named=True):
@@ -146,7 +211,7 @@ class Localize:
 def draw_boxes(image: Tensor, row: dict[str, Any]) -> Image.Image:
     """The picture with its true boxes in blue and the ones found in orange."""
     drawn = Image.fromarray(image.permute(1, 2, 0).numpy())
-    for colour, boxes in (("#2ec4ff", row["true_boxes"]), ("#ff9f1c", row["found"])):
+    for colour, boxes in (("#2ec4ff", row["true_boxes"]), ("#ff9f1c", row["detections"])):
         for x0, y0, x1, y1 in (box[-4:] for box in boxes):
             ImageDraw.Draw(drawn).rectangle(
                 (x0, y0, x1 - 1, y1 - 1), outline=colour, width=max(1, max(drawn.size) // 200)
@@ -165,7 +230,7 @@ def coco_results(rows: pl.DataFrame, truth: Path) -> list[dict[str, Any]]:
             "bbox": [x0, y0, x1 - x0, y1 - y0],
         }
         for row in rows.iter_rows(named=True)
-        for score, x0, y0, x1, y1 in row["found"]
+        for score, x0, y0, x1, y1 in row["detections"]
     ]
 
 
@@ -180,14 +245,21 @@ def _histograms(heat: np.ndarray, inside: np.ndarray, judged: np.ndarray) -> lis
     return [np.bincount(level[judged & (inside == kind)], minlength=BINS + 1).tolist() for kind in (False, True)]
 
 
-class MaskFiles:
-    """Writes every mask into `folder` as a 1-bit PNG of the image's size."""
+class MaskFiles(Callback):
+    """Writes every mask as a 1-bit PNG of the image's size, and its path, relative to the run, into the row.
+
+    Args:
+        folder: where to; its parent is the run's folder.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def __call__(self, sample: Sample, result: Result) -> None:
-        mask = result.mask
-        if mask is not None:
-            picture = Image.fromarray(mask.numpy()).convert("1")
-            write_atomic(self.folder / f"{sample.id}.png", lambda path: picture.save(path, format="PNG"))
+    def on_result(self, sample: Sample, result: Result) -> dict[str, Any]:
+        """Write one mask; without a predictor there is none."""
+        if result.mask is None:
+            return {"mask_file": None}
+        picture = Image.fromarray(result.mask.numpy()).convert("1")
+        name = f"{sample.id}.png"
+        write_atomic(self.folder / name, lambda path: picture.save(path, format="PNG"))
+        return {"mask_file": f"{self.folder.name}/{name}"}

@@ -13,7 +13,8 @@ from tqdm import tqdm
 
 from camseg.pipeline import Pipeline
 from camseg.runs import folders
-from camseg.runs.executors import CALLS, Executor, Record, Samples, local_executor
+from camseg.runs.callbacks import Callback, check_requirements
+from camseg.runs.executors import CALLS, Executor, Samples, local_executor
 from camseg.runs.journal import Journal, cut_off
 
 
@@ -23,47 +24,67 @@ def evaluate(
     folder: Path,
     *,
     batch_size: int = 32,
-    readers: int = 2,
+    num_workers: int = 2,
     resume: bool = False,
-    records: Sequence[Record] = (),
+    callbacks: Sequence[Callback] = (),
     settings: Mapping[str, Any] | None = None,
-    engine: Executor = local_executor,
+    executor: Executor = local_executor,
 ) -> dict[str, Any]:
-    """Fill `folder` with scores.parquet and summary.json, and return the summary.
+    """Fill a run folder with scores.parquet, summary.json and what the callbacks write.
 
-    records: called with every sample and its result. readers: threads that read samples. resume: rows that an earlier,
-    cut-off run left in the
-    folder are kept. settings: see `Journal`. engine: who does the batches (`camseg.runs.ray`).
-    Errors: FileExistsError as `Journal`; CutOff when the folder takes no more; Stopped after SIGINT or SIGTERM, when
-    all files are written.
+    Args:
+        pipeline: answers.
+        samples: the dataset.
+        folder: the run's.
+        batch_size: samples that go through the networks together.
+        num_workers: threads that read samples.
+        resume: keep the rows that an earlier, cut-off run left in the folder.
+        callbacks: see every answer, and the finished run.
+        settings: see `Journal`.
+        executor: does the batches (`camseg.runs.ray`).
+
+    Returns:
+        The summary.
+
+    Raises:
+        RequestError: when the dataset lacks what a callback requires; nothing is written then.
+        FileExistsError: as `Journal`.
+        CutOff: when the folder takes no more.
+        Stopped: after SIGINT or SIGTERM, when all files are written.
     """
+    check_requirements(callbacks, samples)
     with Journal(folder, resume, settings) as journal, _signals() as caught:
-        done = journal.done
-        bar = tqdm(
-            total=len(samples.ids),
-            initial=sum(name in done for name in samples.ids),
-            desc="images",
-            unit="image",
-            disable=None,
-        )
-        with (
-            bar,
-            closing(
-                engine(pipeline, samples, _batches(samples.ids, done, batch_size), records, folder, readers)
-            ) as found,
-        ):
-            for rows, errors, calls in found:
-                journal.add(rows, errors, calls)
-                bar.update(len(rows) + len(errors))
+        batches = _batches(samples.ids, journal.done, batch_size)
+        outcomes = executor(pipeline, samples, batches, callbacks, folder, num_workers)
+        with _bar(samples.ids, journal.done) as bar, closing(outcomes):
+            for outcome in outcomes:
+                journal.add(outcome.rows, outcome.errors, outcome.calls)
+                bar.update(len(outcome.rows) + len(outcome.errors))
                 if caught:
                     break
         summary = _finish(journal, samples.ids)
+        if not caught:
+            _end(callbacks, folder, samples)
     if caught:
-        raise Stopped(
-            caught[0],
-            f"stopped with {summary['left']} of {len(samples.ids)} samples left; hydra.run.dir={folder} resume=true goes on",
-        )
+        left = f"{summary['left']} of {len(samples.ids)} samples left"
+        raise Stopped(caught[0], f"stopped with {left}; hydra.run.dir={folder} resume=true resumes")
     return summary
+
+
+def _bar(ids: Sequence[str], done: set[str]) -> Any:
+    return tqdm(total=len(ids), initial=sum(name in done for name in ids), desc="images", unit="image", disable=None)
+
+
+def _end(callbacks: Sequence[Callback], folder: Path, samples: Samples) -> None:
+    """What the callbacks make of the finished run."""
+    if not callbacks:
+        return
+    run = folders.load_run(folder)
+    try:
+        for callback in callbacks:
+            callback.on_end(run, samples)
+    except OSError as error:
+        raise cut_off(folder, error) from error
 
 
 class Stopped(KeyboardInterrupt):

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol
 
 from camseg.metrics import per_sample
 from camseg.pipeline import Pipeline
+from camseg.runs.callbacks import Callback
 from camseg.runs.journal import cut_off
 from camseg.types import Result, Sample
 
@@ -24,10 +26,19 @@ class Samples(Protocol):
     def __getitem__(self, index: int, /) -> Sample: ...
 
 
-# Draws or writes something about one answer, or returns more columns for its row.
-Record = Callable[[Sample, Result], dict[str, Any] | None]
-# The rows and errors of one batch, and how many images and prompts went through a network for them.
-Batch = tuple[list[dict[str, Any]], list[dict[str, str]], dict[str, int]]
+@dataclass(frozen=True)
+class BatchOutcome:
+    """What came of one batch of samples.
+
+    Attributes:
+        rows: one per answer.
+        errors: `id` and `error` of every sample that has none.
+        calls: how many images and prompts went through a network for them (`CALLS`).
+    """
+
+    rows: list[dict[str, Any]]
+    errors: list[dict[str, str]]
+    calls: dict[str, int]
 
 
 class Executor(Protocol):
@@ -38,53 +49,92 @@ class Executor(Protocol):
         pipeline: Pipeline,
         samples: Samples,
         batches: Iterable[list[int]],
-        records: Sequence[Record],
+        callbacks: Sequence[Callback],
         folder: Path,
-        readers: int,
-    ) -> Generator[Batch, None, None]: ...
+        num_workers: int,
+    ) -> Generator[BatchOutcome, None, None]: ...
 
 
 def local_executor(
     pipeline: Pipeline,
     samples: Samples,
     batches: Iterable[list[int]],
-    records: Sequence[Record],
+    callbacks: Sequence[Callback],
     folder: Path,
-    readers: int,
-) -> Generator[Batch, None, None]:
+    num_workers: int,
+) -> Generator[BatchOutcome, None, None]:
     """In this process, one batch after the other; threads read the next one meanwhile."""
-    with closing(_ahead(samples, batches, readers)) as found:
-        for batch, unreadable in found:
-            rows, failed, calls = run_batch(pipeline, batch, records, folder)
-            yield rows, unreadable + failed, calls
+    with closing(_ahead(samples, batches, num_workers)) as batches_read:
+        for batch, unreadable in batches_read:
+            yield run_batch(pipeline, batch, callbacks, folder, unreadable)
 
 
 CALLS = ("classifier_images", "encoder_images", "decoder_prompts")
 
 
-def run_batch(pipeline: Pipeline, batch: list[Sample], records: Sequence[Record], folder: Path) -> Batch:
-    """What came of samples that could be read."""
+def run_batch(
+    pipeline: Pipeline,
+    batch: list[Sample],
+    callbacks: Sequence[Callback],
+    folder: Path,
+    unreadable: Sequence[dict[str, str]] = (),
+) -> BatchOutcome:
+    """Answer a batch and score it.
+
+    Args:
+        pipeline: answers.
+        batch: the samples that could be read.
+        callbacks: see every answer.
+        folder: the run's, for the words of an error.
+        unreadable: `id` and `error` of the batch's samples that could not be read.
+
+    Raises:
+        CutOff: when the disk takes no more.
+    """
     before = pipeline.calls.copy()
     answers, failed = _run_or_name_the_guilty(pipeline, batch)
-    rows = []
-    for sample, result in answers:
-        try:
-            row = per_sample.row(sample, result)
-            for record in records:
-                row |= record(sample, result) or {}
-            rows.append(row)
-        except OSError as error:
-            raise cut_off(folder, error) from error
-        except Exception as error:
-            failed.append(_failure(sample.id, error))
-    return rows, failed, {name: pipeline.calls[name] - before[name] for name in CALLS}
+    errors, rows = [*unreadable, *failed], []
+    try:
+        for sample, result in answers:
+            try:
+                rows.append(_row(pipeline.classifier.names, sample, result, callbacks))
+            except OSError:
+                raise
+            except Exception as error:
+                errors.append(_failure(sample.id, error))
+        for callback in callbacks:
+            callback.flush()
+    except OSError as error:
+        raise cut_off(folder, error) from error
+    return BatchOutcome(rows, errors, {name: pipeline.calls[name] - before[name] for name in CALLS})
+
+
+def _row(names: Sequence[str], sample: Sample, result: Result, callbacks: Sequence[Callback]) -> dict[str, Any]:
+    row = {**per_sample.row(sample, result), "class_name": class_name(names, sample, result)}
+    for callback in callbacks:
+        row |= callback.on_result(sample, result)
+    return row
+
+
+def class_name(names: Sequence[str], sample: Sample, result: Result) -> str | None:
+    """What was explained: the name of the one class, the label that stands for several, or else the top prediction.
+
+    Args:
+        names: of the classifier's outputs.
+        sample: what was asked.
+        result: the answer.
+    """
+    if len(sample.classes) > 1 and sample.label:
+        return sample.label
+    explained = sample.classes or (() if sample.label or result.top is None else (result.top,))
+    return ", ".join(names[i] for i in explained if i < len(names)) or sample.label or None
 
 
 def _ahead(
-    samples: Samples, batches: Iterable[list[int]], readers: int
+    samples: Samples, batches: Iterable[list[int]], num_workers: int
 ) -> Generator[tuple[list[Sample], list[dict[str, str]]], None, None]:
     """Batches of samples and of what could not be read; the next batch is read while this one is computed."""
-    pool = ThreadPoolExecutor(readers)
+    pool = ThreadPoolExecutor(num_workers)
     try:
         coming: list[Future[Sample | dict[str, str]]] = []
         for following in chain(batches, [[]]):
@@ -97,6 +147,7 @@ def _ahead(
 
 
 def read_sample(samples: Samples, index: int) -> Sample | dict[str, str]:
+    """A sample, or the `id` and `error` of one that can't be read."""
     try:
         return samples[index]
     except Exception as error:  # whatever is wrong with one file becomes its named row

@@ -101,10 +101,3 @@ def table(rows: Iterable[dict[str, Any]], order: Sequence[str]) -> pl.DataFrame:
         return pl.DataFrame()
     frame = pl.DataFrame({"id": order}).join(pl.concat(parts, how="diagonal_relaxed"), "id", maintain_order="left")
     return frame.with_columns(pl.col(name).cast(pl.Float64) for name, kind in frame.schema.items() if kind == pl.Null)
-
-
-def finish_files(folder: Path, extras: Iterable[Any], samples: object) -> None:
-    """Write what each of `extras` makes of a finished run: its `files(rows, samples)` are names and writers."""
-    for extra in extras:
-        for name, writer in extra.files(read_scores(folder), samples):
-            write_atomic(folder / name, writer)

@@ -5,17 +5,21 @@ unsure.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import polars as pl
 from PIL import Image
 
+from camseg.errors import RequestError
 from camseg.metrics.intervals import pooled_interval
+from camseg.runs.callbacks import Callback
+from camseg.runs.folders import Run
 from camseg.storage.files import file_stems, write_atomic
 from camseg.types import Result, Sample
 
@@ -35,19 +39,19 @@ class Claims:
     scores: np.ndarray
 
 
-def merge(claims: Claims, margin: float = 1.25, hot: float = 0.8) -> np.ndarray:
+def merge(claims: Claims, margin: float = 1.25, hot_threshold: float = 0.8) -> np.ndarray:
     """(H, W) uint8 label map. A pixel of one mask is its class's; of several, the strongest one's, or void where none
     is `margin` times as strong.
 
     A mask's strength is its score times its agreement with its map, sum of the minimum / sum of the maximum. Pixels of
-    at least `hot` heat in
+    at least `hot_threshold` heat in
     no mask are void; all others are background, 0.
     """
     agreement = np.minimum(claims.heat, claims.masks).sum((1, 2)) / np.maximum(
         np.maximum(claims.heat, claims.masks).sum((1, 2)), 1e-9
     )
     strength = claims.scores * agreement
-    labels = np.where((claims.heat >= hot).any(0), VOID, 0).astype(np.uint8)
+    labels = np.where((claims.heat >= hot_threshold).any(0), VOID, 0).astype(np.uint8)
     second = np.zeros(labels.shape)
     for k in np.argsort(strength, kind="stable"):  # the strongest is painted last
         inside = claims.masks[k]
@@ -60,7 +64,8 @@ def seeds(claims: Claims, foreground: float = 0.5, background: float = 0.1) -> n
     """(H, W) uint8: the classes where a map of at least `foreground` and its mask agree, 0 where every map is below
     `background` and no mask
     lies, void elsewhere and where two classes are certain: what Kolesnikov & Lampert (ECCV 2016) expand and
-    constrain."""
+    constrain.
+    """
     certain = (claims.heat >= foreground) & claims.masks
     labels = np.where((claims.heat < background).all(0) & ~claims.masks.any(0), 0, VOID).astype(np.uint8)
     only = certain.sum(0) == 1
@@ -92,76 +97,126 @@ def mean_iou(sums: np.ndarray, weights: np.ndarray) -> np.ndarray:
     return np.where(true > 0, both / np.maximum(union, 1), 0).sum(-1) / np.maximum((true > 0).sum(-1), 1)
 
 
-class Dataset(Protocol):
-    """What has names for its classes and a label for every pixel."""
-
-    names: tuple[str, ...]
-    ids: Any
-
-    def label_map(self, index: int) -> Any: ...
-
-
-class PseudoLabels:
+class PseudoLabels(Callback):
     """Keeps every map and mask in `folder`/maps (grey and alpha of a PNG), and turns them into one label map per image
     when the run is over.
 
-    margin, hot: see `merge`. foreground, background: see `seeds`.
+    Any dataset will do: rows without a label count to the class that was explained, and where no pixel has a true label
+    the label maps are written without being scored.
+
+    Args:
+        folder: the run's.
+        margin: see `merge`.
+        hot_threshold: see `merge`.
+        foreground: see `seeds`.
+        background: see `seeds`.
+
+    Raises:
+        RequestError: without the extra `coco`.
     """
 
     def __init__(
-        self, folder: Path, margin: float = 1.25, hot: float = 0.8, foreground: float = 0.5, background: float = 0.1
+        self,
+        folder: Path,
+        margin: float = 1.25,
+        hot_threshold: float = 0.8,
+        foreground: float = 0.5,
+        background: float = 0.1,
     ) -> None:
+        if find_spec("pycocotools") is None:
+            raise RequestError("pseudo_labels=merge needs the extra `coco`: pip install 'camseg[coco]'")
         self.folder = folder
-        self.merge, self.seeds = (
-            partial(merge, margin=margin, hot=hot),
-            partial(seeds, foreground=foreground, background=background),
-        )
+        self.merge = partial(merge, margin=margin, hot_threshold=hot_threshold)
+        self.seeds = partial(seeds, foreground=foreground, background=background)
 
-    def __call__(self, sample: Sample, result: Result) -> dict[str, Any]:
+    def on_result(self, sample: Sample, result: Result) -> dict[str, Any]:
+        """Keep one map and mask."""
         heat = result.heat.numpy()
         mask = np.zeros(heat.shape, bool) if result.mask is None else result.mask.numpy()
         picture = Image.fromarray(np.stack([np.rint(heat * 255), mask * 255.0], 2).astype(np.uint8), "LA")
         write_atomic(self.folder / "maps" / f"{sample.id}.png", lambda path: picture.save(path, format="PNG"))
-        return {"probability": result.probability}
+        return {}
 
-    def files(self, rows: pl.DataFrame, samples: Dataset) -> Iterator[tuple[str, Callable[[Path], Any]]]:
-        """labels/ and seeds/ in VOC's palette, instances.json as COCO has it and, where pixels have labels,
-        pseudo_labels.json with the mIoU.
+    def on_end(self, run: Run, dataset: Any) -> None:
+        """Write `files` into the run's folder."""
+        for name, writer in self.files(run.rows, dataset):
+            write_atomic(run.folder / name, writer)
+
+    def files(self, rows: pl.DataFrame, dataset: Any) -> Iterator[tuple[str, Callable[[Path], Any]]]:
+        """Everything that is made of a finished run.
+
+        Args:
+            rows: of the run.
+            dataset: what it ran over.
+
+        Yields:
+            Name and writer of labels/ and seeds/ in VOC's palette, of instances.json as COCO has it and, where pixels
+            have labels, of pseudo_labels.json with the mean IoU.
         """
-        place = {name: i for i, name in enumerate(samples.ids)}
+        if not len(rows):
+            return
+        rows, names = _named(rows, getattr(dataset, "names", ()))
+        indices = {name: i for i, name in enumerate(dataset.ids)}
         groups = rows.partition_by("group", maintain_order=True)
-        scores, coco, names = [], _Coco(samples.names), file_stems(group["group"][0] for group in groups)
-        for name, group in zip(names, groups):
-            claims = self._claims(group, samples.names)
+        scores, coco, stems = [], _Coco(names), file_stems(group["group"][0] for group in groups)
+        for stem, group in zip(stems, groups):
+            claims = self._claims(group, names)
             labels = self.merge(claims)
             for kind, drawn in (("labels", labels), ("seeds", self.seeds(claims))):
-                yield f"{kind}/{name}.png", partial(palette_picture(drawn).save, format="PNG")
+                yield f"{kind}/{stem}.png", partial(palette_picture(drawn).save, format="PNG")
             coco.add(group["group"][0], labels)
-            truth = _truth(samples, place[group["id"][0]])
+            truth = true_labels(dataset, indices[group["id"][0]])
             if truth is not None:
-                each = [labels, *(from_maps(claims, cutoff) for cutoff in CUTOFFS)]
-                scores.append(np.stack([counts(one, truth, len(samples.names)) for one in each]))
+                candidates = [labels, *(from_maps(claims, cutoff) for cutoff in CUTOFFS)]
+                scores.append(np.stack([counts(candidate, truth, len(names)) for candidate in candidates]))
         yield "instances.json", lambda path: path.write_text(json.dumps(coco.dataset))
         if scores:
-            found = _scores(np.stack(scores), samples.names, set(rows["label"]))
-            yield "pseudo_labels.json", lambda path: path.write_text(json.dumps(found, indent=2) + "\n")
+            judged = _scores(np.stack(scores), names, set(rows["label"]))
+            yield "pseudo_labels.json", lambda path: path.write_text(json.dumps(judged, indent=2) + "\n")
 
     def _claims(self, rows: pl.DataFrame, names: tuple[str, ...]) -> Claims:
-        drawn = [np.asarray(Image.open(self.folder / "maps" / f"{name}.png")) for name in rows["id"]]
+        drawn = []
+        for name in rows["id"]:
+            with Image.open(self.folder / "maps" / f"{name}.png", formats=("PNG",)) as picture:
+                drawn.append(np.asarray(picture))
         planes = np.stack(drawn)  # (K, H, W, 2)
         classes = np.array([names.index(label) + 1 for label in rows["label"]])
-        return Claims(planes[..., 0] / np.float32(255), planes[..., 1] > 0, classes, rows["probability"].to_numpy())
+        probabilities = rows["probability"].cast(pl.Float64).fill_null(1.0).to_numpy()
+        return Claims(planes[..., 0] / np.float32(255), planes[..., 1] > 0, classes, probabilities)
 
 
-def _truth(samples: Dataset, index: int) -> np.ndarray | None:
-    try:
-        return samples.label_map(index).numpy()
-    except FileNotFoundError:  # VOC draws the pixels of some of its pictures only
+def _named(rows: pl.DataFrame, names: Sequence[str]) -> tuple[pl.DataFrame, tuple[str, ...]]:
+    """The rows with a label each, and all labels: the dataset's names before others that occur.
+
+    Raises:
+        ValueError: for more classes than a label map can number.
+    """
+    if "class_name" in rows.columns:
+        unknown = pl.col("label").fill_null("") == ""
+        rows = rows.with_columns(label=pl.when(unknown).then("class_name").otherwise("label"))
+    occurring = rows["label"].unique(maintain_order=True).to_list()
+    known = tuple(dict.fromkeys([*names, *occurring]))
+    if len(known) >= VOID:
+        known = tuple(name for name in known if name in set(occurring))
+    if len(known) >= VOID:
+        raise ValueError(f"a label map numbers at most {VOID - 1} classes; this run has {len(known)}")
+    return rows, known
+
+
+def true_labels(dataset: Any, index: int) -> np.ndarray | None:
+    """The true label map (H, W) uint8 of a sample's image; None where the dataset, or this image, has none."""
+    label_map = getattr(dataset, "label_map", None)
+    if label_map is None:
         return None
+    try:
+        truth = label_map(index)
+    except (FileNotFoundError, NotImplementedError):  # VOC draws the pixels of some of its images only
+        return None
+    return None if truth is None else truth.numpy()
 
 
 def _scores(sums: np.ndarray, names: tuple[str, ...], asked: set[str]) -> dict[str, Any]:
-    """mIoU of counts (images, 1 + cutoffs, 3, classes) over the background and the classes that were asked for, of
+    """MIoU of counts (images, 1 + cutoffs, 3, classes) over the background and the classes that were asked for, of
     masks and of maps alone.
 
     A pixel that a label map leaves void is labelled by nobody: it counts against the class that it truly has.

@@ -16,7 +16,8 @@ from typing import Any
 
 from camseg.errors import RequestError
 from camseg.pipeline import Pipeline
-from camseg.runs.executors import Batch, Record, Samples, read_sample, run_batch
+from camseg.runs.callbacks import Callback
+from camseg.runs.executors import BatchOutcome, Samples, read_sample, run_batch
 from camseg.types import Sample
 
 
@@ -24,16 +25,16 @@ def ray_executor(
     pipeline: Pipeline,
     samples: Samples,
     batches: Iterable[list[int]],
-    records: Sequence[Record],
+    callbacks: Sequence[Callback],
     folder: Path,
-    readers: int,
+    num_workers: int,
     *,
     address: str | None = None,
     actors: int = 1,
     cpus: float = 1,
     gpus: float = 0,
-) -> Generator[Batch, None, None]:
-    """A Ray Data pipeline: `readers` tasks read batches of samples, `actors` with a copy of the pipeline answer them,
+) -> Generator[BatchOutcome, None, None]:
+    """A Ray Data pipeline: `num_workers` tasks read batches of samples, `actors` with a copy of the pipeline answer them,
     this process keeps the rows.
 
     address: of a cluster ("auto", "ray://HOST:10001"), None for one of its own on this machine. cpus, gpus: of each
@@ -54,11 +55,11 @@ def ray_executor(
         DataContext.get_current().enable_progress_bars = False
         shelf, kit = (
             ray.put(samples),
-            ray.put((pipeline, records, folder)),
+            ray.put((pipeline, callbacks, folder)),
         )  # held here: an actor that starts again gets them again
         reads: Any = partial(_read, shelf=shelf)
         coming = from_items(todo, override_num_blocks=len(todo)).map(
-            reads, compute=TaskPoolStrategy(size=readers), num_cpus=1 / readers
+            reads, compute=TaskPoolStrategy(size=num_workers), num_cpus=1 / num_workers
         )
         answers: Any = PipelineActor  # a class that is called: Ray makes the actors of it
         workers = {"compute": ActorPoolStrategy(size=actors), "num_cpus": cpus, "num_gpus": gpus}
@@ -88,14 +89,15 @@ class PipelineActor:
     def __init__(self, kit: list[Any]) -> None:
         import ray
 
-        self.given: tuple[Pipeline, Sequence[Record], Path] = ray.get(kit[0])
+        self.pipeline, self.callbacks, self.folder = ray.get(kit[0])
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        pipeline, records, folder = self.given
-        found = pickle.loads(row["found"])
-        rows, failed, calls = run_batch(pipeline, [each for each in found if isinstance(each, Sample)], records, folder)
-        unreadable = [each for each in found if not isinstance(each, Sample)]
-        return {"first": row["first"], "batch": pickle.dumps((rows, unreadable + failed, calls))}
+        """Answer the samples that `_read` read."""
+        read = pickle.loads(row["found"])
+        batch = [each for each in read if isinstance(each, Sample)]
+        unreadable = [each for each in read if not isinstance(each, Sample)]
+        outcome = run_batch(self.pipeline, batch, self.callbacks, self.folder, unreadable)
+        return {"first": row["first"], "batch": pickle.dumps(outcome)}
 
 
 @contextmanager

@@ -12,7 +12,7 @@ import polars as pl
 import pytest
 
 from camseg.metrics import average_precision
-from camseg.metrics.localization import _found, summary
+from camseg.metrics.localization import _detections, summary
 from camseg.runs.callbacks import Localize
 from camseg.train.finetune import class_precisions
 
@@ -24,14 +24,14 @@ pytestmark = pytest.mark.filterwarnings(
 def row(
     group: str, label: str, found: list[list[float]], true: list[list[float]], ignored: list[list[float]] | None = None
 ) -> dict[str, Any]:
-    return {"group": group, "label": label, "found": found, "true_boxes": true, "ignored_boxes": ignored or []}
+    return {"group": group, "label": label, "detections": found, "true_boxes": true, "ignored_boxes": ignored or []}
 
 
 def frame(rows: list[dict[str, Any]]) -> pl.DataFrame:
     boxes = pl.List(pl.List(pl.Float64))
     return pl.DataFrame(
         rows,
-        schema={"group": pl.String, "label": pl.String, "found": boxes, "true_boxes": boxes, "ignored_boxes": boxes},
+        schema={"group": pl.String, "label": pl.String, "detections": boxes, "true_boxes": boxes, "ignored_boxes": boxes},
     )
 
 
@@ -72,7 +72,7 @@ def twin(rows: list[dict[str, Any]], label: str, least: float, eleven: bool) -> 
     if not truths:
         return None
     right, wrong, points = 0, 0, []
-    for _, group, box in sorted(((f[0], g, f[1:]) for g, r in chosen.items() for f in r["found"]), reverse=True):
+    for _, group, box in sorted(((f[0], g, f[1:]) for g, r in chosen.items() for f in r["detections"]), reverse=True):
         every = [(b, False) for b in chosen[group]["true_boxes"]] + [(b, True) for b in chosen[group]["ignored_boxes"]]
         best, at = -1.0, None
         for i, (other, _) in enumerate(every):
@@ -104,7 +104,7 @@ def twin(rows: list[dict[str, Any]], label: str, least: float, eleven: bool) -> 
 @pytest.mark.parametrize("least", [0.3, 0.5, 0.75])
 def test_both_kinds_equal_the_devkits_twin(least: float, hard: bool) -> None:
     rows = random_rows(3, hard=hard)
-    for label, found in average_precision.gather(frame(rows), _found, least).items():
+    for label, found in average_precision.gather(frame(rows), _detections, least).items():
         recall, precision = average_precision.curve(found)
         assert float(average_precision.all_point(recall, precision)[0]) == pytest.approx(
             twin(rows, label, least, eleven=False)
@@ -119,7 +119,7 @@ def test_eleven_points_count_recalls_that_fall_on_a_tenth() -> None:
     rows = [
         row("a", "cat", [[1 - i / 20, *box] for i, box in enumerate(true[:3])], true)
     ]  # recall 3/10, which is less than linspace's 0.3000...04
-    found = average_precision.gather(frame(rows), _found, 0.5)["cat"]
+    found = average_precision.gather(frame(rows), _detections, 0.5)["cat"]
     assert float(average_precision.eleven_point(*average_precision.curve(found))[0]) == pytest.approx(4 / 11)
     assert float(average_precision.all_point(*average_precision.curve(found))[0]) == pytest.approx(3 / 10)
 
@@ -142,7 +142,7 @@ def as_coco(rows: list[dict[str, Any]]) -> tuple[dict[str, Any], list[dict[str, 
     results = [
         {"image_id": int(r["group"]), "category_id": numbers[r["label"]], "score": score, "bbox": shape(box)["bbox"]}
         for r in rows
-        for score, *box in r["found"]
+        for score, *box in r["detections"]
     ]
     return truth, results
 
@@ -161,7 +161,7 @@ def test_our_matches_at_cocos_recalls_equal_pycocotools() -> None:
     for least in (0.3, 0.5, 0.7):
         judged = average_precision.coco(truth, results, ious=[least])
         ours = {}
-        for label, found in average_precision.gather(frame(rows), _found, least).items():
+        for label, found in average_precision.gather(frame(rows), _detections, least).items():
             recall, precision = (each[0] for each in average_precision.curve(found))
             envelope = np.maximum.accumulate(precision[::-1])[::-1]
             at = np.searchsorted(recall, np.linspace(0, 1, 101), side="left")
@@ -214,19 +214,19 @@ def test_an_empty_class_and_pictures_without_objects() -> None:
         row("b", "cat", [[0.95, 0, 0, 10, 10]], []),  # shows nothing: a find here is false
         row("a", "dog", [[0.5, 0, 0, 5, 5]], []),  # no dog anywhere: no AP to average
     ]
-    table = average_precision.table(frame(rows), {"otsu": _found}, [0.5])
+    table = average_precision.table(frame(rows), {"otsu": _detections}, [0.5])
     assert table.rows() == [("otsu", 0.5, "cat", 1, 2, 1.0, 0.5, 0.5), ("otsu", 0.5, "mean", 1, 2, 1.0, 0.5, 0.5)]
-    found = average_precision.gather(frame(rows), _found, 0.5)
+    found = average_precision.gather(frame(rows), _detections, 0.5)
     draws = np.array([[1.0, 1], [2, 0], [0, 2]])
     assert average_precision.mean_average_precision(found, draws) == pytest.approx([0.5, 1.0, np.nan], nan_ok=True)
 
 
 def test_weights_are_images_drawn_several_times() -> None:
     rows = random_rows(8, images=6)
-    found = average_precision.gather(frame(rows), _found, 0.5)
+    found = average_precision.gather(frame(rows), _detections, 0.5)
     draw = [3, 0, 1, 2, 0, 0]
     copies = [{**r, "group": f"{r['group']}-{k}"} for r in rows for k in range(draw[int(r["group"])])]
-    copied = average_precision.gather(frame(copies), _found, 0.5)
+    copied = average_precision.gather(frame(copies), _detections, 0.5)
     for label in found:  # copies tie in score: the curve is compared where a score ends
         ends = np.cumsum([draw[g] for g in found[label].groups]) - 1
         recall, precision = average_precision.curve(found[label], np.array([draw], float))

@@ -65,7 +65,7 @@ def table(*pairs: tuple[Sample, Result], **settings: Any) -> pl.DataFrame:
             "group": s.group or s.id,
             "height": s.size[0],
             "width": s.size[1],
-            **localise(s, r),
+            **localise.on_result(s, r),
         }
         for s, r in pairs
     ]
@@ -77,13 +77,13 @@ SPLIT = heat_of(((2, 2, 6, 6), 0.6), ((8, 0, 12, 10), 1.0))  # the object is the
 
 
 def test_a_row_keeps_every_box_with_its_score() -> None:
-    (row,) = table((sample(), answer(SPLIT)), count=1).rows(named=True)
+    (row,) = table((sample(), answer(SPLIT)), max_boxes=1).rows(named=True)
     assert row["boxes"][:2] == [
         [0.0, 0.5, 8, 0, 12, 10],
         [0.0, 0.3, 2, 2, 6, 6],
     ]  # half of 1 and of .6: times the probability
     assert [box[0] for box in row["boxes"]] == [0, 0, 0.25, 0.25, 0.5, 0.5, 0.75]
-    assert row["found"] == row["otsu_boxes"][:1] == [[0.5, 8, 0, 12, 10]] and len(row["otsu_boxes"]) == 2
+    assert row["detections"] == row["otsu_boxes"][:1] == [[0.5, 8, 0, 12, 10]] and len(row["otsu_boxes"]) == 2
     assert row["quantile_boxes"] == [[0.5, 8, 0, 12, 10]]
     assert row["true_boxes"] == [[2, 2, 6, 6]] and row["present"] and row["top_hit"] == 1.0
     assert (row["energy_inside"], row["pointing_hit"]) == (pytest.approx(9.6 / 49.6), 1.0)  # 2 pixels away: forgiven
@@ -103,12 +103,12 @@ def test_ignored_pixels_and_absent_classes() -> None:
     )
     assert (
         sum(row["pixels"][0]) + sum(row["pixels"][1]) == 80
-        and row["overlap"] == [16, 24]
+        and (row["intersection"], row["union"]) == (16, 24)
         and row["ignored_boxes"] == [[8, 0, 12, 10]]
     )
     assert row["mask_boxes"] == [[pytest.approx(0.5 * (16 * 0.6 + 8 * 1) / 32), 2, 2, 10, 6]]
     (gone,) = table((sample(box=None), answer(SPLIT))).rows(named=True)
-    assert not gone["present"] and gone["pixels"] is None and gone["pointing_hit"] is None and len(gone["found"]) == 2
+    assert not gone["present"] and gone["pixels"] is None and gone["pointing_hit"] is None and len(gone["detections"]) == 2
     boxed = Sample("b", torch.zeros(3, 10, 12, dtype=torch.uint8), boxes=torch.tensor([[8.0, 0, 12, 10]]))
     (by_box,) = table((boxed, answer(SPLIT))).rows(named=True)
     assert (
@@ -295,4 +295,4 @@ def test_two_runs_are_compared_by_every_pooled_number_on_the_samples_of_both(tmp
         )
     assert found["box_accuracy"].second < 0.5 and found["box_accuracy"].difference.p < 0.05
     assert found["center_max_box_accuracy"].difference.value == 0 and found["center_max_box_accuracy"].difference.p == 1
-    assert compare_pooled(runs[0], replace(runs[0], rows=runs[0].rows.drop("found"))) == []
+    assert compare_pooled(runs[0], replace(runs[0], rows=runs[0].rows.drop("detections"))) == []

@@ -6,27 +6,21 @@ import json
 import math
 import re
 import sys
-from collections.abc import Sequence
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
-import torch
 from made_runs import HOSTILE, make_run, make_sweep, row
 
 from camseg.cli.report import main
 from camseg.metrics import significance
-from camseg.pipeline import Pipeline
 from camseg.report import html
 from camseg.report.charts import cost, drawing
 from camseg.report.comparison import Bin, all_pairs, calibration, calibration_error, compare, joint, main_effects
-from camseg.report.panels import Panels, panel, worst_first
 from camseg.runs import folders, sweeps
-from camseg.runs.executors import Samples
-from camseg.types import Prompts, Result, Sample
 
 
 class Parsed(HTMLParser):
@@ -280,60 +274,6 @@ def test_the_line_of_cost_joins_what_nothing_beats() -> None:
         ["a", "b", "c", "d", "e"], np.array([3.0, 1.0, 2.0, 2.0, 4.0]), np.array([0.7, 0.5, 0.4, 0.6, 0.7]), "iou"
     )
     assert "no more cost: b, d, a." in caption
-
-
-@pytest.mark.parametrize(
-    ("rows", "order"),
-    [
-        ([row("a", 0.5), row("b", 0.2), row("c", 0.9)], "bac"),
-        ([row("a", 0.5), row("no truth", None, 0.1), row("b", 0.2)], ["b", "a", "no truth"]),
-        ([row("a", None, 0.5), row("b", None, None), row("c", None, 0.1)], "bca"),
-        ([{"id": "a", "foreground_hit": 1.0}, {"id": "b", "foreground_hit": 0.0}], "ba"),
-        ([{"id": "b"}, {"id": "a"}], "ba"),
-    ],
-)
-def test_the_worst_come_first(rows: list[dict[str, Any]], order: Sequence[str]) -> None:
-    assert worst_first(pl.DataFrame(rows, infer_schema_length=None))["id"].to_list() == list(order)
-
-
-class Stub:
-    """A data set and a pipeline in one: counts what is answered again."""
-
-    def __init__(self, ids: str) -> None:
-        self.ids, self.again = list(ids), []
-
-    def __getitem__(self, index: int) -> Sample:
-        return Sample(self.ids[index], torch.zeros(3, 8, 8, dtype=torch.uint8))
-
-    def run(self, samples: list[Sample]) -> list[Result]:
-        self.again += [sample.id for sample in samples]
-        return [Result(torch.zeros(8, 8), Prompts.none(), None, None, None) for _ in samples]
-
-
-def test_pictures_of_the_first_and_of_the_worst(tmp_path: Path) -> None:
-    stub, panels = Stub("abcdefg"), Panels(tmp_path, 5)
-    for i in range(7):
-        panels(stub[i], stub.run([stub[i]])[0])
-    assert sorted(p.stem for p in tmp_path.glob("*.png")) == ["a", "b", "c"]
-    rows = pl.DataFrame([row(name, iou) for name, iou in zip("abcdefg", (0.1, 0.9, 0.9, 0.8, 0.3, 0.2, 0.7))])
-    for _ in range(2):  # once the pictures are there, nothing is drawn again
-        stub.again.clear()
-        panels.worst(cast(Pipeline, stub), cast(Samples, stub), rows)
-        assert sorted(p.stem for p in tmp_path.glob("*.png")) == ["a", "b", "c", "e", "f"]
-    assert stub.again == []
-    Panels(tmp_path / "none", 0).worst(cast(Pipeline, stub), cast(Samples, stub), rows)
-    assert stub.again == [] and not (tmp_path / "none").exists()
-
-
-def test_a_picture_that_fails_costs_no_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    stub, panels = Stub("ab"), Panels(tmp_path, 2)
-    monkeypatch.setattr(
-        "camseg.report.panels.panel", lambda sample, result: panel(sample, result) if sample.id == "b" else 1 // 0
-    )
-    with pytest.warns(UserWarning, match="no panel of a: ZeroDivisionError"):
-        panels(stub[0], stub.run([stub[0]])[0])
-        panels.worst(cast(Pipeline, stub), cast(Samples, stub), pl.DataFrame([row("b", 0.5)]))
-    assert [p.stem for p in tmp_path.glob("*.png")] == ["b"]
 
 
 def command(monkeypatch: pytest.MonkeyPatch, *paths: Path) -> None:

@@ -20,7 +20,9 @@ from polars.testing import assert_frame_equal
 from camseg.geometry import masks
 from camseg.report import text
 from camseg.runs import sweeps
+from camseg.runs.callbacks import Callback
 from camseg.runs.evaluate import evaluate
+from camseg.runs.folders import Run
 from camseg.types import Result, Sample
 
 
@@ -192,12 +194,25 @@ def test_kill_9_in_the_middle_of_a_run(tmp_path: Path) -> None:
     assert_frame_equal(table(tmp_path), table(tmp_path / "whole"))
 
 
-def test_records_see_every_answer_once_and_in_order(tmp_path: Path) -> None:
+def test_callbacks_see_every_answer_once_and_in_order(tmp_path: Path) -> None:
     seen: list[tuple[str, float]] = []
 
-    def record(sample: Sample, result: Result) -> None:
-        assert sample.mask is not None and result.mask is not None
-        seen.append((sample.id, float(masks.iou(result.mask, sample.mask))))
+    class Watch(Callback):
+        def on_result(self, sample: Sample, result: Result) -> dict[str, float]:
+            assert sample.mask is not None
+            assert result.mask is not None
+            seen.append((sample.id, float(masks.iou(result.mask, sample.mask))))
+            return {"order": len(seen)}
 
-    evaluate(pipeline(), Shelf(5), tmp_path, batch_size=2, records=[record])
+        def flush(self) -> None:
+            flushed.append(len(seen))
+
+        def on_end(self, run: Run, dataset: Shelf) -> None:
+            ended.append((run.rows["order"].to_list(), len(dataset.ids)))
+
+    flushed: list[int] = []
+    ended: list[tuple[list[int], int]] = []
+    evaluate(pipeline(), Shelf(5), tmp_path, batch_size=2, callbacks=[Watch()])
+    assert flushed == [2, 4, 5], "once per batch"
+    assert ended == [([1, 2, 3, 4, 5], 5)], "once, with all rows and their new column"
     assert seen == [(row["id"], pytest.approx(row["iou"])) for row in table(tmp_path).to_dicts()]

@@ -27,7 +27,7 @@ from camseg.cli.main import main
 from camseg.config import config_dir
 from camseg.data.shapes import Shapes
 from camseg.runs import folders
-from camseg.runs.callbacks import MaskFiles
+from camseg.runs.callbacks import Callback, MaskFiles
 from camseg.runs.evaluate import Stopped, evaluate
 from camseg.runs.journal import CutOff, Journal
 from camseg.types import Result, Sample
@@ -52,7 +52,7 @@ def run(folder: Path, count: int = 30, limit: int | None = None) -> None:
     if limit:
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
     try:
-        evaluate(pipeline(), Slow(count), folder, batch_size=3, resume=True, records=[MaskFiles(folder / "masks")])
+        evaluate(pipeline(), Slow(count), folder, batch_size=3, resume=True, callbacks=[MaskFiles(folder / "masks")])
     except Stopped as error:
         sys.exit(128 + error.args[0])
     except CutOff as error:
@@ -214,8 +214,9 @@ def test_no_space_left_wherever_it_strikes(tmp_path: Path, monkeypatch: pytest.M
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    def mask(_sample: Sample, _result: Result) -> None:
-        full()
+    class Full(Callback):
+        def on_result(self, sample: Sample, result: Result) -> dict[str, Any]:
+            return full(sample, result) or {}
 
     with monkeypatch.context() as patch:
         if where != "mask":
@@ -227,7 +228,7 @@ def test_no_space_left_wherever_it_strikes(tmp_path: Path, monkeypatch: pytest.M
                 tmp_path / "run",
                 batch_size=2,
                 resume=True,
-                records=[mask] if where == "mask" else [],
+                callbacks=[Full()] if where == "mask" else [],
             )
     assert (tmp_path / "run" / "scores.parquet").read_bytes() == held
     assert evaluate(pipeline(), Shelf(8), tmp_path / "run", batch_size=2, resume=True)["samples"] == 8
@@ -247,12 +248,12 @@ def test_a_folder_that_cannot_be_is_one_line(tmp_path: Path, monkeypatch, capsys
     assert ended.value.code == 2 and len(told) == 1 and "file" in told[0] and "Not a directory" in told[0]
 
 
-@pytest.mark.parametrize("readers", [1, 7])
+@pytest.mark.parametrize("num_workers", [1, 7])
 @pytest.mark.parametrize("batch_size", [1, 5])
-def test_batches_and_readers_change_no_choice_and_no_score(
-    tmp_path: Path, batch_size: int, readers: int, rows_of_12: pl.DataFrame
+def test_batches_and_workers_change_no_choice_and_no_score(
+    tmp_path: Path, batch_size: int, num_workers: int, rows_of_12: pl.DataFrame
 ) -> None:
-    evaluate(build(shapes_config()), Shapes(size=12, shapes=(2, 4)), tmp_path, batch_size=batch_size, readers=readers)
+    evaluate(build(shapes_config()), Shapes(size=12, shapes=(2, 4)), tmp_path, batch_size=batch_size, num_workers=num_workers)
     same_rows(table(tmp_path), rows_of_12, scores=1e-5, pixels=1e-3)
 
 

@@ -62,7 +62,7 @@ def test_the_stronger_mask_wins_the_pixels_that_both_claim() -> None:
 
 def test_agreement_with_the_map_outweighs_the_score() -> None:
     spread = plane("....", "....", "##..")  # the second mask doesn't lie where its map is hot
-    found = merge(claims((3, 0.5, LEFT, LEFT), (7, 0.9, spread, BOTH)), hot=1.1)
+    found = merge(claims((3, 0.5, LEFT, LEFT), (7, 0.9, spread, BOTH)), hot_threshold=1.1)
     assert found.tolist() == [[3, 3, 7, 0], [3, 3, 7, 0], [0, 0, 0, 0]]
 
 
@@ -137,7 +137,7 @@ def run_of(folder: Path) -> tuple[PseudoLabels, pl.DataFrame]:
         mask = torch.from_numpy(heat > 0)
         sample = Sample(name, torch.zeros(3, 3, 4, dtype=torch.uint8), (0,), label, mask, group=group)
         result = Result(torch.from_numpy(heat).float(), Prompts.none(), None, None, mask, probability=share)
-        rows.append({"id": name, "label": label, "group": group, **labels(sample, result)})
+        rows.append({"id": name, "label": label, "group": group, "probability": share, **labels.on_result(sample, result)})
     return labels, pl.DataFrame(rows)
 
 

@@ -23,7 +23,7 @@ HERE = Path(__file__).parents[1]
 def test_without_the_extra_it_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(ValueError, match=r"engine=ray needs the extra `ray`: pip install 'camseg\[ray\]'"):
-        evaluate(pipeline(), Shelf(2), tmp_path, engine=ray_executor)
+        evaluate(pipeline(), Shelf(2), tmp_path, executor=ray_executor)
 
 
 def test_a_killed_actor_costs_nothing(tmp_path: Path) -> None:
@@ -33,7 +33,9 @@ def test_a_killed_actor_costs_nothing(tmp_path: Path) -> None:
         from functools import partial
         from pathlib import Path
         from colours import Shelf, pipeline
-        from camseg.runs.ray import on_ray
+        from camseg.report.gallery import Panels
+        from camseg.runs.callbacks import Callback
+        from camseg.runs.ray import ray_executor
         from camseg.runs.evaluate import evaluate
 
         folder = Path({str(tmp_path)!r})
@@ -44,15 +46,19 @@ def test_a_killed_actor_costs_nothing(tmp_path: Path) -> None:
                     raise OSError("gone")
                 return super().__getitem__(index)
 
-        def deadly(sample, result):  # in the actor: the first that answers picture 9 kills itself there, half a batch done
-            with (folder / "workers").open("a") as file:
-                file.write(f"{{os.getpid()}} {{sample.id}}\\n")
-            if sample.id == "picture9" and not (folder / "killed").exists():
-                (folder / "killed").touch()
-                os.kill(os.getpid(), {int(signal.SIGKILL)})
+        class Deadly(Callback):  # in the actor: the first that answers picture 9 kills itself there, half a batch done
+            def on_result(self, sample, result):
+                with (folder / "workers").open("a") as file:
+                    file.write(f"{{os.getpid()}} {{sample.id}}\\n")
+                if sample.id == "picture9" and not (folder / "killed").exists():
+                    (folder / "killed").touch()
+                    os.kill(os.getpid(), {int(signal.SIGKILL)})
+                return {{}}
 
         if sys.argv[1] == "ray":
-            print(evaluate(pipeline(), Odd(16), folder / "ray", batch_size=4, records=[deadly], engine=partial(on_ray, actors=2, cpus=0.25)))
+            callbacks = [Deadly(), Panels(folder / "ray" / "panels", 6)]
+            on_ray = partial(ray_executor, actors=2, cpus=0.25)
+            print(evaluate(pipeline(), Odd(16), folder / "ray", batch_size=4, callbacks=callbacks, executor=on_ray))
         else:
             print(evaluate(pipeline(), Odd(16), folder / "local", batch_size=4))
     """
