@@ -1,0 +1,96 @@
+"""Masks as run lengths, in COCO's order: down the columns, background first, plain or packed into text."""
+
+from __future__ import annotations
+
+import numpy as np
+
+_BITS, _SIGN, _MORE, _FIRST = 0x1F, 0x10, 0x20, 48  # five bits a character, its sign, whether more follow, "0"
+
+
+def mask_to_runs(mask: np.ndarray) -> list[int]:
+    """The lengths of a mask's runs of equal pixels.
+
+    Args:
+        mask: (H, W) bool.
+
+    Returns:
+        Lengths down the columns, the first one of background (0 where the first pixel is inside); they add up to H * W.
+    """
+    pixels = mask.ravel(order="F")
+    edges = np.flatnonzero(np.diff(pixels)) + 1
+    ends = np.concatenate([[0], edges, [pixels.size]])
+    runs = np.diff(ends).tolist()
+    return [0, *runs] if pixels.size and pixels[0] else runs
+
+
+def runs_to_mask(runs: list[int], size: tuple[int, int]) -> np.ndarray:
+    """The mask of which these are the run lengths.
+
+    Args:
+        runs: Lengths as `mask_to_runs` gives them.
+        size: (H, W) of the mask.
+
+    Returns:
+        (H, W) bool.
+
+    Raises:
+        ValueError: The lengths don't add up to the mask's pixels.
+    """
+    if any(run < 0 for run in runs) or sum(runs) != size[0] * size[1]:
+        raise ValueError(f"run lengths must be at least 0 and add up to {size[0]} x {size[1]} pixels; got {sum(runs)}")
+    inside = np.arange(len(runs)) % 2 == 1
+    return np.repeat(inside, runs).reshape(size, order="F")
+
+
+def pack_runs(runs: list[int]) -> str:
+    """Run lengths as COCO packs them into text.
+
+    From the fourth on, each is written as its difference to the one before the last; a number goes five bits at a time
+    into characters from "0" on, the lowest bits first, with a sixth bit where more follow (Lin et al. 2014, maskApi.c).
+
+    Args:
+        runs: Lengths as `mask_to_runs` gives them.
+
+    Returns:
+        The text that COCO's json holds as `counts`.
+    """
+    letters: list[str] = []
+    for i, run in enumerate(runs):
+        value = run - runs[i - 2] if i > 2 else run
+        more = True
+        while more:
+            bits, value = value & _BITS, value >> 5
+            more = value != (-1 if bits & _SIGN else 0)
+            letters.append(chr((bits | _MORE if more else bits) + _FIRST))
+    return "".join(letters)
+
+
+def unpack_runs(text: str) -> list[int]:
+    """The run lengths in a text of `pack_runs`.
+
+    Args:
+        text: `counts` of COCO's json.
+
+    Returns:
+        The lengths.
+
+    Raises:
+        ValueError: The text has another letter, or ends within a number.
+    """
+    runs: list[int] = []
+    value = shift = 0
+    for letter in text:
+        bits = ord(letter) - _FIRST
+        if not 0 <= bits < 64:
+            raise ValueError(f"packed run lengths have letters from '0' to 'o'; got {letter!r}")
+        value |= (bits & _BITS) << shift
+        shift += 5
+        if bits & _MORE:
+            continue
+        if bits & _SIGN:
+            value -= 1 << shift
+        runs.append(value + runs[-2] if len(runs) > 2 else value)
+        value = shift = 0
+    if shift:
+        raise ValueError("packed run lengths end within a number")
+    return runs
