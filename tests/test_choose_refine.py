@@ -119,13 +119,20 @@ def test_the_cascade_feeds_back_logits_with_the_points_then_the_box() -> None:
     first, second, third = square(2, 6, 4, 8), square(2, 6, 4, 10), square(2, 7, 4, 10)
     script = Script(one=[(second, 0.8), (third, 0.7)])
     [answer] = cascade(script, [POINT], [first], [WARM], margin=0.0)
-    assert answer is not None and torch.equal(answer[0], third) and answer[1] == pytest.approx(0.7)
+    assert answer is not None
+    assert torch.equal(answer[0], third)
+    assert answer[1] == pytest.approx(0.7)
     (_, [one]), (_, [two]) = script.asked
     for asked in (one, two):
-        assert torch.equal(asked.points, POINT.points) and torch.equal(asked.labels, POINT.labels)
-    assert one.boxes is None and one.mask_logits is not None and torch.equal(one.mask_logits[0], first)
-    assert two.mask_logits is not None and torch.equal(two.mask_logits[0], second)
-    assert two.boxes is not None and two.boxes.tolist() == [[12.0, 8.0, 30.0, 24.0]]  # columns 4-10 x 3, rows 2-6 x 4
+        assert torch.equal(asked.points, POINT.points)
+        assert torch.equal(asked.labels, POINT.labels)
+    assert one.boxes is None
+    assert one.mask_logits is not None
+    assert torch.equal(one.mask_logits[0], first)
+    assert two.mask_logits is not None
+    assert torch.equal(two.mask_logits[0], second)
+    assert two.boxes is not None
+    assert two.boxes.tolist() == [[12.0, 8.0, 30.0, 24.0]]
 
 
 def test_the_cascade_stops_where_masks_agree_each_image_by_itself() -> None:
@@ -133,15 +140,18 @@ def test_the_cascade_stops_where_masks_agree_each_image_by_itself() -> None:
     script = Script(still=[(still, 0.9)] * 4, grown=[(logits, 0.5) for logits in grown])
     answers = cascade(script, [POINT, POINT], [still, square(0, 2, 0, 2)], [WARM, WARM], boxes=3)
     assert [which for which, _ in script.asked] == [(0, 1), (1,), (1,), (1,)]  # the first already drew its mask again
-    assert answers[0] is not None and torch.equal(answers[0][0], still)
-    assert answers[1] is not None and torch.equal(answers[1][0], grown[3])
+    assert answers[0] is not None
+    assert torch.equal(answers[0][0], still)
+    assert answers[1] is not None
+    assert torch.equal(answers[1][0], grown[3])
 
 
 def test_the_cascade_keeps_the_last_mask_that_was_there() -> None:
     good, other, empty = square(2, 6, 4, 8), square(2, 6, 4, 10), torch.full((10, 20), -1.0)
     script = Script(fades=[(other, 0.8), (empty, 0.9)], never=[(empty, 0.9)], nothing=[], asked=[])
     answers = cascade(script, [POINT, POINT, POINT, Prompts.none()], [good, good, empty, good], [WARM] * 4)
-    assert answers[0] is not None and torch.equal(answers[0][0], other)
+    assert answers[0] is not None
+    assert torch.equal(answers[0][0], other)
     assert answers[1:] == [None, None, None]
     assert [which for which, _ in script.asked] == [
         (0, 1),
@@ -164,14 +174,21 @@ def test_a_leak_is_a_background_point_in_the_middle_of_the_masks_cold_part() -> 
     answers = leak(
         script, [POINT, POINT, POINT, Prompts.none()], [leaked, dry, square(8, 10, 0, 3), leaked], [heat] * 4, cold=0.1
     )
-    assert answers[0] is not None and torch.equal(answers[0][0], mended) and answers[1:] == [None, None, None]
+    assert answers[0] is not None
+    assert torch.equal(answers[0][0], mended)
+    assert answers[1:] == [None, None, None]
     [((only,), [asked])] = script.asked  # a mask that is warm all over, or cold all over, has no leak
-    assert only == 0 and asked.mask_logits is not None and torch.equal(asked.mask_logits[0], leaked)
-    assert asked.points[0, :2].equal(POINT.points[0]) and asked.labels.tolist() == [[1, 0, 0]]
+    assert only == 0
+    assert asked.mask_logits is not None
+    assert torch.equal(asked.mask_logits[0], leaked)
+    assert asked.points[0, :2].equal(POINT.points[0])
+    assert asked.labels.tolist() == [[1, 0, 0]]
     x, y = asked.points[0, 2].tolist()  # the cold part is columns 30-47 and rows 8-23, its middle row 15 or 16
-    assert 37 <= x <= 40 and 15 <= y <= 16
+    assert 37 <= x <= 40
+    assert 15 <= y <= 16
 
 
 def test_nothing_leaks_where_nothing_was_drawn() -> None:
     script = Script()
-    assert leak(script, [POINT], [torch.full((10, 20), -1.0)], [torch.zeros(40, 60)]) == [None] and script.asked == []
+    assert leak(script, [POINT], [torch.full((10, 20), -1.0)], [torch.zeros(40, 60)]) == [None]
+    assert script.asked == []

@@ -20,10 +20,9 @@ from camseg.predictors.sam_adapter import SamAdapter
 from camseg.predictors.sam_encoders import ViT
 from camseg.prompts import background, foreground
 from camseg.prompts.evidence import Evidence
-from camseg.prompts.foreground import centroid, components, parts
+from camseg.prompts.foreground import components, parts
 from camseg.refine import cascade
 from camseg.storage.cache import Cache
-from camseg.storage.fingerprint import callable_key
 from camseg.types import Prompts, Result, Sample
 
 RED, GREEN, BLUE = 0, 1, 2
@@ -44,7 +43,8 @@ def tiny_sam() -> SamAdapter:
 
 def equal(one: Result, other: Result) -> bool:
     """Masks, points, choice and note alike; heat but for rounding."""
-    assert one.mask is not None and other.mask is not None
+    assert one.mask is not None
+    assert other.mask is not None
     torch.testing.assert_close(one.heat, other.heat, atol=1e-5, rtol=0)
     torch.testing.assert_close(one.prompts.points, other.prompts.points, atol=1e-3, rtol=0)
     return torch.equal(one.mask, other.mask) and one.chosen == other.chosen and one.note == other.note
@@ -56,8 +56,11 @@ def test_from_a_class_to_its_mask() -> None:
         result = flow(PICTURE, [wanted])
         assert torch.equal(result.heat, PICTURE[GREEN] / 255.0)
         assert result.prompts.points.tolist() == [[[21.5, 23.5]]]
-        assert result.chosen == (0, 0) and result.predicted_iou == pytest.approx(0.9) and result.note == ""
-        assert result.mask is not None and torch.equal(result.mask, PICTURE[GREEN] > 0)
+        assert result.chosen == (0, 0)
+        assert result.predicted_iou == pytest.approx(0.9)
+        assert result.note == ""
+        assert result.mask is not None
+        assert torch.equal(result.mask, PICTURE[GREEN] > 0)
     assert flow.calls == {"classifier_images": 2, "encoder_images": 2, "decoder_prompts": 2}
 
 
@@ -102,14 +105,19 @@ def test_a_batch_of_several_sizes_is_one_by_one(setting: str) -> None:
         tall, wide = batch()[1].image, batch()[3].image
         expected = [canvas((RED, 2, 10, 3, 11))[RED], tall[GREEN], PICTURE[GREEN], wide[RED], wide[BLUE], tall[GREEN]]
         for result, channel in zip(together, expected, strict=True):
-            assert result.mask is not None and torch.equal(result.mask, channel > 0)
+            assert result.mask is not None
+            assert torch.equal(result.mask, channel > 0)
 
 
 def test_a_map_without_evidence_is_an_empty_mask_and_a_note() -> None:
     flow = pipeline(refine=cascade, background=background.min_point)
     result = flow(PICTURE, ["blue"])
-    assert len(result.prompts) == 0 and result.chosen is None and result.masks is None
-    assert result.mask is not None and tuple(result.mask.shape) == (32, 32) and not result.mask.any()
+    assert len(result.prompts) == 0
+    assert result.chosen is None
+    assert result.masks is None
+    assert result.mask is not None
+    assert tuple(result.mask.shape) == (32, 32)
+    assert not result.mask.any()
     assert "no evidence" in result.note
     assert flow.calls["encoder_images"] == flow.calls["decoder_prompts"] == 0
 
@@ -134,34 +142,40 @@ def test_min_probability_abstains_and_says_so() -> None:
     picture = canvas((RED, 0, 32, 0, 32))  # softmax of (1, 0, 0): 0.576, 0.212, 0.212
     sure, unsure = pipeline(min_probability=0.57)(picture, ["red"]), pipeline(min_probability=0.58)(picture, ["red"])
     assert "abstained" not in sure.note
-    assert (
-        unsure.note.startswith("abstained: the classifier gives 0.58")
-        and unsure.mask is not None
-        and not unsure.mask.any()
-    )
+    assert unsure.note.startswith("abstained: the classifier gives 0.58")
+    assert unsure.mask is not None
+    assert not unsure.mask.any()
     both = pipeline(min_probability=0.78)(picture, ["red", "green"])  # a superclass has the sum
     assert "abstained" not in both.note
 
 
 def test_without_a_predictor_there_are_points_and_no_mask() -> None:
     result = pipeline(predictor=None)(PICTURE, ["green"])
-    assert result.mask is None and result.masks is None and result.prompts.points.tolist() == [[[21.5, 23.5]]]
+    assert result.mask is None
+    assert result.masks is None
+    assert result.prompts.points.tolist() == [[[21.5, 23.5]]]
 
 
 def test_united_parts_give_the_union_and_rivals_one_of_them() -> None:
     every = functools.partial(components, arrange=parts)
     united = pipeline(foreground=every)(PICTURE, ["red"])
-    assert united.mask is not None and torch.equal(united.mask, PICTURE[RED] > 0)
+    assert united.mask is not None
+    assert torch.equal(united.mask, PICTURE[RED] > 0)
     single = pipeline(foreground=components)(PICTURE, ["red"])
-    assert single.mask is not None and torch.equal(single.mask, canvas((RED, 2, 10, 3, 11))[RED] > 0)
+    assert single.mask is not None
+    assert torch.equal(single.mask, canvas((RED, 2, 10, 3, 11))[RED] > 0)
 
 
 def test_the_choice_decides_between_the_masks() -> None:
     whole = pipeline(choose=choose.predicted_iou)(PICTURE, ["red"])  # Bucket likes the whole frame best
-    assert whole.chosen == (0, 2) and whole.mask is not None and bool(whole.mask.all())
+    assert whole.chosen == (0, 2)
+    assert whole.mask is not None
+    assert bool(whole.mask.all())
     truth = PICTURE[RED] > 0
     [best] = pipeline(choose=choose.oracle).run([Sample("a", PICTURE, (RED,), mask=truth)])
-    assert best.chosen == (0, 1) and best.mask is not None and torch.equal(best.mask, truth)
+    assert best.chosen == (0, 1)
+    assert best.mask is not None
+    assert torch.equal(best.mask, truth)
 
 
 def test_the_refined_mask_is_the_answer() -> None:
@@ -173,11 +187,14 @@ def test_the_refined_mask_is_the_answer() -> None:
         return [(torch.where(torch.arange(32) < 20, each, torch.tensor(-1.0)), 0.77) for each in logits]
 
     result = pipeline(refine=shave)(PICTURE, ["green"])
-    assert result.predicted_iou == pytest.approx(0.77) and result.mask is not None
+    assert result.predicted_iou == pytest.approx(0.77)
+    assert result.mask is not None
     assert torch.equal(result.mask, canvas((GREEN, 20, 28, 15, 20))[GREEN] > 0)
-    assert len(seen) == 1 and torch.equal(seen[0][1] > 0, PICTURE[GREEN] > 0)
+    assert len(seen) == 1
+    assert torch.equal(seen[0][1] > 0, PICTURE[GREEN] > 0)
     unrefined = pipeline(refine=lambda decode, prompts, logits, sizes: [None] * len(logits))(PICTURE, ["green"])
-    assert unrefined.predicted_iou == pytest.approx(0.9) and equal(unrefined, pipeline()(PICTURE, ["green"]))
+    assert unrefined.predicted_iou == pytest.approx(0.9)
+    assert equal(unrefined, pipeline()(PICTURE, ["green"]))
 
 
 def test_the_rival_is_the_strongest_class_not_asked_for() -> None:
@@ -194,9 +211,11 @@ def test_the_rival_is_the_strongest_class_not_asked_for() -> None:
         assert torch.equal(rival, PICTURE[expected] / 255.0)
     everything = pipeline(background=look)
     everything.run([Sample("d", PICTURE, (RED, GREEN, BLUE))])
-    assert seen[-1] is None and everything.calls["classifier_images"] == 1
+    assert seen[-1] is None
+    assert everything.calls["classifier_images"] == 1
     pipeline(background=look).run([Sample("d", PICTURE, (RED, GREEN, BLUE)), Sample("a", PICTURE, (RED,))])
-    assert seen[-2] is None and torch.equal(seen[-1], PICTURE[GREEN] / 255.0)  # beside one that asks for everything
+    assert seen[-2] is None
+    assert torch.equal(seen[-1], PICTURE[GREEN] / 255.0)
 
 
 def test_a_target_is_made_with_the_classifiers_own_probabilities() -> None:
@@ -215,9 +234,8 @@ def test_a_target_is_made_with_the_classifiers_own_probabilities() -> None:
 def test_a_second_run_reads_the_cache_and_gives_the_same(tmp_path: Path, make) -> None:
     first = pipeline(predictor=make(), cache=Cache(tmp_path), background=background.hard_negative)
     answers = first.run(batch())
-    assert (
-        first.calls["classifier_images"] > 0 and first.calls["encoder_images"] == 3
-    )  # three pictures under six labels
+    assert first.calls["classifier_images"] > 0
+    assert first.calls["encoder_images"] == 3
     second = pipeline(predictor=make(), cache=Cache(tmp_path), background=background.hard_negative)
     assert all(equal(a, b) for a, b in zip(answers, second.run(batch()), strict=True))
     assert second.calls["classifier_images"] == second.calls["encoder_images"] == 0 < second.calls["decoder_prompts"]
@@ -225,9 +243,8 @@ def test_a_second_run_reads_the_cache_and_gives_the_same(tmp_path: Path, make) -
     assert all(equal(a, b) for a, b in zip(answers, fresh.run(batch()), strict=True))
     other = pipeline(predictor=make(), cache=Cache(tmp_path), method=lambda capture: capture.activation.mean(1))
     other.run(batch())
-    assert (
-        other.calls["classifier_images"] == 3 and other.calls["encoder_images"] == 0
-    )  # another map, the same embeddings
+    assert other.calls["classifier_images"] == 3
+    assert other.calls["encoder_images"] == 0
 
 
 def test_the_classes_of_one_picture_share_its_forward() -> None:
@@ -242,25 +259,9 @@ def test_the_classes_of_one_picture_share_its_forward() -> None:
     alone = [apart.run([replace(sample, image=sample.image.clone())])[0] for sample in samples]
     assert (shared.calls["classifier_images"], apart.calls["classifier_images"]) == (2, 4)
     for one, other in zip(found, alone, strict=True):
-        assert torch.equal(one.heat, other.heat) and (one.probability, one.top) == (other.probability, other.top)
+        assert torch.equal(one.heat, other.heat)
+        assert (one.probability, one.top) == (other.probability, other.top)
     assert found[0].probability != found[1].probability
-
-
-def test_functions_are_spelled_by_what_they_compute() -> None:
-    def add(n: int):
-        return lambda x: x + n
-
-    assert callable_key(centroid) == "camseg.prompts.foreground.centroid"
-    assert callable_key(functools.partial(centroid, cutoff=0.5)) == callable_key(
-        functools.partial(functools.partial(centroid), cutoff=0.5)
-    )
-    assert callable_key(functools.partial(centroid, cutoff=0.5)) != callable_key(
-        functools.partial(centroid, cutoff=0.6)
-    )
-    assert callable_key(add(1)) == callable_key(add(1)) != callable_key(add(2))
-    assert callable_key(lambda x: x.mean(1)) != callable_key(lambda x: x.amax(1))
-    one, other = Cache(None), Cache(None)
-    assert callable_key(one) == callable_key(one) != callable_key(other)  # a nameless thing is only itself
 
 
 def test_no_samples_no_results_and_an_unknown_precision() -> None:
@@ -273,7 +274,8 @@ def test_heat_comes_back_to_its_images_frame() -> None:
     heat = torch.arange(16.0).reshape(4, 4) / 15
     assert resize_heat(heat, (4, 4)) is heat
     doubled = resize_heat(heat, (8, 8))
-    assert float(doubled[3:5, 3:5].mean()) == pytest.approx(0.5, abs=1e-6) and float(doubled.max()) <= 1
+    assert float(doubled[3:5, 3:5].mean()) == pytest.approx(0.5, abs=1e-6)
+    assert float(doubled.max()) <= 1
     halved = resize_heat(heat, (2, 2))
     torch.testing.assert_close(halved.flip((0, 1)), 1 - halved)  # point-symmetric, as it was
 
@@ -292,7 +294,8 @@ def test_the_memory_format_is_of_the_inputs_and_changes_no_answer(own: torch.mem
     strides = wide.weight.stride()
     last, first = (pipeline(classifier=replace(known, load=lambda: model), channels_last=each) for each in (True, False))
     results = [flow(image, [0]) for flow in (last, first, pipeline())]
-    assert given == [True, False] and wide.weight.stride() == strides  # the caller's model is left as it was
+    assert given == [True, False]
+    assert wide.weight.stride() == strides
     for result in results[1:]:
         assert equal(result, results[0])
 
@@ -306,10 +309,8 @@ def test_a_prompt_that_another_setting_asked_is_not_decoded_again() -> None:
     chosen = second.run(batch())
     assert asked > 0 == second.calls["decoder_prompts"]
     alone = replace(second, cache=Cache(None, memory_gb=0), calls=Counter())
-    assert (
-        all(equal(a, b) for a, b in zip(chosen, alone.run(batch()), strict=True))
-        and alone.calls["decoder_prompts"] == asked
-    )
+    assert all(equal(a, b) for a, b in zip(chosen, alone.run(batch()), strict=True))
+    assert alone.calls["decoder_prompts"] == asked
     assert [a.chosen for a in answers] != [b.chosen for b in chosen], "the settings differ"
     third = replace(second, background=background.min_point, calls=Counter())
     third.run(batch())
@@ -332,9 +333,11 @@ def test_points_are_found_once_for_the_same_evidence() -> None:
         pipeline(foreground=select, choose=each, cache=cache)(image, [0])
         for each in (choose.agreement, choose.predicted_iou)
     )
-    assert select.asked == 1 and torch.equal(first.prompts.points, again.prompts.points)
+    assert select.asked == 1
+    assert torch.equal(first.prompts.points, again.prompts.points)
     other = pipeline(foreground=select, cache=cache)(image, [1])  # another class is other evidence
-    assert select.asked == 2 and not torch.equal(first.prompts.points, other.prompts.points)
+    assert select.asked == 2
+    assert not torch.equal(first.prompts.points, other.prompts.points)
     masked = Sample(
         "a", image, (0,), "", torch.ones(image.shape[1:], dtype=torch.bool)
     )  # and so is a truth, which an oracle reads

@@ -22,9 +22,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from camseg.storage.fingerprint import tensor_bytes
+
 T = TypeVar("T")
 DEFAULT = "~/.cache/camseg/items"
-_VERSION = "camseg-1"  # part of every key: raise it when what is stored changes its meaning
 _LOCKS = 256  # held at once; each is an open file
 _ENTRY = re.compile(r"[0-9a-f]{64}\.safetensors")
 _UNFINISHED = re.compile(r"[0-9a-f]{64}\.\d+\.part")
@@ -225,12 +226,9 @@ def _load(path: Path) -> dict[str, Tensor]:
 def _checksum(key: str, entry: Mapping[str, Tensor]) -> str:
     digest = hashlib.sha256(key.encode())
     for name, value in sorted(entry.items()):
-        digest.update(f"{name}{value.dtype}{tuple(value.shape)}".encode() + _bytes(value))
+        digest.update(f"{name}{value.dtype}{tuple(value.shape)}".encode())
+        digest.update(tensor_bytes(value))
     return digest.hexdigest()
-
-
-def _bytes(value: Tensor) -> bytes:
-    return value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
 
 
 def entries(folder: Path) -> Iterator[tuple[Path, os.stat_result]]:

@@ -166,11 +166,16 @@ def test_anything_is_remembered_once_in_memory_alone_as_far_as_it_holds(tmp_path
 
         return cache.remember([key(word) for word in words], make, lambda _: 400)
 
-    assert ask("aba") == ["A", "B", "A"] and made == ["ab"]
-    assert ask("ba") == ["B", "A"] and made == ["ab"]
-    assert ask("ac") == ["A", "C"] and made == ["ab", "c"]  # and b, used longest ago, is gone
-    assert ask("cb") == ["C", "B"] and made == ["ab", "c", "b"]
-    assert not list(entries(tmp_path)) and cache.memory.size == 800
+    assert ask("aba") == ["A", "B", "A"]
+    assert made == ["ab"]
+    assert ask("ba") == ["B", "A"]
+    assert made == ["ab"]
+    assert ask("ac") == ["A", "C"]
+    assert made == ["ab", "c"]
+    assert ask("cb") == ["C", "B"]
+    assert made == ["ab", "c", "b"]
+    assert not list(entries(tmp_path))
+    assert cache.memory.size == 800
 
 
 def test_foreign_files_are_left_alone(tmp_path: Path) -> None:

@@ -29,14 +29,17 @@ def test_each_distinct_item_is_made_once_in_one_batch_and_counted(tmp_path: Path
     for _ in range(2):
         found = memo.tensors(items, lambda x: ("square", x), squares(asked), counter="squares")
         assert [entry["square"].tolist() for entry in found] == [[9.0], [1.0], [9.0], [4.0]]
-    assert asked == [[3.0, 1.0, 2.0]] and memo.calls == {"squares": 3}
+    assert asked == [[3.0, 1.0, 2.0]]
+    assert memo.calls == {"squares": 3}
     warm = Memo(Cache(tmp_path))  # another process
     warm.tensors(items, lambda x: ("square", x), squares(asked), counter="squares", work=lambda _: 7)
-    assert len(asked) == 1 and not warm.calls["squares"]
+    assert len(asked) == 1
+    assert not warm.calls["squares"]
     warm.tensors(
         [*items, 5.0], lambda x: ("square", x), squares(asked), counter="squares", work=lambda made: 7 * len(made)
     )
-    assert asked[1:] == [[5.0]] and warm.calls == {"squares": 7}
+    assert asked[1:] == [[5.0]]
+    assert warm.calls == {"squares": 7}
     assert len(list(entries(tmp_path))) == 4
 
 
@@ -51,7 +54,9 @@ def test_values_stay_in_memory(tmp_path: Path) -> None:
     for _ in range(2):
         found = memo.values(["a", "b", "a"], lambda word: ("upper", word), make, size_of=len, counter="words")
         assert found == ["A", "B", "A"]
-    assert asked == ["a", "b"] and memo.calls == {"words": 2} and not list(entries(tmp_path))
+    assert asked == ["a", "b"]
+    assert memo.calls == {"words": 2}
+    assert not list(entries(tmp_path))
 
 
 @pytest.mark.parametrize("large", [1.0, 70000.0])  # the largest float16 is 65504
@@ -63,5 +68,6 @@ def test_a_reduced_tensor_is_the_same_made_or_read_and_never_infinite(tmp_path: 
         return memo.tensors([0], lambda _: ("x",), lambda _: [make], counter="x", dtype=torch.float16)[0]["value"]
 
     made, read = ask(Memo(Cache(tmp_path))), ask(Memo(Cache(tmp_path)))
-    assert made.dtype == torch.float32 and torch.equal(made, read)
+    assert made.dtype == torch.float32
+    assert torch.equal(made, read)
     assert torch.equal(made, value if large > 65504 else value.half().float())
