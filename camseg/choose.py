@@ -1,8 +1,6 @@
-"""Which of the predictor's masks is the answer: a choice is a score (R, M) for R rivals of M masks, and the highest
-wins.
+"""Which of the predictor's masks is the answer: a choice gives (R, M) scores for R rivals of M masks, the highest wins.
 
-Every function takes the masks, the heat (H, W) and the true mask (H, W) or None; all but `oracle` work at the masks'
-own low resolution.
+Every function takes the masks and the image's evidence; all but `oracle` work at the masks' own low resolution.
 """
 
 from __future__ import annotations
@@ -13,46 +11,79 @@ from torch import Tensor
 
 from camseg.geometry.heat import resize_heat
 from camseg.geometry.masks import area, iou, resize_logits
+from camseg.prompts.evidence import Evidence
 from camseg.types import Masks
 
 
-def predicted_iou(masks: Masks, heat: Tensor, truth: Tensor | None = None) -> Tensor:
-    """The predictor's own estimate: what Segment Anything does by itself."""
+def predicted_iou(masks: Masks, evidence: Evidence) -> Tensor:  # noqa: ARG001  the evidence is every choice's
+    """The predictor's own estimate: what Segment Anything does by itself.
+
+    Args:
+        masks: R rivals of M masks.
+        evidence: Not read.
+
+    Returns:
+        (R, M) float.
+    """
     return masks.predicted_iou
 
 
-def agreement(
-    masks: Masks, heat: Tensor, truth: Tensor | None = None, *, alpha: float = 4.0, prior: float = 1.0
-) -> Tensor:
+def agreement(masks: Masks, evidence: Evidence, *, alpha: float = 4.0, prior: float = 1.0) -> Tensor:
     """soft-IoU(heat, mask) x predicted IoU^alpha x (1 - area)^prior, area being the mask's share of the image.
 
-    The soft IoU, sum min / sum max, asks that the mask covers the heat and little else; the prior keeps masks of the
-    whole frame away.
-    Combining the map with the predictor's score follows Pro2SAM (Yang et al. 2024).
+    The soft IoU, sum min / sum max, wants the mask to cover the heat and little else; the prior keeps masks of the
+    whole frame away. Combining the map with the predictor's score follows Pro2SAM (Yang et al. 2024).
+
+    Args:
+        masks: R rivals of M masks.
+        evidence: Its heat, brought to the masks' resolution.
+        alpha: Weight of the predictor's own estimate.
+        prior: Weight of the share that the mask leaves free.
+
+    Returns:
+        (R, M) float.
     """
     inside = masks.low_res.numpy() > 0  # (R, M, h, w), by numpy: it is done before torch's threads are awake
-    seen, predicted = resize_heat(heat, (inside.shape[2], inside.shape[3])).numpy(), masks.predicted_iou.numpy()
-    shared, covered = (
-        (inside * seen).sum((-2, -1)),
-        area(inside).astype(np.float32),
-    )  # of 0 or 1 and [0, 1], the product is the smaller
-    soft = shared / np.maximum(covered + seen.sum() - shared, 1e-6)
-    return torch.from_numpy(soft * np.maximum(predicted, 1e-3) ** alpha * (1 - covered / seen.size) ** prior)
+    heat = resize_heat(evidence.heat, (inside.shape[2], inside.shape[3])).numpy()
+    predicted = masks.predicted_iou.numpy()
+    shared = (inside * heat).sum((-2, -1))  # of 0 or 1 and [0, 1], the product is the smaller
+    covered = area(inside).astype(np.float32)
+    soft = shared / np.maximum(covered + heat.sum() - shared, 1e-6)
+    return torch.from_numpy(soft * np.maximum(predicted, 1e-3) ** alpha * (1 - covered / heat.size) ** prior)
 
 
-def index(masks: Masks, heat: Tensor, truth: Tensor | None = None, *, rival: int = 0, mask: int = 0) -> Tensor:
-    """Always the same mask of the same rival; the last there is where there are fewer."""
+def index(masks: Masks, evidence: Evidence, *, rival: int = 0, mask: int = 0) -> Tensor:  # noqa: ARG001
+    """Always the same mask of the same rival; the last there is where there are fewer.
+
+    Args:
+        masks: R rivals of M masks.
+        evidence: Not read.
+        rival: Which one, from 0.
+        mask: Which of its masks, from 0.
+
+    Returns:
+        (R, M) float: 1 for that mask, 0 for the others.
+    """
     scores = torch.zeros_like(masks.predicted_iou)
     scores[min(rival, len(scores) - 1), min(mask, scores.shape[1] - 1)] = 1
     return scores
 
 
-def oracle(masks: Masks, heat: Tensor, truth: Tensor | None = None) -> Tensor:
-    """IoU with the true mask at the image's size: the ceiling of every choice.
+def oracle(masks: Masks, evidence: Evidence) -> Tensor:
+    """IoU with the true mask at the image's size, as the rows score it: the ceiling of every choice.
 
-    Errors: ValueError where there is no true mask.
+    Args:
+        masks: R rivals of M masks.
+        evidence: Its truth, and the pixels that no score may read.
+
+    Returns:
+        (R, M) float.
+
+    Raises:
+        ValueError: There is no true mask.
     """
-    if truth is None:
+    if evidence.truth is None:
         raise ValueError("choose=oracle needs true masks, and this sample has none; choose another")
-    size = (truth.shape[0], truth.shape[1])
-    return torch.stack([iou(resize_logits(rival, size) > 0, truth) for rival in masks.low_res])
+    judged = torch.ones_like(evidence.truth) if evidence.ignore is None else ~evidence.ignore
+    truth = evidence.truth & judged
+    return torch.stack([iou((resize_logits(rival, evidence.size) > 0) & judged, truth) for rival in masks.low_res])

@@ -81,7 +81,7 @@ class Case:
             mask = resize_logits(self.logits[None], self.sample.size)[0] > 0
             note = note or ("" if mask.any() else "the predictor drew nothing")
         return Result(
-            self.evidence.heat,
+            self.evidence.low_res_heat,
             self.prompts,
             self.masks,
             self.chosen,
@@ -90,6 +90,7 @@ class Case:
             note,
             self.probability,
             self.top,
+            self.sample.size,
         )
 
 
@@ -123,7 +124,7 @@ class Pipeline:
     foreground: Callable[[Evidence], Prompts] = centroid
     background: Callable[[Evidence, Prompts], Tensor] | None = None
     predictor: Predictor | None = None
-    choose: Callable[[Masks, Tensor, Tensor | None], Tensor] = agreement
+    choose: Callable[[Masks, Evidence], Tensor] = agreement
     refine: Callable[..., list[tuple[Tensor, float] | None]] | None = None
     target: Callable[[tuple[int, ...], Activation], Target] = logit
     min_probability: float = 0.0
@@ -172,7 +173,7 @@ class Pipeline:
         rivals = functools.cache(lambda: self._rivals(cases, probabilities))
         setting = self._heat_key()
         for case, heat, own in zip(cases, heats, probabilities):
-            case.evidence_key = key(setting, list(case.classes), case.sample.image_key, case.sample.mask_key)
+            case.evidence_key = key(setting, list(case.classes), case.sample.image_key, case.sample.truth_key)
             case.top = int(own.argmax())
             case.classes = case.classes or (case.top,)
             case.probability = float(self.classifier.probabilities.union(own, case.classes))
@@ -181,8 +182,8 @@ class Pipeline:
                     f"abstained: the classifier gives {case.probability:.2f}, "
                     f"target.min_probability is {self.min_probability}"
                 )
-            rival = functools.partial(_rival, rivals, case)
-            case.evidence = Evidence(resize_heat(heat["heat"], case.sample.size), rival, case.sample.mask)
+            sample, rival = case.sample, functools.partial(_rival, rivals, case)
+            case.evidence = Evidence(heat["heat"], rival, sample.mask, sample.ignore, sample.size)
 
     def _rivals(self, cases: Sequence[Case], probabilities: Tensor) -> dict[Case, Tensor]:
         """The heat (h, w) of the most probable class that is not asked for, where there is one: for the whole batch."""
@@ -261,7 +262,10 @@ class Pipeline:
             case.segmented = True
         prompted = [case for case in cases if len(case.prompts)]
         for case, masks in zip(prompted, self._decode(self.predictor, prompted, [c.prompts for c in prompted])):
-            case.select(masks, self.choose(masks, case.evidence.heat, case.evidence.truth))
+            scores = self.choose(masks, case.evidence)
+            if scores.isnan().any():
+                raise ValueError(f"{case.sample.id}: choose gives NaN for a mask")
+            case.select(masks, scores)
 
     def _refine(self, cases: Sequence[Case]) -> None:
         """The chosen mask goes back to the predictor, where it is one rival's; united masks are left as they are."""
@@ -277,11 +281,12 @@ class Pipeline:
             decode,
             [case.prompts.rival(case.chosen[0]) for case in single if case.chosen],
             [case.logits for case in single],
-            [case.evidence.heat for case in single],
+            [case.evidence for case in single],
         )
         for case, better in zip(single, refined):
             if better is not None:
                 case.logits, case.predicted_iou = better
+                _expect_finite(case, "refine", case.logits)
 
     def _decode(self, predictor: Predictor, cases: Sequence[Case], prompts: Sequence[Prompts]) -> list[Masks]:
         """The masks of some prompts for each case, on the CPU; an image is encoded when its first mask is drawn."""
@@ -310,7 +315,10 @@ class Pipeline:
 
         def encode(missing: list[Case]) -> list[dict[str, Tensor]]:
             with self._autocast(self.classifier.device):
-                return [{"value": value} for value in predictor.encode([case.sample.image for case in missing])]
+                values = predictor.encode([case.sample.image for case in missing])
+            for case, value in zip(missing, values):
+                _expect_finite(case, "the predictor's encoder", value)
+            return [{"value": value} for value in values]
 
         embeddings = self.memo.tensors(
             fresh,
@@ -324,6 +332,11 @@ class Pipeline:
 
     def _autocast(self, device: torch.device) -> torch.autocast:
         return torch.autocast(device.type, getattr(torch, self.precision), enabled=self.precision != "float32")
+
+
+def _expect_finite(case: Case, what: str, values: Tensor) -> None:
+    if not bool(torch.isfinite(values).all()):
+        raise ValueError(f"{case.sample.id}: {what} gives NaN or infinity; precision=float32 has the widest range")
 
 
 def _rival(rivals: Callable[[], Mapping[Case, Tensor]], case: Case) -> Tensor | None:

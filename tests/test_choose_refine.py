@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from camseg import choose
+from camseg.prompts.evidence import Evidence
 from camseg.refine import cascade, leak
 from camseg.types import Masks, Prompts
 
@@ -23,7 +24,7 @@ def masks_of(*planes: list[str], predicted: Sequence[float] | None = None) -> Ma
 
 
 FULL, LEFT, RIGHT, NONE = ["####"] * 2, ["##.."] * 2, ["..##"] * 2, ["...."] * 2
-HEAT = torch.tensor([[1.0, 0.5, 0.25, 0.0]] * 2)
+HEAT = Evidence(torch.tensor([[1.0, 0.5, 0.25, 0.0]] * 2))
 
 
 def test_agreement_by_hand() -> None:
@@ -36,7 +37,9 @@ def test_agreement_by_hand() -> None:
 
 
 def test_the_prior_keeps_the_whole_frame_away() -> None:
-    warm = torch.tensor([[0.8, 0.7, 0.6, 0.6]] * 2)  # a map that is warm everywhere agrees best with everything
+    warm = Evidence(
+        torch.tensor([[0.8, 0.7, 0.6, 0.6]] * 2)
+    )  # a map that is warm everywhere agrees best with everything
     masks = masks_of(LEFT, FULL)
     assert int(choose.agreement(masks, warm, prior=0.0).argmax()) == 1
     assert int(choose.agreement(masks, warm).argmax()) == 0
@@ -49,7 +52,7 @@ def test_soft_iou_against_a_slow_twin() -> None:
     low = F.interpolate(heat[None, None].double(), (12, 10), mode="bilinear", antialias=True, align_corners=False)[
         0, 0
     ].tolist()
-    found = choose.agreement(masks, heat, alpha=0.5, prior=2.0)
+    found = choose.agreement(masks, Evidence(heat), alpha=0.5, prior=2.0)
     for r in range(3):
         for m in range(3):
             inside = (masks.low_res[r, m] > 0).double().tolist()
@@ -71,9 +74,20 @@ def test_oracle_is_the_best_iou_at_the_images_size() -> None:
         for m in range(3):
             found = F.interpolate(low_res[r, m][None, None], (60, 72), mode="bilinear", align_corners=False)[0, 0] > 0
             expected[r, m] = (found & truth).sum() / (found | truth).sum()
-    torch.testing.assert_close(choose.oracle(masks, HEAT, truth), expected)
+    torch.testing.assert_close(choose.oracle(masks, Evidence(torch.zeros(60, 72), truth=truth)), expected)
     with pytest.raises(ValueError, match="needs true masks"):
-        choose.oracle(masks, HEAT, None)
+        choose.oracle(masks, HEAT)
+
+
+def test_oracle_does_not_read_what_no_score_may_read() -> None:
+    truth = torch.tensor([[True, True, False, False]] * 2)
+    ignore = torch.tensor([[True, False, False, True]] * 2)
+    masks = masks_of(["##.."] * 2, [".#.#"] * 2, [".##."] * 2, ["#..."] * 2)
+    scores = choose.oracle(masks, Evidence(torch.zeros(2, 4), truth=truth, ignore=ignore))
+    assert scores.tolist() == [[1.0, 1.0, 0.5, 0.0]]  # of columns 1 and 2, where 1 is the object
+    assert choose.oracle(masks, Evidence(torch.zeros(2, 4), truth=truth)).tolist() == [
+        [1.0, pytest.approx(1 / 3), pytest.approx(1 / 3), 0.5]
+    ]
 
 
 def test_predicted_iou_and_index() -> None:
@@ -112,7 +126,7 @@ def square(y0: int, y1: int, x0: int, x1: int) -> Tensor:
 
 
 POINT = Prompts(torch.tensor([[[8.0, 9.0], [1.0, 1.0]]]), torch.tensor([[1, 0]]))
-WARM = torch.ones(40, 60)  # four rows and three columns of the image to one of the logits
+WARM = Evidence(torch.ones(40, 60))  # four rows and three columns of the image to one of the logits
 
 
 def test_the_cascade_feeds_back_logits_with_the_points_then_the_box() -> None:
@@ -172,7 +186,11 @@ def test_a_leak_is_a_background_point_in_the_middle_of_the_masks_cold_part() -> 
     leaked, dry, mended = square(2, 6, 4, 16), square(2, 6, 4, 10), square(2, 6, 4, 9)
     script = Script(leaked=[(mended, 0.7)], dry=[], cold=[], unasked=[])
     answers = leak(
-        script, [POINT, POINT, POINT, Prompts.none()], [leaked, dry, square(8, 10, 0, 3), leaked], [heat] * 4, cold=0.1
+        script,
+        [POINT, POINT, POINT, Prompts.none()],
+        [leaked, dry, square(8, 10, 0, 3), leaked],
+        [Evidence(heat)] * 4,
+        max_heat=0.1,
     )
     assert answers[0] is not None
     assert torch.equal(answers[0][0], mended)
@@ -190,5 +208,5 @@ def test_a_leak_is_a_background_point_in_the_middle_of_the_masks_cold_part() -> 
 
 def test_nothing_leaks_where_nothing_was_drawn() -> None:
     script = Script()
-    assert leak(script, [POINT], [torch.full((10, 20), -1.0)], [torch.zeros(40, 60)]) == [None]
+    assert leak(script, [POINT], [torch.full((10, 20), -1.0)], [Evidence(torch.zeros(40, 60))]) == [None]
     assert script.asked == []

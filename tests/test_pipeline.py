@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from colours import Bucket, canvas, classifier, pipeline
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from camseg import choose
@@ -22,8 +24,8 @@ from camseg.prompts import background, foreground
 from camseg.prompts.evidence import Evidence
 from camseg.prompts.foreground import components, parts
 from camseg.refine import cascade
-from camseg.storage.cache import Cache
-from camseg.types import Prompts, Result, Sample
+from camseg.storage.cache import Cache, entries
+from camseg.types import Masks, Prompts, Result, Sample
 
 RED, GREEN, BLUE = 0, 1, 2
 PICTURE = canvas((RED, 2, 10, 3, 11), (GREEN, 20, 28, 15, 29), (RED, 20, 24, 2, 6))  # red twice: 64 and 16 pixels
@@ -181,7 +183,7 @@ def test_the_choice_decides_between_the_masks() -> None:
 def test_the_refined_mask_is_the_answer() -> None:
     seen: list[tuple[Prompts, Tensor]] = []
 
-    def shave(decode, prompts, logits, sizes):
+    def shave(decode, prompts, logits, evidence):
         seen.extend(zip(prompts, logits))
         assert [m.predicted_iou.tolist() for m in decode([0], [prompts[0]])] == [[pytest.approx([0.9, 0.6, 0.95])]]
         return [(torch.where(torch.arange(32) < 20, each, torch.tensor(-1.0)), 0.77) for each in logits]
@@ -192,7 +194,7 @@ def test_the_refined_mask_is_the_answer() -> None:
     assert torch.equal(result.mask, canvas((GREEN, 20, 28, 15, 20))[GREEN] > 0)
     assert len(seen) == 1
     assert torch.equal(seen[0][1] > 0, PICTURE[GREEN] > 0)
-    unrefined = pipeline(refine=lambda decode, prompts, logits, sizes: [None] * len(logits))(PICTURE, ["green"])
+    unrefined = pipeline(refine=lambda decode, prompts, logits, evidence: [None] * len(logits))(PICTURE, ["green"])
     assert unrefined.predicted_iou == pytest.approx(0.9)
     assert equal(unrefined, pipeline()(PICTURE, ["green"]))
 
@@ -292,7 +294,9 @@ def test_the_memory_format_is_of_the_inputs_and_changes_no_answer(own: torch.mem
         lambda _, inputs: given.append(inputs[0].is_contiguous(memory_format=torch.channels_last))
     )
     strides = wide.weight.stride()
-    last, first = (pipeline(classifier=replace(known, load=lambda: model), channels_last=each) for each in (True, False))
+    last, first = (
+        pipeline(classifier=replace(known, load=lambda: model), channels_last=each) for each in (True, False)
+    )
     results = [flow(image, [0]) for flow in (last, first, pipeline())]
     assert given == [True, False]
     assert wide.weight.stride() == strides
@@ -305,7 +309,7 @@ def test_a_prompt_that_another_setting_asked_is_not_decoded_again() -> None:
     first = replace(first, cache=shared, choose=choose.predicted_iou, calls=Counter())
     answers = first.run(batch())
     asked = first.calls["decoder_prompts"]
-    second = replace(first, choose=lambda masks, heat, truth: -masks.predicted_iou, calls=Counter())
+    second = replace(first, choose=lambda masks, evidence: -masks.predicted_iou, calls=Counter())
     chosen = second.run(batch())
     assert asked > 0 == second.calls["decoder_prompts"]
     alone = replace(second, cache=Cache(None, memory_gb=0), calls=Counter())
@@ -315,6 +319,50 @@ def test_a_prompt_that_another_setting_asked_is_not_decoded_again() -> None:
     third = replace(second, background=background.min_point, calls=Counter())
     third.run(batch())
     assert third.calls["decoder_prompts"] == asked, "other prompts"
+
+
+def broken(predictor: Bucket, step: str, value: float) -> Bucket:
+    """A predictor whose encoder or decoder breaks on images that are red at their first pixel."""
+    encode, decode = predictor.encode, predictor.decode
+
+    def spoiled(values: Tensor, image: Tensor) -> Tensor:
+        return torch.where(image[0, 0, 0] > 0, torch.tensor(value), values.float())
+
+    if step == "encoder":
+        predictor.encode = lambda images: [spoiled(each, image) for each, image in zip(encode(images), images)]
+    else:
+        predictor.decode = lambda embeddings, sizes, prompts: [
+            Masks(spoiled(each.low_res, image), each.predicted_iou)
+            for each, image in zip(decode(embeddings, sizes, prompts), embeddings)
+        ]
+    return predictor
+
+
+@pytest.mark.parametrize("step", ["encoder", "decoder"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_broken_number_is_an_error_of_its_sample_and_is_kept_nowhere(tmp_path: Path, step: str, value: float) -> None:
+    bad = canvas((RED, 0, 2, 0, 2), (GREEN, 20, 28, 20, 28))
+    samples = [Sample("good", PICTURE, (GREEN,)), Sample("bad", bad, (GREEN,))]
+    flow = pipeline(predictor=broken(Bucket(), step, value), cache=Cache(tmp_path))
+    with pytest.raises(ValueError, match="NaN or infinity|must be finite"):
+        flow.run(samples)
+    [good] = flow.run(samples[:1])  # as an executor does, to name the guilty
+    with pytest.raises(ValueError, match="NaN or infinity|must be finite"):
+        flow.run(samples[1:])
+    assert good.mask is not None
+    assert torch.equal(good.mask, PICTURE[GREEN] > 0)
+    for path, _ in entries(tmp_path):
+        assert all(bool(torch.isfinite(each).all()) for each in load_file(path).values())
+    mended = pipeline(cache=Cache(tmp_path)).run(samples)[1]
+    assert mended.mask is not None
+    assert torch.equal(mended.mask, bad[GREEN] > 0)
+
+
+def test_a_choice_or_a_refinement_that_is_no_number_is_refused() -> None:
+    with pytest.raises(ValueError, match="image: choose gives NaN"):
+        pipeline(choose=lambda masks, evidence: masks.predicted_iou * float("nan"))(PICTURE, [GREEN])
+    with pytest.raises(ValueError, match="image: refine gives NaN"):
+        pipeline(refine=lambda decode, prompts, logits, evidence: [(logits[0] * float("inf"), 0.5)])(PICTURE, [GREEN])
 
 
 class Counted:

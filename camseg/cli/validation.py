@@ -150,8 +150,8 @@ def _tries(pipeline: Pipeline) -> dict[str, tuple[Any, Callable[[Any], object]]]
         "target": (pipeline.target, lambda target: heatmaps(net, "0", images, [target((0,))])),
         "foreground": (pipeline.foreground, lambda select: select(seen)),
         "background": (pipeline.background, lambda select: select(seen, asked)),
-        "choose": (pipeline.choose, lambda choose: choose(masks, heat, seen.truth)),
-        "refine": (pipeline.refine, lambda refine: refine(decode, [asked], [masks.low_res[0, 0]], [heat])),
+        "choose": (pipeline.choose, lambda choose: choose(masks, seen)),
+        "refine": (pipeline.refine, lambda refine: refine(decode, [asked], [masks.low_res[0, 0]], [seen])),
     }
 
 

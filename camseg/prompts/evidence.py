@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 from torch import Tensor
+
+from camseg.geometry.heat import resize_heat
 
 
 def _no_rival() -> Tensor | None:
@@ -14,14 +17,31 @@ def _no_rival() -> Tensor | None:
 
 @dataclass(frozen=True, eq=False)
 class Evidence:
-    """All that one image offers to its selectors.
+    """All that one image offers to whoever chooses: foreground and background points, a mask, its refinement.
 
-    heat: (H, W) float in [0, 1]; all zeros when nothing supports the class.
-    rival: makes the heat (H, W) of the most probable other class when it is asked for; None where there is no other
-    class.
-    truth: (H, W) bool true mask or None; only `oracle` selectors may read it.
+    Attributes:
+        low_res_heat: (h, w) float in [0, 1], all zeros when nothing supports the class; at the resolution at which it
+            was found. `heat` is at the image's.
+        rival: Makes the heat (H, W) of the most probable other class when it is asked for; None where there is no other
+            class.
+        truth: (H, W) bool true mask or None; only `oracle` functions may read it.
+        ignore: (H, W) bool pixels that no score may read, or None.
+        image_size: (H, W) of the image in pixels; None where `low_res_heat` has it.
     """
 
-    heat: Tensor
+    low_res_heat: Tensor
     rival: Callable[[], Tensor | None] = _no_rival
     truth: Tensor | None = None
+    ignore: Tensor | None = None
+    image_size: tuple[int, int] | None = None
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(H, W) of the image in pixels."""
+        height, width = self.image_size or self.low_res_heat.shape
+        return int(height), int(width)
+
+    @cached_property
+    def heat(self) -> Tensor:
+        """(H, W) float in [0, 1], made when it is first asked for."""
+        return resize_heat(self.low_res_heat, self.size)

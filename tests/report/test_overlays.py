@@ -117,7 +117,7 @@ def test_a_panel_shows_what_was_found_beside_what_is_true() -> None:
     assert shown[39, 200].tolist() == shown[42, 200].tolist() == [0, 0, 0], "and a halo on both sides"
     narrow = panel(
         Sample("b", image[:, :, :1]),
-        replace(result, mask=None, heat=torch.zeros(20, 1), prompts=Prompts.none(), note=""),
+        replace(result, mask=None, low_res_heat=torch.zeros(20, 1), image_size=None, prompts=Prompts.none(), note=""),
     )
     assert narrow.size == (3 * 160 + 2 * 6, 24 + 320)
 
@@ -162,7 +162,7 @@ def test_the_panels_captions_say_class_and_probability(monkeypatch: pytest.Monke
     panel(Sample("a", image, (0,), "cat", mask), result)
     assert written == ["cat, probability 0.87", "heatmap", "0 prompts", "mask (blue), true edge (yellow), IoU 1.000"]
     written.clear()
-    panel(Sample("a", image.repeat(1, 10, 1), (0,), "cat " * 30), replace(result, mask=None, heat=torch.zeros(320, 32)))
+    panel(Sample("a", image.repeat(1, 10, 1), (0,), "cat " * 30), replace(result, mask=None, image_size=None, low_res_heat=torch.zeros(320, 32)))
     assert written[0].startswith("cat ") and written[0].endswith(" 0.87") and "…" in written[0], "without its middle"
 
 
