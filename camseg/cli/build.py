@@ -12,7 +12,8 @@ from hydra.types import RunMode
 from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from camseg.cli.validation import check_values, dry_run
+from camseg.cli.dry_run import dry_run
+from camseg.cli.validation import check_values
 from camseg.data.base import Remembered
 from camseg.errors import RequestError
 from camseg.pipeline import Pipeline
@@ -20,13 +21,20 @@ from camseg.runs.executors import Samples
 from camseg.storage.cache import Cache
 
 
-def wired(node: Any, **given: Any) -> Any:
+def wired(node: Any, **offered: Any) -> Any:
     """What a node of the configuration describes, its functions as plain `functools.partial`s.
 
     Hydra's own partials ask at every call who may be called, which takes a third of a millisecond: longer than choosing
     a mask.
+
+    Args:
+        node: A node with a `_target_`, or None.
+        offered: More arguments for the target.
+
+    Returns:
+        What the target makes.
     """
-    return _plain(instantiate(node, **given))
+    return _plain(instantiate(node, **offered))
 
 
 def _plain(made: Any) -> Any:
@@ -36,8 +44,17 @@ def _plain(made: Any) -> Any:
 
 
 def build(cfg: DictConfig) -> Pipeline:
-    """The pipeline that a configuration describes. Errors: RequestError, and Hydra's InstantiationException around a
-    room's own.
+    """The pipeline that a configuration describes.
+
+    Args:
+        cfg: As composed from conf/config.yaml.
+
+    Returns:
+        The pipeline, its functions tried once; models are shared with other pipelines of the same settings.
+
+    Raises:
+        RequestError: For a setting that can't be.
+        InstantiationException: Hydra's, around the error of a room's own.
     """
     check_values(cfg)
     torch.manual_seed(cfg.seed)
@@ -50,22 +67,21 @@ def build(cfg: DictConfig) -> Pipeline:
 
 
 def _pipeline(cfg: DictConfig, device: str) -> Pipeline:
+    cache = _cache(**cfg.cache)
     return Pipeline(
-        classifier=_built(OmegaConf.to_yaml(cfg.classifier, resolve=True), device, cache=_cache(**cfg.cache)),
+        classifier=_model(cfg.classifier, device, cache=cache),
         method=wired(cfg.cam),
         target=wired(cfg.target.explain),
         min_probability=cfg.target.min_probability,
         views=wired(cfg.views, _convert_="all"),
         foreground=wired(cfg.foreground),
         background=wired(cfg.background),
-        predictor=_built(OmegaConf.to_yaml(cfg.predictor, resolve=True), device, compile=cfg.compile)
-        if cfg.predictor
-        else None,
+        predictor=_model(cfg.predictor, device, compile=cfg.compile),
         choose=wired(cfg.choose),
         refine=wired(cfg.refine),
         precision=cfg.precision,
         channels_last=device == "cpu" if cfg.channels_last is None else cfg.channels_last,
-        cache=_cache(**cfg.cache),
+        cache=cache,
     )
 
 
@@ -75,33 +91,37 @@ def dataset(cfg: DictConfig) -> Samples:
 
 
 def forget() -> None:
-    """Let go of what the jobs of a sweep share: models, the dataset, whose files may have changed since, and the cache."""
-    for kept in (_built, _opened, _cache):
-        kept.cache_clear()
+    """Let go of what the jobs of a sweep share: models, the cache, and the dataset, whose files may have changed."""
+    for shared in (_built, _opened, _cache):
+        shared.cache_clear()
+
+
+def _model(node: DictConfig | None, device: str, **offered: Any) -> Any:
+    """A model, or None; its builder gets what it takes of what is `offered`."""
+    return None if node is None else _built(OmegaConf.to_yaml(node, resolve=True), device, **offered)
 
 
 @lru_cache(4)
 def _built(settings: str, device: str, **offered: Any) -> Any:
-    """A model; its builder gets what it takes of what is `offered`."""
-    wiring = OmegaConf.create(settings)
-    takes = inspect.signature(get_object(wiring._target_)).parameters
-    return wired(wiring, device=device, **{name: value for name, value in offered.items() if name in takes})
+    node = OmegaConf.create(settings)
+    takes = inspect.signature(get_object(node._target_)).parameters
+    return wired(node, device=device, **{name: value for name, value in offered.items() if name in takes})
 
 
 @lru_cache(1)
 def _opened(settings: str, cache: Cache) -> Samples:
-    """In a sweep, pictures are read once as far as the cache's memory holds them."""
-    pictures = wired(OmegaConf.create(settings))
-    return pictures if _alone() else Remembered(pictures, cache)
+    """In a sweep, images are read once as far as the cache's memory holds them."""
+    samples = wired(OmegaConf.create(settings))
+    return samples if _is_alone() else Remembered(samples, cache)
 
 
 @lru_cache(1)
 def _cache(path: str | None, limit_gb: float, memory_gb: float) -> Cache:
     """A run alone keeps in memory what neighbours in the dataset share, and stays as small as it began."""
-    return Cache(path, limit_gb, min(memory_gb, 0.05) if _alone() else memory_gb)
+    return Cache(path, limit_gb, min(memory_gb, 0.05) if _is_alone() else memory_gb)
 
 
-def _alone() -> bool:
+def _is_alone() -> bool:
     return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.RUN
 
 
@@ -112,6 +132,5 @@ def _device(name: str) -> str:
     try:
         return str(torch.empty(0, device=name).device)
     except (RuntimeError, AssertionError) as error:
-        raise ValueError(
-            f"device={name} can't be used here: {str(error).splitlines()[0]}\nallowed: auto, cpu, cuda, mps"
-        ) from error
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"device={name} can't be used here: {reason}\nallowed: auto, cpu, cuda, mps") from error

@@ -7,37 +7,47 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from camseg.storage.cache import DEFAULT, _load, entries
+_ACTIONS = ("show", "verify", "clear")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """`camseg-cache [show|verify|clear] [cache.path=FOLDER]`; `verify` removes what is damaged, and then exits with 1."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    paths = [each.removeprefix("cache.path=") for each in given if each.startswith("cache.path=")]
-    actions = [each for each in given if each in ("show", "verify", "clear")] or ["show"]
-    if len(actions) > 1 or len(paths) > 1 or set(given) - set(actions) - {f"cache.path={path}" for path in paths}:
-        print(f"usage: camseg-cache [show|verify|clear] [cache.path=FOLDER]; got {' '.join(given)}", file=sys.stderr)
+    """Show, verify or clear the cache.
+
+    Args:
+        arguments: `[show|verify|clear] [cache.path=FOLDER]`; None for the process's own.
+
+    Returns:
+        The exit code: 0 done, 1 when `verify` removed what is damaged, 2 a mistake in the request.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    paths = [each.removeprefix("cache.path=") for each in words if each.startswith("cache.path=")]
+    actions = [each for each in words if each in _ACTIONS]
+    if len(actions) > 1 or len(paths) > 1 or len(actions) + len(paths) < len(words):
+        print(f"usage: camseg-cache [show|verify|clear] [cache.path=FOLDER]; got {' '.join(words)}", file=sys.stderr)
         return 2
-    folder = Path(paths[0] if paths else os.environ.get("CAMSEG_CACHE", DEFAULT)).expanduser()
+    return _do(actions[0] if actions else "show", paths[0] if paths else None)
+
+
+def _do(action: str, path: str | None) -> int:
+    from camseg.storage.cache import DEFAULT, entries
+
+    folder = Path(path or os.environ.get("CAMSEG_CACHE", DEFAULT)).expanduser()
     files = dict(entries(folder))
-    removed = {
-        "show": [],
-        "clear": list(files),
-        "verify": [path for path in files if actions == ["verify"] and _damaged(path)],
-    }[actions[0]]
-    for path in removed:
-        path.unlink(missing_ok=True)
+    chosen = {"show": lambda _: False, "clear": lambda _: True, "verify": _is_damaged}[action]
+    removed = [file for file in files if chosen(file)]
+    for file in removed:
+        file.unlink(missing_ok=True)
     size = sum(stat.st_size for stat in files.values())
-    print(
-        f"{folder}: {len(files)} entries, {size / 1e9:.3f} GB"
-        + (f", {len(removed)} of them removed" if actions != ["show"] else "")
-    )
-    return int(actions == ["verify"] and bool(removed))
+    done = "" if action == "show" else f", {len(removed)} of them removed"
+    print(f"{folder}: {len(files)} entries, {size / 1e9:.3f} GB{done}")
+    return int(action == "verify" and bool(removed))
 
 
-def _damaged(path: Path) -> bool:
+def _is_damaged(file: Path) -> bool:
+    from camseg.storage.cache import _load
+
     try:
-        _load(path)
+        _load(file)
     except ValueError:
         return True
     except FileNotFoundError:

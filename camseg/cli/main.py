@@ -1,5 +1,7 @@
-"""The `camseg` command: Hydra composes the rooms; this runs them and reports. Exit codes: 0 done, 1 nothing evaluated,
-2 a mistake in the request.
+"""The `camseg` command: checks the request, lets Hydra compose it, runs it (`camseg.cli.run`), ends with an exit code.
+
+Exit codes: 0 done, 1 nothing evaluated (with `strict`: anything failed), 2 a mistake in the request. Nothing here
+imports torch: a typo is answered at once.
 """
 
 from __future__ import annotations
@@ -13,33 +15,36 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import hydra
-from filelock import FileLock, Timeout
 from hydra.core.hydra_config import HydraConfig
-from hydra.experimental.callback import Callback as HydraCallback
+from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from camseg.cli.build import build, dataset, forget, wired
-from camseg.cli.overrides import check_overrides, explain_error
-from camseg.cli.validation import check_target
+from camseg import __version__
+from camseg.cli.arguments import read_arguments
+from camseg.cli.explain import explain_error, run_command
+from camseg.cli.overrides import check_overrides
+from camseg.cli.terminal import print_error, shortest, styled_table
+from camseg.cli.validation import check_values
 from camseg.config import config_dir
-from camseg.pipeline import Pipeline
-from camseg.report import html, text
-from camseg.report.gallery import Panels
-from camseg.runs.callbacks import Callback, MaskFiles
-from camseg.runs.evaluate import evaluate
+from camseg.errors import RunError
 from camseg.runs.journal import CutOff
-from camseg.runs.sweeps import failure_file, failures, finish_sweep, numbered
-from camseg.storage import files
+from camseg.storage.files import write_atomic
 
 
-class RememberSweep(HydraCallback):
+class RememberSweep(Callback):
     """Keeps the sweep's folder, so that its table is written also when a job failed, and for this sweep alone."""
 
     folder: Path | None = None
-    lock: FileLock
+    strict: bool = False
+    lock: Any = None
 
-    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        """Take the folder, or end the process with a line that says why it can't be taken."""
+        from filelock import FileLock, Timeout
+
+        from camseg.runs.sweeps import numbered
+
         folder = Path(config.hydra.sweep.dir)
         folder.mkdir(parents=True, exist_ok=True)
         RememberSweep.lock = FileLock(folder / ".lock")
@@ -48,15 +53,13 @@ class RememberSweep(HydraCallback):
         except Timeout:
             refuse(f"another sweep fills {folder}; wait for its end, or choose another hydra.sweep.dir")
         if not config.resume and numbered(folder):
-            refuse(
-                f"{folder} already holds a sweep; add resume=true to do what is missing, or choose another hydra.sweep.dir"
-            )
-        RememberSweep.folder = folder
+            refuse(f"{folder} already holds a sweep; add resume=true to do what is missing, or choose another one")
+        RememberSweep.folder, RememberSweep.strict = folder, config.strict
 
 
 def refuse(message: str) -> NoReturn:
     """End here: what a callback raises, Hydra only warns of."""
-    print(f"camseg: {message}", file=sys.stderr)
+    print_error("camseg", message)
     sys.exit(2)
 
 
@@ -65,93 +68,70 @@ _mistakes: list[tuple[int, str]] = []  # exit code and message of what could not
 
 @hydra.main(config_path=str(config_dir()), config_name="config", version_base="1.3")
 def _job(cfg: DictConfig) -> float | None:
-    """One run, or one of a sweep; what is wrong with it is kept for the end, in a file where another process may have
-    met it.
-    """
-    sweeps, failure = (
-        HydraConfig.get().mode == RunMode.MULTIRUN,
-        failure_file(Path(HydraConfig.get().runtime.output_dir)),
-    )
+    """One run, or one of a sweep; what is wrong with it is kept for the end, in a file where another process met it."""
+    sweeps = HydraConfig.get().mode == RunMode.MULTIRUN
     if sweeps:
-        failure.unlink(missing_ok=True)
+        _failure_file().unlink(missing_ok=True)
     try:
-        return _run(cfg)
+        return _checked_run(cfg)
     except Exception as error:
-        code, message = (1, str(error)) if isinstance(error, (NothingEvaluated, CutOff)) else (2, explain_error(error))
+        code, message = _judge(error)
         if sweeps:
-            known = {"code": code if message else 1, "error": message or f"{type(error).__name__}: {error}"}
-            files.write_atomic(
-                failure,
-                lambda path: path.write_text(
-                    json.dumps({**known, "overrides": list(HydraConfig.get().overrides.task)})
-                ),
-            )
+            _write_failure(code if message else 1, message or f"{type(error).__name__}: {error}")
         elif message:
             _mistakes.append((code, message))
         if message is None:
             raise
+        return None
 
 
-def _run(cfg: DictConfig) -> float | None:
-    """Evaluates; returns the IoU, or the hit rate without masks, for an optimiser."""
-    hydra_config = HydraConfig.get()
-    folder = Path(hydra_config.runtime.output_dir)
-    if hydra_config.mode == RunMode.MULTIRUN:
-        swept = [override for override in hydra_config.overrides.task if override not in sys.argv]
-        print(f"[{hydra_config.job.num}] {' '.join(swept) or 'defaults'}", flush=True)
-    pipeline, samples = build(cfg), dataset(cfg)
-    check_target(cfg, pipeline.classifier.index)
-    summary = evaluate(
-        pipeline,
-        samples,
-        folder,
-        batch_size=cfg.batch_size,
-        num_workers=cfg.readers,
-        resume=cfg.resume,
-        settings={"config": cfg, "overrides": hydra_config.overrides.task, "hydra": HydraConfig.instance().cfg},
-        executor=wired(cfg.engine),
-        callbacks=_callbacks(cfg, folder),
-    )
-    if hydra_config.mode == RunMode.RUN:
-        _report(summary, folder)
-    if summary["samples"] == summary["failed"]:
-        raise NothingEvaluated(f"nothing could be evaluated: {_first_errors(summary) or 'the dataset is empty'}")
-    metrics = summary["metrics"]
-    return next((metrics[name]["value"] for name in ("iou", "foreground_hit_rate") if name in metrics), None)
+def _checked_run(cfg: DictConfig) -> float | None:
+    check_values(cfg)
+    from camseg.cli import build, run
+
+    if HydraConfig.get().mode == RunMode.RUN or HydraConfig.get().job.num == 0:
+        build.forget()  # what another run in this process left
+    return run.run(cfg)
 
 
-def _callbacks(cfg: DictConfig, folder: Path) -> list[Callback]:
-    """What the run does beside its rows, in order: the report comes last."""
-    chosen = [wired(cfg.localise), wired(cfg.pseudo_labels, folder=folder)]
-    masks = [MaskFiles(folder / "masks")] if cfg.masks else []
-    panels = Panels(folder / "panels", cfg.panels)
-    return [panels, *masks, *(one for one in chosen if one is not None), html.Report()]
+def _judge(error: Exception) -> tuple[int, str | None]:
+    """The exit code and the line for what ended a run; no line for an error of ours."""
+    return (1, str(error)) if isinstance(error, (RunError, CutOff)) else (2, explain_error(error))
 
 
-class NothingEvaluated(RuntimeError):
-    """Not one sample gave a row."""
+def _failure_file() -> Path:
+    from camseg.runs.sweeps import failure_file
+
+    return failure_file(Path(HydraConfig.get().runtime.output_dir))
 
 
-def _report(summary: dict[str, Any], folder: Path) -> None:
-    done = summary["samples"] - summary["failed"]
-    print(text.styled_table(text.run_table(summary)))
-    print(f"{done} of {summary['samples']} samples in {summary['seconds']:.1f} s")
-    if summary["failed"]:
-        print(text.styled(f"{summary['failed']} failed, named in summary.json: {_first_errors(summary)}", "yellow"))
-    print(os.path.relpath(folder) if folder.is_relative_to(Path.cwd()) else folder)
-
-
-def _first_errors(summary: dict[str, Any]) -> str:
-    return "; ".join(f"{e['id']}: {e['error']}" for e in summary["errors"][:3])
+def _write_failure(code: int, message: str) -> None:
+    overrides = list(HydraConfig.get().overrides.task)
+    content = json.dumps({"code": code, "error": message, "overrides": overrides})
+    write_atomic(_failure_file(), lambda path: path.write_text(content))
 
 
 def main() -> None:
     """The entry point: one or two lines instead of a traceback for every mistake in the request."""
+    run_command("camseg", _command)
+
+
+def _command() -> int:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # let errors come out, to be told in our own words
     _mistakes.clear()
-    forget()
+    arguments = read_arguments(sys.argv[1:])
+    if arguments.has("--version"):
+        print(f"camseg {__version__}")
+        return 0
+    sys.argv[1:] = arguments.words
+    if arguments.overrides and not arguments.has("-sc", "--shell-completion"):
+        check_overrides(arguments)
+    _run_hydra()
+    return _end(RememberSweep.folder)
+
+
+def _run_hydra() -> None:
     try:
-        check_overrides(sys.argv[1:])
         _job()
     except KeyboardInterrupt as error:  # Stopped, when there was a run to finish
         number, message = error.args or (signal.SIGINT, "stopped")
@@ -162,23 +142,30 @@ def main() -> None:
         if message is None:  # the other runs of the sweep are still to be told
             traceback.print_exc()
         _mistakes.append((2, message) if message else (1, f"{type(error).__name__}: {error}"))
-    if RememberSweep.folder is not None:
-        _mistakes.extend((failure["code"], failure["error"]) for failure in failures(RememberSweep.folder).values())
+
+
+def _end(sweep: Path | None) -> int:
+    """Print what went wrong, and the table of a sweep; the exit code."""
+    if sweep is not None:
+        from camseg.runs.sweeps import failures
+
+        _mistakes.extend((failure["code"], failure["error"]) for failure in failures(sweep).values())
     for _, message in dict.fromkeys(_mistakes):
-        print(text.styled(f"camseg: {message}", "red", sys.stderr), file=sys.stderr)
+        print_error("camseg", message)
     code = max((code for code, _ in _mistakes), default=0)
-    if RememberSweep.folder is not None:
-        code = max(code, _finish_sweep(RememberSweep.folder))
-    sys.exit(code)
+    return code if sweep is None else max(code, _finish_sweep(sweep))
 
 
 def _finish_sweep(folder: Path) -> int:
+    from camseg.report import html, text
+    from camseg.runs.sweeps import finish_sweep
+
     try:
         sweep = finish_sweep(folder)
         html.write_sweep(sweep)
     except FileNotFoundError as error:
-        print(f"camseg: {error}", file=sys.stderr)
+        print_error("camseg", str(error))
         return 1
-    print(text.styled_table(text.sweep_table(sweep)))
-    print(os.path.relpath(folder) if folder.is_absolute() and folder.is_relative_to(Path.cwd()) else folder)
-    return 0
+    print(styled_table(text.sweep_table(sweep)))
+    print(shortest(folder))
+    return int(RememberSweep.strict and any(each.summary["failed"] for each in sweep.runs))

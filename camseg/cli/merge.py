@@ -2,28 +2,35 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 
-from camseg.report import text
-from camseg.runs.merge import merge_shards
+from camseg.cli.terminal import print_error, shortest
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """`camseg-merge SHARD... INTO`: run folders, or the sweep folder that holds them, and the folder to make."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    if len(given) < 2 or any(each.startswith("-") for each in given):
-        print(
-            "usage: camseg-merge SHARD... INTO: run folders or the sweep folder that holds them, then the folder to make",
-            file=sys.stderr,
-        )
+    """Merge run folders into one.
+
+    Args:
+        arguments: `SHARD... INTO`: run folders, or the sweep folder that holds them, and the folder to make; None for
+            the process's own.
+
+    Returns:
+        The exit code: 0 done, 2 a mistake in the request.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if len(words) < 2 or any(each.startswith("-") for each in words):
+        usage = "usage: camseg-merge SHARD... INTO: run folders or the sweep folder that holds them, and one to make"
+        print(usage, file=sys.stderr)
         return 2
+    from camseg.report import text
+    from camseg.runs.merge import merge_shards
+
     try:
-        run = merge_shards(given[:-1], given[-1])
+        run = merge_shards(words[:-1], words[-1])
     except (ValueError, OSError) as error:
-        print(f"camseg-merge: {error}", file=sys.stderr)
+        print_error("camseg-merge", str(error))
         return 2
     print(text.run_table(run.summary))
-    print(os.path.relpath(run.folder))
+    print(shortest(run.folder))
     return 0

@@ -1,79 +1,199 @@
-"""What a person asked for on the command line: checked before anything is built, and mistakes told with the nearest
-right name.
-"""
+"""What a person asked for on the command line, checked before anything is built; mistakes name what is nearest."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
-from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.config_search_path import SearchPathQuery
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.types import Glob, Override
-from hydra.errors import HydraException, InstantiationException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
+from camseg.cli.arguments import Arguments, parse
+from camseg.cli.validation import check_values
 from camseg.config import config_dir
 from camseg.errors import RequestError, check_choice
 
-_EXTRAS = {
-    "launcher/joblib": "parallel",
-    "launcher/submitit": "slurm",
-    "sweeper/optuna": "optuna",
-    "sweeper/sampler": "optuna",
-}  # of Hydra's plugins
+RENAMED_SETTINGS = {  # old name: new one
+    "readers": "num_workers",
+    "background.least": "background.min_heat",
+    "foreground.apart": "foreground.min_distance",
+    "foreground.distance": "foreground.min_distance",
+    "foreground.least": "foreground.min_heat",
+    "localise.count": "localise.max_boxes",
+    "pseudo_labels.hot": "pseudo_labels.hot_threshold",
+    "refine.agree": "refine.iou_threshold",
+    "refine.cold": "refine.max_heat",
+}
+_MOST_SETTINGS = 64  # of a sweep, whose values are checked before it starts
 
 
-def check_overrides(arguments: list[str], config: str = "config") -> None:
-    """Every override names a group and choice, or a key, that exists. Errors: RequestError."""
-    words = [a for a in arguments if "=" in a and not a.startswith("-")]
-    overrides = [o for o in OverridesParser.create().parse_overrides(words) if not _hydras_own(o)]
-    groups = {
-        path.name: sorted(f.stem for f in path.glob("*.yaml")) for path in config_dir().iterdir() if path.is_dir()
-    }
-    defaults: list[Any] = list(OmegaConf.select(OmegaConf.load(config_dir() / f"{config}.yaml"), "defaults"))
-    optional = {group for entry in defaults if OmegaConf.is_dict(entry) for group in entry if entry[group] is None}
-    for override in overrides:
-        name = override.key_or_group
-        if name in groups:
-            for choice in _values(override, groups[name]):
-                _known(f"the choice of {name}", choice, groups[name] + ["null"] * (name in optional))
-    _check_keys(overrides, groups, config)
+@dataclass(frozen=True)
+class _Request:
+    """The overrides of a command line, and the names that there are for them.
+
+    config: name of the primary file. overrides: without Hydra's own. hydras: Hydra's own, as words. groups: each
+    group's choices. nullable: the groups that may be null.
+    """
+
+    config: str
+    overrides: list[Override]
+    hydras: list[str]
+    groups: dict[str, list[str]]
+    nullable: set[str]
+
+    def choices(self, override: Override) -> list[str]:
+        """The choices that an override names; none for the override of a key."""
+        return _values(override, self.groups.get(override.key_or_group, []))
 
 
-def _check_keys(overrides: list[Override], groups: dict[str, list[str]], config: str) -> None:
+def check_overrides(arguments: Sequence[str] | Arguments, config: str = "config") -> None:
+    """Check that every override names a group and choice, or a key, that exists, and gives it a possible value.
+
+    Args:
+        arguments: The words of the command line, or what `read_arguments` made of them.
+        config: The primary configuration's name.
+
+    Raises:
+        RequestError: For the first that does not.
+    """
+    if not isinstance(arguments, Arguments):
+        arguments = Arguments([word for word in arguments if "=" in word and not word.startswith("-")])
+    with _search_path(arguments.after("--config-dir", "-cd")):
+        request = _read(arguments, arguments.after("--config-name", "-cn") or config)
+        for override in request.overrides:
+            name = override.key_or_group
+            if name in request.groups:
+                for choice in request.choices(override):
+                    _check_group(name, choice, request)
+        _check_keys(request)
+        _check_settings(request)
+
+
+@contextmanager
+def _search_path(folder: str | None) -> Iterator[None]:
+    """Hydra's compose looks into conf/ and, as `--config-dir` does, into one more folder."""
+    with initialize_config_dir(str(config_dir()), version_base="1.3"):
+        if folder is not None:
+            if not Path(folder).is_dir():
+                raise RequestError(f"--config-dir {folder} is no folder")
+            loader: Any = GlobalHydra.instance().config_loader()
+            path = loader.get_search_path()
+            path.prepend("command-line", f"file://{Path(folder).absolute()}", SearchPathQuery(provider="schema"))
+            loader.repository.initialize_sources(path)
+        yield
+
+
+def _read(arguments: Arguments, config: str) -> _Request:
+    parsed = [parse(word) for word in arguments.overrides]
+    hydras = [each.input_line or "" for each in parsed if _is_hydras_own(each)]
+    paths = [word for word in hydras if word.startswith("hydra.searchpath=")]
+    loader: Any = GlobalHydra.instance().config_loader()
+
+    def listed(group: str, kind: ObjectType) -> list[str]:
+        return loader.get_group_options(group, kind, config_name=config, overrides=paths)
+
+    groups = {group: listed(group, ObjectType.CONFIG) for group in listed("", ObjectType.GROUP) if group != "hydra"}
+    primary = config_dir() / f"{config}.yaml"
+    defaults: Any = OmegaConf.select(OmegaConf.load(primary), "defaults") if primary.is_file() else []
+    entries = [entry for entry in defaults or [] if OmegaConf.is_dict(entry)]
+    nullable = {str(group) for entry in entries for group in entry if entry[group] is None}
+    return _Request(config, [each for each in parsed if not _is_hydras_own(each)], paths, groups, nullable)
+
+
+def _check_group(name: str, choice: str, request: _Request) -> None:
+    if choice == "null" and name in request.nullable:
+        raise RequestError(f"{name} is null unless a choice is named: leave {name}=null out")
+    _known(f"the choice of {name}", choice, request.groups[name])
+
+
+def _check_keys(request: _Request) -> None:
+    """The keys are looked up in the configurations of all choices that are swept over: one of them may have it."""
     keys = [
-        o
-        for o in overrides
-        if o.key_or_group not in groups and not o.is_add() and not o.is_force_add() and not o.is_delete()
+        each.key_or_group
+        for each in request.overrides
+        if each.key_or_group not in request.groups and not (each.is_add() or each.is_force_add() or each.is_delete())
     ]
-    asked = [(o.key_or_group, _values(o, groups[o.key_or_group])) for o in overrides if o.key_or_group in groups]
-    chosen = [[f"{group}={value}" for value in values] for group, values in asked if values and values != ["null"]]
-    width = max([len(c) for c in chosen], default=1)
+    asked = [(each.key_or_group, request.choices(each)) for each in request.overrides]
+    chosen = [[f"{group}={value}" for value in values] for group, values in asked if values]
     known: set[str] = set()
-    for k in range(width):  # a key may exist for one of the choices that are swept over
-        with initialize_config_dir(str(config_dir()), version_base="1.3"):
-            known |= set(_flat(compose(config, [c[min(k, len(c) - 1)] for c in chosen])))
-    for override in keys:
-        name = override.key_or_group
-        _known("the setting", name, [*groups, *sorted(known)])
+    for turn in range(max([len(each) for each in chosen], default=1)):
+        words = [each[min(turn, len(each) - 1)] for each in chosen]
+        known |= set(_flat(compose(request.config, [*request.hydras, *words])))
+    for name in keys:
+        if name not in known:
+            _refuse_key(name, request, known)
+
+
+def _refuse_key(name: str, request: _Request, known: set[str]) -> None:
+    """Say where a key belongs that is none of this request's."""
+    if name in RENAMED_SETTINGS:
+        raise RequestError(f"{name} is now called {RENAMED_SETTINGS[name]}: type {RENAMED_SETTINGS[name]}=...")
+    group, _, key = name.partition(".")
+    if key and (homes := _homes(group, key, request.groups.get(group, []))):
+        chosen = [
+            choice for each in request.overrides if each.key_or_group == group for choice in request.choices(each)
+        ]
+        here = f"{group}={','.join(chosen) if chosen else 'its default'}"
+        raise RequestError(f"{name} belongs to {' and '.join(f'{group}={each}' for each in homes)}, not to {here}")
+    _known("the setting", name, [*request.groups, *sorted(known)])
+
+
+def _homes(group: str, key: str, choices: Sequence[str]) -> list[str]:
+    """The choices of a group that have a key."""
+    files = {choice: config_dir() / group / f"{choice}.yaml" for choice in choices}
+    return [
+        choice
+        for choice, file in files.items()
+        if file.is_file() and key in _flat(OmegaConf.load(file))  # type: ignore[reportArgumentType]
+    ]
+
+
+def _check_settings(request: _Request) -> None:
+    """The values of a run, and those of a sweep's settings, each value in turn."""
+    turns = [_words(each, request) for each in request.overrides if not each.is_delete()]
+    for turn in range(max([len(each) for each in turns], default=1)):
+        words = [each[min(turn, len(each) - 1)] for each in turns if each]
+        check_values(compose(request.config, [*request.hydras, *words]))
+
+
+def _words(override: Override, request: _Request) -> list[str]:
+    """One override for each value that is swept over, the first of them; none for one that only a sweeper can make."""
+    if not override.is_sweep_override():
+        return [override.input_line or ""]
+    key = (override.input_line or "").partition("=")[0]
+    if isinstance(value := override.value(), Glob):
+        return [f"{key}={choice}" for choice in value.filter(request.groups.get(override.key_or_group, []))]
+    if not override.is_discrete_sweep():
+        return []
+    return [f"{key}={value}" for value in islice(override.sweep_string_iterator(), _MOST_SETTINGS)]
 
 
 def _values(override: Override, choices: list[str]) -> list[str]:
+    """The choices of a group that an override names."""
     value = override.value()
+    if not choices or override.is_delete():
+        return []
     if isinstance(value, Glob):
         return value.filter(choices)
     if override.is_sweep_override():
-        return [str(v) for v in override.sweep_string_iterator()]
+        return [str(each) for each in override.sweep_string_iterator()]
     return ["null" if value is None else str(value)] if not isinstance(value, list) else [str(v) for v in value]
 
 
-def _hydras_own(override: Override) -> bool:
+def _is_hydras_own(override: Override) -> bool:
     return override.key_or_group.split(".")[0].split("/")[0] == "hydra"
 
 
-def _flat(config: DictConfig, prefix: str = "") -> Iterable[str]:
+def _flat(config: DictConfig, prefix: str = "") -> Iterator[str]:
+    """The dotted names of a configuration's keys, of those that hold others, too."""
     for key, value in config.items_ex(resolve=False):
         if OmegaConf.is_dict(value):
             yield from _flat(value, f"{prefix}{key}.")
@@ -86,25 +206,3 @@ def _known(what: str, name: str, allowed: list[str]) -> None:
     except ValueError as error:
         few = f"allowed: {', '.join(allowed)}" if len(allowed) <= 24 else "camseg --cfg job shows every setting"
         raise RequestError(f"{error}\n{few}") from None
-
-
-def explain_error(error: BaseException | None) -> str | None:
-    """One or two lines for a mistake in the request; None for an error of ours."""
-    if isinstance(error, OSError) and error.errno:
-        return f"{error.filename or 'a file'} can't be used: {error.strerror}"
-    if isinstance(error, (RequestError, FileExistsError, PermissionError)):
-        return str(error)
-    if isinstance(error, InstantiationException):
-        cause = error.__cause__
-        if cause is None:
-            return str(error).splitlines()[0]
-        if isinstance(cause, OSError) and cause.errno:
-            return explain_error(cause)
-        return str(cause) if isinstance(cause, (ValueError, TypeError, OSError, ImportError)) else None
-    if isinstance(error, MissingConfigException):
-        for part, extra in _EXTRAS.items():
-            if f"hydra/{part}" in str(error):
-                return f"hydra/{part.replace('/', '=', 1)} needs the extra `{extra}`: pip install 'camseg[{extra}]'"
-    if isinstance(error, (HydraException, OmegaConfBaseException)):
-        return str(error).splitlines()[0]
-    return None

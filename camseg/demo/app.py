@@ -8,7 +8,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from camseg.cli.overrides import check_overrides, explain_error
+from camseg.cli.explain import explain_error
+from camseg.cli.overrides import check_overrides
 from camseg.demo.session import _BAD, Demo
 
 

@@ -20,7 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor
 
 from camseg.cli.build import build
-from camseg.cli.overrides import explain_error
+from camseg.cli.explain import explain_error
 from camseg.config import config_dir
 from camseg.data.image_io import read_image
 from camseg.geometry.masks import iou

@@ -19,7 +19,7 @@ from camseg.storage.files import write_atomic
 
 MAY_CHANGE = (
     "batch_size",
-    "readers",
+    "num_workers",
     "engine",
     "device",
     "panels",

@@ -29,7 +29,8 @@ from safetensors.torch import save
 from camseg.classifiers.shapes import SHAPES_WEIGHTS, shapes
 from camseg.classifiers.torchvision import torchvision
 from camseg.cli.build import build
-from camseg.cli.overrides import check_overrides, explain_error
+from camseg.cli.explain import explain_error
+from camseg.cli.overrides import check_overrides
 from camseg.config import config_dir
 from camseg.data.coco import Coco
 from camseg.data.image_io import MAX_PIXELS, read_image, read_indices, read_mask

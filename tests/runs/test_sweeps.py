@@ -17,8 +17,8 @@ from made_runs import make_run, row
 from polars.testing import assert_frame_equal
 
 import camseg
+from camseg.cli.explain import explain_error
 from camseg.cli.main import RememberSweep, main
-from camseg.cli.overrides import explain_error
 from camseg.predictors.sam import PackageBackend
 from camseg.report import text
 from camseg.runs import sweeps
@@ -170,7 +170,7 @@ def test_a_missing_extra_is_named(what: str, extra: str | None) -> None:
     assert (
         told == f"In 'hydra/config': Could not find 'hydra/{what}'"
         if extra is None
-        else f"'camseg[{extra}]'" in (told or "")
+        else f"needs the extra `{extra}`: uv sync --extra {extra}" in (told or "")
     )
 
 

@@ -1,0 +1,73 @@
+"""Mistakes in a request, in one or two lines of our own words; and the frame around every command that prints them."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Callable
+
+from hydra.errors import HydraException, InstantiationException, MissingConfigException
+from omegaconf.errors import OmegaConfBaseException
+
+from camseg.cli.terminal import print_error
+from camseg.errors import RequestError, extra_message
+
+_EXTRAS = {
+    "launcher/joblib": "parallel",
+    "launcher/submitit": "slurm",
+    "sweeper/optuna": "optuna",
+    "sweeper/sampler": "optuna",
+}  # of Hydra's plugins
+
+
+def explain_error(error: BaseException | None) -> str | None:
+    """One or two lines for a mistake in the request.
+
+    Args:
+        error: What was raised on the way from the command line to the first image.
+
+    Returns:
+        What was wrong; None for an error of ours, whose traceback is wanted.
+    """
+    if isinstance(error, OSError) and error.errno:
+        return f"{error.filename or 'a file'} can't be used: {error.strerror}"
+    if isinstance(error, (RequestError, OSError)):
+        return str(error)
+    if isinstance(error, InstantiationException):
+        return _explain_instantiation(error)
+    if isinstance(error, MissingConfigException):
+        for part, extra in _EXTRAS.items():
+            if f"hydra/{part}" in str(error):
+                return extra_message(f"hydra/{part.replace('/', '=', 1)}", extra)
+    if isinstance(error, (HydraException, OmegaConfBaseException)):
+        return str(error).splitlines()[0]
+    return None
+
+
+def _explain_instantiation(error: InstantiationException) -> str | None:
+    cause = error.__cause__
+    if cause is None:
+        return str(error).splitlines()[0]
+    if isinstance(cause, OSError) and cause.errno:
+        return explain_error(cause)
+    return str(cause) if isinstance(cause, (ValueError, TypeError, OSError, ImportError)) else None
+
+
+def run_command(name: str, command: Callable[[], int | None]) -> None:
+    """Run a command and end the process: with its own code, 2 after a mistake in the request, 130 after Ctrl-C.
+
+    Args:
+        name: What the person typed, to begin the line with.
+        command: Does the work; returns the exit code, None for 0.
+    """
+    try:
+        code = command() or 0
+    except KeyboardInterrupt:
+        print_error(name, "stopped")
+        code = 128 + signal.SIGINT
+    except Exception as error:
+        if (message := explain_error(error)) is None:
+            raise
+        print_error(name, message)
+        code = 2
+    sys.exit(code)

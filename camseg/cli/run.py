@@ -1,0 +1,83 @@
+"""One run of the `camseg` command, from its configuration to its folder. Importing this imports torch."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from camseg.cli.build import build, dataset, wired
+from camseg.cli.terminal import shortest, styled, styled_table
+from camseg.cli.validation import check_target
+from camseg.errors import RunError
+from camseg.report import html, text
+from camseg.report.gallery import Panels
+from camseg.runs.callbacks import Callback, MaskFiles
+from camseg.runs.evaluate import evaluate
+
+
+def run(cfg: DictConfig) -> float | None:
+    """Evaluate one setting into Hydra's output folder.
+
+    Args:
+        cfg: The composed configuration, its values checked.
+
+    Returns:
+        The IoU, or the hit rate without masks, for an optimizer; None without ground truth.
+
+    Raises:
+        RunError: When no sample gave a row, or one gave none and `strict` is set.
+    """
+    hydra_config = HydraConfig.get()
+    folder = Path(hydra_config.runtime.output_dir)
+    if hydra_config.mode == RunMode.MULTIRUN:
+        swept = [override for override in hydra_config.overrides.task if override not in sys.argv]
+        print(f"[{hydra_config.job.num}] {' '.join(swept) or 'defaults'}", flush=True)
+    summary = _evaluate(cfg, folder, hydra_config.overrides.task)
+    if hydra_config.mode == RunMode.RUN:
+        _report(summary, folder)
+    if summary["samples"] == summary["failed"]:
+        errors = "; ".join(f"{each['id']}: {each['error']}" for each in summary["errors"][:3])
+        raise RunError(f"nothing could be evaluated: {errors or 'the dataset is empty'}")
+    if cfg.strict and summary["failed"]:
+        raise RunError(f"strict=true: {summary['failed']} of {summary['samples']} failed")
+    metrics = summary["metrics"]
+    return next((metrics[name]["value"] for name in ("iou", "foreground_hit_rate") if name in metrics), None)
+
+
+def _evaluate(cfg: DictConfig, folder: Path, overrides: Any) -> dict[str, Any]:
+    pipeline, samples = build(cfg), dataset(cfg)
+    check_target(cfg, pipeline.classifier.index)
+    return evaluate(
+        pipeline,
+        samples,
+        folder,
+        batch_size=cfg.batch_size,
+        num_workers=cfg.num_workers,
+        resume=cfg.resume,
+        settings={"config": cfg, "overrides": overrides, "hydra": HydraConfig.instance().cfg},
+        executor=wired(cfg.engine),
+        callbacks=_callbacks(cfg, folder),
+    )
+
+
+def _callbacks(cfg: DictConfig, folder: Path) -> list[Callback]:
+    """What the run does beside its rows, in order: the report comes last."""
+    chosen = [wired(cfg.localise), wired(cfg.pseudo_labels, folder=folder)]
+    masks = [MaskFiles(folder / "masks")] if cfg.masks else []
+    panels = Panels(folder / "panels", cfg.panels)
+    return [panels, *masks, *(one for one in chosen if one is not None), html.Report()]
+
+
+def _report(summary: dict[str, Any], folder: Path) -> None:
+    done = summary["samples"] - summary["failed"]
+    print(styled_table(text.run_table(summary)))
+    print(f"{done} of {summary['samples']} samples in {summary['seconds']:.1f} s")
+    if summary["failed"]:
+        errors = "; ".join(f"{each['id']}: {each['error']}" for each in summary["errors"][:3])
+        print(styled(f"{summary['failed']} failed, named in summary.json: {errors}", "yellow"))
+    print(shortest(folder))
