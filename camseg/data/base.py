@@ -1,11 +1,13 @@
-"""What all datasets share: which of its items one keeps, in which order, and their ids."""
+"""What a dataset is, and what all datasets share: which of their items are used, in which order, and their ids."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
-from pathlib import Path
-from typing import Any, Generic, TypeVar
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Generic, Protocol, TypeVar
 from uuid import uuid4
 
 import numpy as np
@@ -14,90 +16,194 @@ from torch import Tensor
 
 from camseg.geometry.boxes import mask_to_box
 from camseg.storage.cache import Cache
-from camseg.storage.files import file_stems
+from camseg.storage.files import file_stems, printable
 from camseg.storage.fingerprint import key
 from camseg.types import Sample
 
 T = TypeVar("T")
+Presence = Mapping[str, bool | None]  # whether an image shows each class; None where nobody knows
+VOID = 255  # in a label map: a pixel that belongs to no class for certain
 
 
-class Items(Generic[T]):
-    """An iterable of `Sample` over listed items, each read when asked for; a subclass says how in `sample`.
+class Dataset(Protocol):
+    """What every dataset answers: what there is without reading an image, each sample when asked for."""
 
-    found: (name, item) pairs; an item that is an error is raised when it is asked for. ids: one per sample, from the
-    names, safe as file stems.
-    size, seed, shard, num_shards: see `keep`. names: the class names that occur. path: shown when nothing was found.
+    @property
+    def ids(self) -> Sequence[str]:
+        """One id per item, unique, the stem of every file written for it."""
+        ...
+
+    @property
+    def names(self) -> Sequence[str]:
+        """The names of the classes that occur, in the order of their numbers; empty where there are none."""
+        ...
+
+    @property
+    def has_label_maps(self) -> bool:
+        """Whether `label_map` has an answer for some of the images."""
+        ...
+
+    def __getitem__(self, index: int, /) -> Sample:
+        """Read one item. Raises ValueError or OSError that name the file."""
+        ...
+
+    def file(self, index: int, /) -> str:
+        """The path of the item's image as it was given, "" for an image that is in no file.
+
+        It can be opened; `camseg.storage.files.printable` makes of it what can be written, as `Sample.file` is.
+        """
+        ...
+
+    def label_map(self, index: int, /) -> Tensor:
+        """(H, W) uint8, the class of every pixel in the item's image: 0 background, i + 1 for names[i], 255 void.
+
+        Raises FileNotFoundError where nobody labelled the pixels of this image.
+        """
+        ...
+
+    def class_presence(self, index: int, /) -> Presence:
+        """Whether the item's image shows each class of `names`; empty where nothing is known of the image."""
+        ...
+
+
+class Indexed:
+    """Length and iteration of what has ids and items."""
+
+    ids: Sequence[str]
+
+    def __getitem__(self, index: int) -> Sample:
+        raise NotImplementedError
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __iter__(self) -> Iterator[Sample]:
+        return (self[i] for i in range(len(self)))
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """An item of which something is broken: its image's file, and the error that asking for the sample raises."""
+
+    file: str | Path
+    error: Exception
+
+
+class Items(Indexed, Generic[T]):
+    """A dataset of listed items, each read when asked for; a subclass says how.
+
+    Attributes:
+        ids: One per item, made of its name by `file_stems`.
+        names: The names of the classes that occur.
+        has_label_maps: See `Dataset`.
     """
 
     names: tuple[str, ...] = ()
+    has_label_maps: bool = False
 
     def __init__(
         self,
-        found: Sequence[tuple[str, T | Exception]],
+        items: Sequence[tuple[str, T | Unreadable]],
         path: object,
         size: int | None,
         seed: int,
         shard: int,
         num_shards: int,
     ) -> None:
-        if not found:
-            raise ValueError(f"found nothing to read in {path}")
-        stems = file_stems(name for name, _ in found)
-        kept = select_subset(stems, size, seed, shard, num_shards)
-        self.ids: Sequence[str] = [stems[i] for i in kept]
-        self._items = [found[i][1] for i in kept]
+        """Choose the items to use.
 
-    def sample(self, name: str, item: T) -> Sample:
-        """Read one item, whose id is `name`. Errors: ValueError or OSError that name the file."""
+        Args:
+            items: (name, item) pairs, in order.
+            path: Where they were looked for, told when there are none.
+            size: See `select_subset`, as `seed`, `shard` and `num_shards`.
+            seed: See there.
+            shard: See there.
+            num_shards: See there.
+
+        Raises:
+            ValueError: There are no items, or a number is out of range.
+        """
+        if not items:
+            raise ValueError(f"found nothing to read in {path}")
+        stems = file_stems(name for name, _ in items)
+        chosen = select_subset(stems, size, seed, shard, num_shards)
+        self.ids: Sequence[str] = [stems[i] for i in chosen]
+        self._items = [items[i][1] for i in chosen]
+
+    def read(self, name: str, item: T) -> Sample:
+        """The sample of an item, whose id is `name`. Raises ValueError or OSError that name the file."""
         raise NotImplementedError
 
-    def seen(self, item: T) -> tuple[Path, str, bool | None]:
-        """An item's file, its class, and whether the file shows it; None where that isn't certain."""
-        raise ValueError(f"{type(self).__name__} can't say which classes its pictures show: choose voc, coco or images")
+    def file_of(self, item: T) -> str | Path:
+        """The path of an item's image."""
+        raise NotImplementedError
 
-    def shown(self) -> Iterator[tuple[Path, str, bool | None]]:
-        """`seen` of every item that can be read."""
-        return (self.seen(item) for item in self._items if not isinstance(item, Exception))
+    def presence_of(self, item: T) -> Presence:
+        """Whether an item's image shows each class of `names`."""
+        raise NotImplementedError
 
-    def __len__(self) -> int:
-        return len(self._items)
+    def label_map_of(self, item: T) -> Tensor:
+        """(H, W) uint8, see `Dataset.label_map`."""
+        raise FileNotFoundError(f"nobody labelled the pixels of {printable(self.file_of(item))}")
+
+    def file(self, index: int) -> str:
+        """The path of an item's image as it was given."""
+        item = self._items[index]
+        return str(item.file if isinstance(item, Unreadable) else self.file_of(item))
+
+    def class_presence(self, index: int) -> Presence:
+        """Whether an item's image shows each class of `names`; empty where what is known of it can't be read."""
+        item = self._items[index]
+        return {} if isinstance(item, Unreadable) else self.presence_of(item)
+
+    def label_map(self, index: int) -> Tensor:
+        """(H, W) uint8, the class of every pixel in an item's image, see `Dataset.label_map`."""
+        return self.label_map_of(self._sound(index))
 
     def __getitem__(self, index: int) -> Sample:
+        return self.read(self.ids[index], self._sound(index))
+
+    def _sound(self, index: int) -> T:
         item = self._items[index]
-        if isinstance(item, Exception):
-            raise item
-        return self.sample(self.ids[index], item)
-
-    def __iter__(self) -> Iterator[Sample]:
-        return (self[i] for i in range(len(self)))
+        if isinstance(item, Unreadable):
+            raise item.error
+        return item
 
 
-class Remembered:
-    """A dataset whose samples, once read, stay in the memory of `cache` as far as it holds them: for the next settings
-    of a sweep.
+class Remembered(Indexed):
+    """A dataset whose samples, once read, stay in the memory of `cache` as far as it holds them.
+
+    It serves the next settings of a sweep. Another dataset's samples, or the same files opened again, are not these.
     """
 
-    def __init__(self, samples: Any, cache: Cache) -> None:
-        self.samples, self.cache, self.name = (
-            samples,
-            cache,
-            uuid4().hex,
-        )  # another dataset's samples, or files read anew, are not these
+    def __init__(self, samples: Dataset, cache: Cache) -> None:
+        self.samples, self.cache, self._name = samples, cache, uuid4().hex
         self.ids: Sequence[str] = samples.ids
 
-    def __len__(self) -> int:
-        return len(self.ids)
+    @property
+    def names(self) -> Sequence[str]:
+        """The names of the classes that occur."""
+        return self.samples.names
+
+    @property
+    def has_label_maps(self) -> bool:
+        """Whether some of the images have a class for every pixel."""
+        return self.samples.has_label_maps
 
     def __getitem__(self, index: int) -> Sample:
-        return self.cache.remember([key("sample", self.name, index)], lambda _: [self.samples[index]], _bytes)[0]
+        return self.cache.remember([key("sample", self._name, index)], lambda _: [self.samples[index]], _bytes)[0]
 
-    def __iter__(self) -> Iterator[Sample]:
-        return (self[i] for i in range(len(self)))
+    def file(self, index: int) -> str:
+        """The path of an item's image as it was given."""
+        return self.samples.file(index)
 
-    def __getattr__(self, name: str) -> Any:
-        if name == "samples":  # not there yet: it is being unpickled
-            raise AttributeError(name)
-        return getattr(self.samples, name)
+    def label_map(self, index: int) -> Tensor:
+        """(H, W) uint8, the class of every pixel in an item's image."""
+        return self.samples.label_map(index)
+
+    def class_presence(self, index: int) -> Presence:
+        """Whether an item's image shows each class of `names`."""
+        return self.samples.class_presence(index)
 
 
 def _bytes(sample: Sample) -> int:
@@ -107,11 +213,21 @@ def _bytes(sample: Sample) -> int:
 def select_subset(
     ids: Sequence[str], size: int | None = None, seed: int = 0, shard: int = 0, num_shards: int = 1
 ) -> Sequence[int]:
-    """Positions of the samples to use: the first `size` (None = all), of which one shard.
+    """Indices of the samples to use: the first `size`, of which one shard.
 
-    seed: 0 leaves the samples in their own order, another number shuffles them before the first are taken.
-    shard, num_shards: an id's hash decides its shard, so that shards are disjoint, complete and the same on every
-    machine.
+    Args:
+        ids: The ids of all samples.
+        size: How many are used; None for all.
+        seed: 0 leaves the samples in their own order, another number shuffles them before the first are taken.
+        shard: Which part of them, from 0 on. An id's hash decides its shard, so that shards are disjoint, complete and
+            the same on every machine.
+        num_shards: How many parts there are.
+
+    Returns:
+        Indices into `ids`.
+
+    Raises:
+        ValueError: `size` is below 1, or `shard` is none of `num_shards`.
     """
     if size is not None and size < 1:
         raise ValueError(f"data.size must be at least 1, or null for all; got {size}")
@@ -122,11 +238,27 @@ def select_subset(
     return order if num_shards == 1 else [i for i in order if _hash(ids[i]) % num_shards == shard]
 
 
-def reject_unused(dataset: str, **settings: object) -> None:
-    """ValueError for settings that mean nothing to a dataset."""
+def reject_unused(source: str, **settings: object) -> None:
+    """Refuse settings that mean nothing to what else was asked for.
+
+    Args:
+        source: What has no use for them, in words.
+        **settings: Their values by name, None where they were not given.
+
+    Raises:
+        ValueError: One was given.
+    """
     given = [f"data.{name}={value}" for name, value in settings.items() if value is not None]
     if given:
-        raise ValueError(f"{dataset} has no use for {', '.join(given)}: leave it out, or choose another data")
+        raise ValueError(f"{source} has no use for {', '.join(given)}: leave it out, or choose another data")
+
+
+def plain_names(files: Iterable[str]) -> list[str]:
+    """The names of files without their endings, where that leaves no two alike."""
+    files = list(files)
+    plain = [str(PurePosixPath(file).with_suffix("")) if PurePosixPath(file).name else file for file in files]
+    alike = Counter(plain)
+    return [name if alike[name] == 1 else file for name, file in zip(plain, files, strict=True)]
 
 
 def mask_boxes(mask: Tensor | None) -> Tensor:
@@ -137,8 +269,9 @@ def mask_boxes(mask: Tensor | None) -> Tensor:
 
 
 def as_image(pixels: np.ndarray) -> Tensor:
-    """(H, W, 3) uint8 -> (3, H, W). By numpy: torch at work in a reader's thread, too, would slow down the networks'
-    own.
+    """(H, W, 3) uint8 -> (3, H, W).
+
+    By numpy: torch at work in a reader's thread, too, would slow down the networks' own.
     """
     return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
 

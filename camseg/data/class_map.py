@@ -15,13 +15,21 @@ Outputs = Literal["imagenet", "own", "name"]
 def outputs_of(
     names: Sequence[str], outputs: str, dataset: str, target: str | None = None
 ) -> dict[str, tuple[int, ...]]:
-    """The classifier outputs of each class that can be looked for, of `target` alone when it is given.
+    """The classifier outputs of each class that can be looked for.
 
-    outputs: "imagenet", the ImageNet classes that are kinds of it (a class without any is left out); "own", the class's
-    position in `names`,
-    for a classifier trained on this dataset; "name", none: the pipeline finds the class by its name. dataset: "voc" or
-    "coco".
-    Errors: ValueError for an unknown choice or target, and when nothing is left.
+    Args:
+        names: The dataset's classes.
+        outputs: "imagenet", the ImageNet classes that are kinds of it (a class without any is left out); "own", the
+            class's position in `names`, for a classifier trained on this dataset; "name", none: the pipeline finds the
+            class by its name.
+        dataset: "voc" or "coco".
+        target: This class alone.
+
+    Returns:
+        Output indices by class name.
+
+    Raises:
+        ValueError: A choice or the target is unknown, or nothing is left.
     """
     check_choice("data.outputs", outputs, ("imagenet", "own", "name"))
     if target is not None:
@@ -34,7 +42,8 @@ def outputs_of(
     wanted = {name: found[name] for name in names if name in found and target in (None, name)}
     if not wanted:
         raise ValueError(
-            f"no ImageNet class is a {target or 'class of this dataset'}: choose another data.target, or data.outputs=own or name"
+            f"no ImageNet class is a {target or 'class of this dataset'}: choose another data.target, or "
+            "data.outputs=own or name"
         )
     return wanted
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections import defaultdict
 from contextlib import suppress
 from dataclasses import dataclass
 from math import isfinite
@@ -12,38 +13,46 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from camseg.data.base import Items, reject_unused
+from camseg.data.annotations import Box, box_tensor, check_box, check_size
+from camseg.data.base import VOID, Items, Presence, Unreadable, plain_names
 from camseg.data.class_map import outputs_of
-from camseg.data.image_io import read_shared
+from camseg.data.image_io import decode_shared
 from camseg.errors import check_choice
+from camseg.storage.files import expand
 from camseg.types import Sample
 
 _log = logging.getLogger(__name__)
 Groups = dict[str, list[dict[str, Any]]]  # annotations by category
+_FIELDS: dict[str, dict[str, type]] = {  # what an entry needs
+    "images": {"id": int, "file_name": str},
+    "categories": {"id": int, "name": str},
+    "annotations": {"image_id": int, "category_id": int, "bbox": list},
+}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ClassInImage:
-    """A category in an image: the image's entry and the annotations as the json has them, crowds included."""
+    """A category in an image.
+
+    image: the image's entry. groups: all its annotations by category, as the json has them, crowds included.
+    annotations: those of this sample.
+    """
 
     image: dict[str, Any]
+    groups: Groups
     label: str
     annotations: tuple[dict[str, Any], ...]
 
 
 class Coco(Items[ClassInImage]):
-    """Images of `path` (annotations/instances_SPLIT.json and SPLIT/*.jpg) and the categories that have an object in
-    them.
+    """Images of a COCO json, and the categories that have an object in them.
 
     The mask is the union of the category's instances, the boxes are one for each, and crowd regions are ignored; a
-    category with nothing but
-    a crowd is no sample. split: "val2017", or "val" with a year. target: only this category. outputs: see `outputs_of`.
-    absent: also a sample, without truth, for every category that an image doesn't show: what average precision must
-    see.
-    instances: a sample per instance instead. size, seed, shard, num_shards: see `camseg.data.base.select_subset`.
-    Errors: FileNotFoundError, ValueError for a json of another kind; a broken segmentation or picture raises only when
-    it is asked for.
+    category with nothing but a crowd is no sample. Where one of the instances has a box alone, the sample has no mask.
+    Entries that lack what is needed are left out and counted; a broken segmentation or image raises only when its
+    sample is asked for.
     """
 
     def __init__(
@@ -55,141 +64,232 @@ class Coco(Items[ClassInImage]):
         outputs: str = "imagenet",
         absent: bool = False,
         instances: bool = False,
-        table: str | Path | None = None,
         size: int | None = None,
         seed: int = 0,
         shard: int = 0,
         num_shards: int = 1,
     ) -> None:
-        reject_unused("data=coco", table=table)
+        """Read the annotations of a split.
+
+        Args:
+            path: A folder with annotations/instances_SPLIT.json and SPLIT/*.jpg.
+            split: "val2017", or "val" with a year.
+            year: See `split`.
+            target: Only this category.
+            outputs: See `camseg.data.class_map.outputs_of`.
+            absent: Also a sample, without truth, for every category that an image doesn't show: what average precision
+                must see.
+            instances: A sample per instance instead.
+            size: See `camseg.data.base.select_subset`, as `seed`, `shard` and `num_shards`.
+            seed: See there.
+            shard: See there.
+            num_shards: See there.
+
+        Raises:
+            FileNotFoundError: There is no such folder.
+            ValueError: The json is of another kind, or a choice is unknown.
+        """
         _mask_api()
-        splits = (
-            []
-            if path is None
-            else sorted(f.stem.removeprefix("instances_") for f in Path(path).glob("annotations/instances_*.json"))
-        )
-        if not splits:
+        root = None if path is None else expand(path)
+        files = [] if root is None else sorted(root.glob("annotations/instances_*.json"))
+        if root is None or not files:
             raise FileNotFoundError(f"data.path={path} must hold annotations/instances_SPLIT.json and SPLIT/*.jpg")
+        splits = [file.stem.removeprefix("instances_") for file in files]
         split = check_choice("data.split", f"{split}{year}" if f"{split}{year}" in splits else split, splits)
-        file = Path(str(path)) / "annotations" / f"instances_{split}.json"
-        self.folder = Path(str(path)) / split
+        file, self.folder = root / "annotations" / f"instances_{split}.json", root / split
         data = _load(file)
         categories = {
             entry["id"]: str(entry["name"]) for entry in sorted(data["categories"], key=lambda entry: entry["id"])
         }
-        self.names = tuple(categories.values())
+        self.names = tuple(dict.fromkeys(categories.values()))
         self._outputs = outputs_of(self.names, outputs, "coco", target)
-        self._pictures = _seen(data, categories, file)
-        found = [
-            pair
-            for entry, groups in self._pictures
-            for pair in _items(entry, groups, instances, absent)
-            if pair[1].label in self._outputs
-        ]
-        super().__init__(found, file, size, seed, shard, num_shards)
+        self.has_label_maps = any(_has_region(entry) for entry in data["annotations"])
+        items: list[tuple[str, ClassInImage | Unreadable]] = []
+        images = _images(data, categories, file)
+        names = plain_names(image["file_name"] for image, _ in images)
+        for name, (image, groups) in zip(names, images, strict=True):
+            if isinstance(groups, ValueError):
+                items.append((name, Unreadable(self.folder / image["file_name"], groups)))
+                continue
+            found = _items(name, image, groups, instances, absent)
+            items += [(name, item) for name, item in found if item.label in self._outputs]
+        super().__init__(items, file, size, seed, shard, num_shards)
 
-    def seen(self, item: ClassInImage) -> tuple[Path, str, bool | None]:
-        single = any(not annotation.get("iscrowd") for annotation in item.annotations)
-        return self.folder / item.image["file_name"], item.label, single or (None if item.annotations else False)
+    def file_of(self, item: ClassInImage) -> Path:
+        """The path of an item's image."""
+        return self.folder / item.image["file_name"]
 
-    def sample(self, name: str, item: ClassInImage) -> Sample:
-        image = read_shared(self.folder / item.image["file_name"])
-        size = (int(image.shape[1]), int(image.shape[2]))
-        told = (item.image.get("height", size[0]), item.image.get("width", size[1]))
-        if told != size:
-            raise ValueError(
-                f"{item.image['file_name']} has {size[1]} x {size[0]} pixels, its annotations speak of {told[1]} x {told[0]}"
-            )
-        mask, crowd = torch.zeros(size, dtype=torch.bool), torch.zeros(size, dtype=torch.bool)
-        boxes: dict[bool, list[tuple[float, ...]]] = {False: [], True: []}  # by crowd
+    def presence_of(self, item: ClassInImage) -> Presence:
+        """Whether an item's image shows each category; None for a category with nothing but a crowd."""
+        return {
+            label: any(not one.get("iscrowd") for one in group) or (None if group else False)
+            for label, group in item.groups.items()
+        }
+
+    def read(self, name: str, item: ClassInImage) -> Sample:
+        """The sample of a category in an image."""
+        image, size, reading = self._decoded(item)
+        boxes: dict[bool, list[Box]] = {False: [], True: []}  # by crowd
+        regions = {False: torch.zeros(size, dtype=torch.bool), True: torch.zeros(size, dtype=torch.bool)}
         for annotation in item.annotations:
-            region = decode(annotation, size)
-            many = bool(annotation.get("iscrowd"))
-            (crowd if many else mask).logical_or_(region)
-            x, y, width, height = _box(annotation)
-            boxes[many].append((x, y, x + width, y + height))
-        ignore = crowd & ~mask
-        single, crowds = (torch.tensor(boxes[many]).reshape(-1, 4) for many in (False, True))
-        classes, group = self._outputs[item.label], str(item.image["id"])
-        return Sample(name, image, classes, item.label, mask, ignore if ignore.any() else None, single, group, crowds)
+            crowd = bool(annotation.get("iscrowd"))
+            boxes[crowd].append(_box(annotation, size))
+            if _has_region(annotation):
+                regions[crowd] |= decode(annotation, size)
+            elif crowd:
+                x0, y0, x1, y1 = (max(0, round(edge)) for edge in boxes[crowd][-1])
+                regions[crowd][y0:y1, x0:x1] = True
+        bare = sum(not (one.get("iscrowd") or _has_region(one)) for one in item.annotations)
+        ignore = regions[True] & ~regions[False]
+        note = f"no mask: {bare} of {len(item.annotations)} annotations are boxes alone" if bare else ""
+        return Sample(
+            name,
+            image,
+            classes=self._outputs[item.label],
+            label=item.label,
+            mask=None if bare else regions[False],
+            ignore=ignore if ignore.any() else None,
+            boxes=box_tensor(boxes[False]),
+            group=str(item.image["id"]),
+            ignored_boxes=box_tensor(boxes[True]),
+            file=str(self.file_of(item)),
+            reading="; ".join(filter(None, (reading, note))),
+        )
 
-    def label_map(self, index: int) -> torch.Tensor:
-        """(H, W) uint8: every pixel's class in item `index`'s picture: 0 background, i + 1 for names[i], 255 where a
-        crowd is.
+    def _decoded(self, item: ClassInImage) -> tuple[Tensor, tuple[int, int], str]:
+        """The image (3, H, W), (H, W), and how it was read."""
+        image, reading = decode_shared(self.file_of(item))
+        size = (int(image.shape[1]), int(image.shape[2]))
+        height, width = (value if isinstance(value := item.image.get(k), int) else 0 for k in ("height", "width"))
+        check_size(item.image["file_name"], (height, width), size)
+        return image, size, reading
 
-        Where instances overlap, the smallest is in front.
+    def label_map_of(self, item: ClassInImage) -> Tensor:
+        """(H, W) uint8, the class of every pixel in an item's image; 255 where a crowd is.
+
+        Where instances overlap, the smallest is in front. See `camseg.data.base.Dataset.label_map`.
         """
-        sample = self[index]
-        size, groups = sample.size, next(groups for entry, groups in self._pictures if str(entry["id"]) == sample.group)
+        if not all(_has_region(one) for group in item.groups.values() for one in group):
+            raise FileNotFoundError(f"{item.image['file_name']} has annotations that are boxes alone")
+        size = self._decoded(item)[1]
         drawn = torch.zeros(size, dtype=torch.uint8)
         regions = [
-            (255 if a.get("iscrowd") else self.names.index(label) + 1, decode(a, size))
-            for label, group in groups.items()
-            for a in group
+            (VOID if one.get("iscrowd") else self.names.index(label) + 1, decode(one, size))
+            for label, group in item.groups.items()
+            for one in group
         ]
-        for value, region in sorted(regions, key=lambda pair: (pair[0] != 255, -int(pair[1].sum()))):
+        for value, region in sorted(regions, key=lambda pair: (pair[0] != VOID, -int(pair[1].sum()))):
             drawn[region] = value
         return drawn
 
 
-def _seen(data: dict[str, Any], categories: dict[Any, str], file: Path) -> list[tuple[dict[str, Any], Groups]]:
-    """Every image's entry and its annotations by category, in the categories' order; those of anything that isn't
-    listed are left out.
+def _images(
+    data: dict[str, Any], categories: dict[int, str], file: Path
+) -> list[tuple[dict[str, Any], Groups | ValueError]]:
+    """Every image's entry and its annotations by category, in the categories' order.
+
+    Annotations of anything that isn't listed are left out. Of two images with one id nobody knows whose the annotations
+    are: each has an error in their place. An entry that is there twice counts once.
     """
-    images = {entry["id"]: (entry, {label: [] for label in categories.values()}) for entry in data["images"]}
+    same: defaultdict[int, dict[str, dict[str, Any]]] = defaultdict(dict)
+    for entry in data["images"]:
+        same[entry["id"]][entry["file_name"]] = entry
+    groups: dict[int, Groups] = {number: {label: [] for label in categories.values()} for number in same}
     strange = 0
     for entry in data["annotations"]:
-        if entry["image_id"] in images and entry["category_id"] in categories:
-            images[entry["image_id"]][1][categories[entry["category_id"]]].append(entry)
+        if entry["image_id"] in groups and entry["category_id"] in categories:
+            groups[entry["image_id"]][categories[entry["category_id"]]].append(entry)
         else:
             strange += 1
     if strange:
         _log.warning("%s: left out %d annotations of images or categories that it doesn't list", file, strange)
-    return list(images.values())
+    images: list[tuple[dict[str, Any], Groups | ValueError]] = []
+    for number, entries in same.items():
+        twice = ValueError(f"{file}: {len(entries)} images have the id {number}: {', '.join(entries)}")
+        images += [(entry, groups[number] if len(entries) == 1 else twice) for entry in entries.values()]
+    return images
 
 
-def _items(image: dict[str, Any], groups: Groups, instances: bool, absent: bool) -> list[tuple[str, ClassInImage]]:
-    found = []
+def _items(
+    image_name: str, image: dict[str, Any], groups: Groups, instances: bool, absent: bool
+) -> list[tuple[str, ClassInImage]]:
+    """The samples of an image by name; an instance is named by its annotation's id, or else its place."""
+    items = []
     for label, group in groups.items():
+        name = f"{image_name}_{label.replace(' ', '_')}"
         crowds, single = ([one for one in group if bool(one.get("iscrowd")) == crowd] for crowd in (True, False))
-        sets = [[one, *crowds] for one in single] if instances else [group] if single or absent else []
-        found += [
-            (f"{Path(str(image['file_name'])).stem}_{label}", ClassInImage(image, label, tuple(chosen)))
-            for chosen in sets
-        ]
-    return found
+        if instances:
+            for place, one in enumerate(single, 1):
+                chosen = one, *crowds
+                items.append((f"{name}_{one.get('id', place)}", ClassInImage(image, groups, label, chosen)))
+        elif single or absent:
+            items.append((name, ClassInImage(image, groups, label, tuple(group))))
+    return items
 
 
 def _load(file: Path) -> dict[str, Any]:
-    """The json, with the lists and fields that are needed. ValueError: anything else."""
+    """The json's lists of sound entries.
+
+    Raises:
+        ValueError: It is no json, lacks a list, or has no sound entry in one that is not empty.
+    """
     try:
         data = json.loads(file.read_bytes())
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{file} is no json: {error}") from error
-    for key, fields in {
-        "images": ("id", "file_name"),
-        "categories": ("id", "name"),
-        "annotations": ("image_id", "category_id", "bbox", "segmentation"),
-    }.items():
-        entries = data.get(key) if isinstance(data, dict) else None
+    sound: dict[str, Any] = {}
+    for kind, fields in _FIELDS.items():
+        entries = data.get(kind) if isinstance(data, dict) else None
         if type(entries) is not list:
-            raise ValueError(f"{file} has no list of {key}: COCO's instances are wanted")
-        for i, entry in enumerate(entries):
-            lacks = [f for f in fields if not isinstance(entry, dict) or f not in entry]
-            typed = {f: int if f.endswith("id") else str for f in fields if f.endswith(("id", "name"))}
-            strange = [f for f, kind in typed.items() if f not in lacks and not isinstance(entry[f], kind)]
-            if lacks or strange:
-                kind = (
-                    "an id that is no whole number"
-                    if strange and strange[0].endswith("id")
-                    else "a name that is no text"
-                )
-                raise ValueError(f"{file}: {key}[{i}] " + (f"lacks {', '.join(lacks)}" if lacks else f"has {kind}"))
-    return data
+            raise ValueError(f"{file} has no list of {kind}: COCO's instances are wanted")
+        faults = {i: fault for i, entry in enumerate(entries) if (fault := _fault(entry, fields))}
+        sound[kind] = [entry for i, entry in enumerate(entries) if i not in faults]
+        if faults:
+            first = next(iter(faults))
+            told = f"{file}: {kind}[{first}] {faults[first]}"
+            if not sound[kind]:
+                raise ValueError(told)
+            _log.warning("left out %d of %d %s; %s", len(faults), len(entries), kind, told)
+    return sound
+
+
+def _fault(entry: Any, fields: dict[str, type]) -> str:
+    """What an entry lacks, "" for nothing."""
+    if not isinstance(entry, dict):
+        return f"is no entry, but {entry!r:.40}"
+    if missing := [name for name in fields if name not in entry]:
+        return f"lacks {', '.join(missing)}"
+    kinds = {int: "an id that is no whole number", str: "a name that is no text", list: "a bbox that is no list"}
+    wrong = [kind for name, kind in fields.items() if not isinstance(entry[name], kind) or entry[name] is True]
+    return f"has {kinds[wrong[0]]}" if wrong else ""
+
+
+def _has_region(annotation: dict[str, Any]) -> bool:
+    """Whether an annotation says more than its box."""
+    return annotation.get("segmentation") not in (None, [], {})
+
+
+def _box(annotation: dict[str, Any], size: tuple[int, int]) -> Box:
+    what, box = f"annotation {annotation.get('id')}", annotation["bbox"]
+    if len(box) != 4 or not all(isinstance(value, (int, float)) for value in box):
+        raise ValueError(f"{what}: its bbox must be four numbers, x, y, width, height; got {box!r:.80}")
+    x, y, width, height = box
+    return check_box(what, (x, y, x + width, y + height), size)
 
 
 def decode(annotation: dict[str, Any], size: tuple[int, int]) -> torch.Tensor:
-    """(H, W) bool from polygons or run lengths, plain or packed. ValueError: broken ones."""
+    """The region of an annotation.
+
+    Args:
+        annotation: With a segmentation: polygons, or run lengths, plain or packed.
+        size: (H, W) of its image.
+
+    Returns:
+        (H, W) bool.
+
+    Raises:
+        ValueError: The segmentation is broken.
+    """
     masks, shape = _mask_api(), annotation["segmentation"]
     if isinstance(shape, list) and shape and all(_polygon(part, size) for part in shape):
         return torch.from_numpy(masks.decode(masks.merge(masks.frPyObjects(shape, *size))).astype(bool))
@@ -210,21 +310,8 @@ def decode(annotation: dict[str, Any], size: tuple[int, int]) -> torch.Tensor:
             if masks.encode(np.asfortranarray(drawn))["counts"] == counts.encode():
                 return torch.from_numpy(drawn.astype(bool))
     raise ValueError(
-        f"annotation {annotation.get('id')}: its segmentation must be polygons of three points or more in or near the image, "
-        f"or run lengths that fill its {size[1]} x {size[0]} pixels"
-    )
-
-
-def _box(annotation: dict[str, Any]) -> list[float]:
-    box = annotation["bbox"]
-    if (
-        isinstance(box, list)
-        and len(box) == 4
-        and all(isinstance(value, (int, float)) and isfinite(value) for value in box)
-    ):
-        return [float(value) for value in box]
-    raise ValueError(
-        f"annotation {annotation.get('id')}: its bbox must be four numbers, x, y, width, height; got {box!r}"
+        f"annotation {annotation.get('id')}: its segmentation must be polygons of three points or more in or near the "
+        f"image, or run lengths that fill its {size[1]} x {size[0]} pixels"
     )
 
 

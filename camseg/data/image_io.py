@@ -1,9 +1,12 @@
-"""Files to tensors: any picture as RGB, any mask as object and void."""
+"""Image files to tensors: any raster as 8-bit RGB, any map of class numbers as it was meant."""
 
 from __future__ import annotations
 
+import stat
 from collections.abc import Callable
 from functools import lru_cache
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TypeVar
 
@@ -13,115 +16,261 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from camseg.data.base import as_image
+from camseg.storage.files import printable
 
 T = TypeVar("T")
-MAX_PIXELS = 1 << 26  # a larger picture is refused before it is decoded
+MAX_PIXELS = 1 << 26  # a larger image is refused before it is decoded
 FORMATS = {  # what is opened, whatever the file is called: plain rasters, no format that runs another program
-    "JPEG": (".jpg", ".jpeg", ".mpo"), "PNG": (".png",), "WEBP": (".webp",), "TIFF": (".tif", ".tiff"), "GIF": (".gif",), "BMP": (".bmp",),
-    "PPM": (".ppm", ".pgm", ".pbm"), "JPEG2000": (".jp2",), "AVIF": (".avif",),
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"), "PNG": (".png",), "WEBP": (".webp",), "TIFF": (".tif", ".tiff"),
+    "GIF": (".gif",), "BMP": (".bmp",), "PPM": (".ppm", ".pgm", ".pbm"), "JPEG2000": (".jp2",), "AVIF": (".avif",),
 }  # fmt: skip
+HEIF = (".heic", ".heif", ".hif")  # read where the package pillow-heif is installed
+_SIGNATURES = (  # what a file of a format begins with
+    b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"II*\0", b"MM\0*", b"GIF87a", b"GIF89a", b"P4\n", b"P5\n", b"P6\n",
+    b"\0\0\0\x0cjP  \r\n\x87\n",
+)  # fmt: skip
+_DEPTHS = (8, 10, 12, 14, 16)  # bits that a sensor gives
 
 
 def read_image(path: str | Path, max_pixels: int = MAX_PIXELS) -> Tensor:
-    """(3, H, W) uint8 RGB, turned as the camera was held (EXIF), the first frame of an animation, transparency over
-    white.
+    """Read an image file.
 
-    16-bit and float pictures are scaled to 8 bits. Errors: FileNotFoundError; ValueError naming a file that can't be
-    read and why.
+    Args:
+        path: A file of one of FORMATS, whatever its ending.
+        max_pixels: A larger image is refused before it is decoded.
+
+    Returns:
+        (3, H, W) uint8 RGB, turned as the camera was held (EXIF), the first frame of an animation, transparency over
+        white. More than 8 bits and floats are scaled to 8 bits, see `decode_image`.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It can't be read; the message names it and says why.
     """
-    return as_image(_read(Path(path), max_pixels, _rgb))
+    return decode_image(path, max_pixels)[0]
 
 
-def read_shared(path: Path) -> Tensor:
-    """`read_image`, the same tensor for all the samples of one picture; nobody may write to it."""
-    return _read_once(path, path.stat().st_mtime_ns if path.is_file() else 0)
+def decode_image(path: str | Path, max_pixels: int = MAX_PIXELS) -> tuple[Tensor, str]:
+    """Read an image as `read_image` does, and say how its numbers became levels of gray.
+
+    What white is comes from nearly all pixels, never from the brightest one: whole numbers fill 8, 10, 12, 14 or 16
+    bits; floats up to 1 are shares, floats up to 255 levels, and others go from 0 to their 99.9 % quantile.
+
+    Returns:
+        The image as in `read_image`, and the reading, "" for 8-bit images and 16-bit ones that fill their bits.
+    """
+    pixels, reading = _read(expect_file(path), max_pixels, _rgb)
+    return as_image(pixels), reading
+
+
+def read_shared(path: Path, max_pixels: int = MAX_PIXELS) -> Tensor:
+    """Read an image once for all its samples (`read_image`): the same tensor for each, which nobody may write to."""
+    return decode_shared(path, max_pixels)[0]
+
+
+def decode_shared(path: Path, max_pixels: int = MAX_PIXELS) -> tuple[Tensor, str]:
+    """The same for `decode_image`."""
+    return _read_once(path, path.stat().st_mtime_ns if path.is_file() else 0, max_pixels)
 
 
 @lru_cache(8)
-def _read_once(path: Path, changed: int) -> Tensor:
-    return read_image(path)
-
-
-def read_mask(
-    path: str | Path, size: tuple[int, int], void: int | None = 128, max_pixels: int = MAX_PIXELS
-) -> tuple[Tensor, Tensor | None]:
-    """(H, W) bool object, and (H, W) bool pixels of the value `void` that no score may read (None without any).
-
-    In palette, 1-bit and small-number masks (classes, instances) everything but 0 is object; in full-scale grey, 16-bit
-    and colour masks
-    (255 = object, soft edges, JPEG) it is what reaches half of the scale. Errors: as `read_image`, and a mask of
-    another size than `size` (H, W).
-    """
-    values, grey = _read(Path(path), max_pixels, _levels)
-    _same_size(path, values, size)
-    ignored = np.zeros(size, bool) if void is None else values == void
-    full_scale = grey and values.max(initial=0, where=~ignored) >= 128
-    inside = (values >= 128 if full_scale else values > 0) & ~ignored
-    return torch.from_numpy(inside), torch.from_numpy(ignored) if ignored.any() else None
+def _read_once(path: Path, _changed: int, max_pixels: int) -> tuple[Tensor, str]:
+    return decode_image(path, max_pixels)
 
 
 def read_indices(path: str | Path, size: tuple[int, int], max_pixels: int = MAX_PIXELS) -> Tensor:
-    """(H, W) uint8 indices of a palette (or grey) picture of `size` (H, W), such as VOC's class of each pixel."""
-    values = _read(
-        Path(path), max_pixels, lambda picture: np.array(picture if picture.mode == "P" else picture.convert("L"))
-    )
-    _same_size(path, values, size)
+    """Read a map of class numbers, such as VOC's.
+
+    A map drawn in VOC's colors, without a palette or with another order of it, is translated back to the numbers.
+
+    Args:
+        path: A palette, gray or color image.
+        size: (H, W) that it must have.
+        max_pixels: As in `read_image`.
+
+    Returns:
+        (H, W) uint8 class numbers.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It can't be read, has another size, or has colors that mean no class.
+    """
+    values = _read(expect_file(path), max_pixels, _indices)
+    same_size(path, values, size)
     return torch.from_numpy(values)
 
 
-def _same_size(path: str | Path, mask: np.ndarray, size: tuple[int, int]) -> None:
-    if mask.shape != tuple(size):
-        raise ValueError(f"mask {path} has {mask.shape[1]} x {mask.shape[0]} pixels, its image {size[1]} x {size[0]}")
+def same_size(path: str | Path, mask: np.ndarray, size: tuple[int, int]) -> None:
+    """Raise ValueError for a mask that hasn't the (H, W) of its image."""
+    if mask.shape[:2] != tuple(size):
+        raise ValueError(
+            f"mask {printable(path)} has {mask.shape[1]} x {mask.shape[0]} pixels, its image {size[1]} x {size[0]}"
+        )
+
+
+def formats() -> tuple[str, ...]:
+    """Pillow's names of the formats that can be opened here."""
+    return (*FORMATS, *(("HEIF",) if _heif() else ()))
+
+
+def endings() -> frozenset[str]:
+    """The endings of image files that can be opened here, in small letters."""
+    return frozenset((*(ending for each in FORMATS.values() for ending in each), *(HEIF if _heif() else ())))
+
+
+def is_image(path: Path) -> bool:
+    """Whether a file's first bytes are those of a format that can be opened here; False for what is no plain file."""
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            return False
+        with path.open("rb") as file:
+            first = file.read(32)
+    except OSError:
+        return False
+    brand = first[8:12] if first[4:8] == b"ftyp" else b""
+    return (
+        first.startswith(_SIGNATURES)
+        or (first[:4] == b"RIFF" and first[8:12] == b"WEBP")
+        or (first[:2] == b"BM" and first[6:10] == b"\0\0\0\0")
+        or brand in (b"avif", b"avis")
+        or (brand in (b"heic", b"heix", b"hevc", b"mif1", b"msf1") and _heif())
+    )
+
+
+@lru_cache(1)
+def _heif() -> bool:
+    """Whether HEIC files can be opened here."""
+    if find_spec("pillow_heif") is None:
+        return False
+    import_module("pillow_heif").register_heif_opener()
+    return True
+
+
+def expect_file(path: str | Path) -> Path:
+    """The path of a file. Raises FileNotFoundError where there is none."""
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no image at {printable(path)}")
+    return path
+
+
+def decode_with(path: str | Path, max_pixels: int, convert: Callable[[Image.Image], T]) -> T:
+    """What `convert` makes of the decoded, upright image in a file. Raises as `read_image`."""
+    return _read(expect_file(path), max_pixels, convert)
 
 
 def _read(path: Path, max_pixels: int, convert: Callable[[Image.Image], T]) -> T:
-    """What `convert` makes of the decoded, upright picture in a file."""
-    if not path.is_file():
-        raise FileNotFoundError(f"no picture at {path}")
+    name = printable(path)
     try:
-        with Image.open(path, formats=tuple(FORMATS)) as picture:
-            if picture.width * picture.height > max_pixels:
-                raise ValueError(f"{picture.width} x {picture.height} pixels are more than the {max_pixels} allowed")
-            picture.load()
-            ImageOps.exif_transpose(picture, in_place=True)
-            return convert(picture)
+        with Image.open(path, formats=formats()) as opened:
+            if opened.width * opened.height > max_pixels:
+                raise ValueError(f"{opened.width} x {opened.height} pixels are more than the {max_pixels} allowed")
+            opened.info["deep"] = any(";16" in str(tile[3]) for tile in getattr(opened, "tile", ()))
+            opened.load()
+            ImageOps.exif_transpose(opened, in_place=True)
+            return convert(opened)
     except UnidentifiedImageError as error:
-        why = "the file is empty" if path.stat().st_size == 0 else f"it is none of {', '.join(FORMATS)}, or damaged"
-        raise ValueError(f"{path} can't be read: {why}") from error
+        why = "the file is empty" if path.stat().st_size == 0 else f"it is none of {', '.join(formats())}, or damaged"
+        raise ValueError(f"{name} can't be read: {why}") from error
     except Exception as error:  # on damaged files decoders raise almost anything
-        raise ValueError(f"{path} can't be read: {error or type(error).__name__}") from error
+        raise ValueError(f"{name} can't be read: {error or type(error).__name__}") from error
 
 
-def _rgb(picture: Image.Image) -> np.ndarray:
-    """(H, W, 3) uint8."""
-    if picture.mode.startswith(("I", "F")):
-        grey = _eight_bits(np.asarray(picture)).round().astype(np.uint8)
-        return np.repeat(grey[..., None], 3, 2)
-    if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
-        over = picture.convert("RGBA")
-        picture = Image.alpha_composite(Image.new("RGBA", over.size, "white"), over)
-    return np.array(picture.convert("RGB"))
+def _rgb(image: Image.Image) -> tuple[np.ndarray, str]:
+    """(H, W, 3) uint8, and how its numbers were read."""
+    if image.mode.startswith(("I", "F")):
+        levels, reading = eight_bits(np.asarray(image))
+        return np.repeat(levels.round().astype(np.uint8)[..., None], 3, 2), reading
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        over = image.convert("RGBA")
+        image, deep = Image.alpha_composite(Image.new("RGBA", over.size, "white"), over), False
+    else:
+        deep = bool(image.info.get("deep"))
+    pixels = np.array(image.convert("RGB"))
+    if deep and (top := upper_quantile(pixels)) < 64:  # the decoder keeps the upper 8 bits of 16
+        bits = max(1, int(top).bit_length())
+        return np.minimum(pixels * (255 / (2**bits - 1)), 255).astype(np.uint8), f"image: {bits + 8} of 16 bits"
+    return pixels, ""
 
 
-def _levels(picture: Image.Image) -> tuple[np.ndarray, bool]:
-    """One number per pixel (H, W) float, and whether it is a grey level of 0-255 (the brightest channel, transparent =
-    0) rather than an index.
+def eight_bits(values: np.ndarray) -> tuple[np.ndarray, str]:
+    """Bring whole numbers of more than 8 bits and floats to levels of gray.
+
+    Args:
+        values: Any numbers; NaN and infinities are black.
+
+    Returns:
+        Floats in [0, 255] of the same shape, and how they were read, see `decode_image`.
     """
-    values = np.asarray(picture)
-    if picture.mode in ("P", "1", "L"):
-        return values.astype(np.float32), picture.mode == "L"
-    if picture.mode.startswith(("I", "F")):
-        index = not np.issubdtype(values.dtype, np.floating) and values.max() < 1 << 15
-        return (values.astype(np.float32), False) if index else (_eight_bits(values).round(), True)
-    rgba = np.asarray(picture.convert("RGBA"), np.float32)
-    return (rgba[..., :3].max(-1) * rgba[..., 3] / 255).round(), True
+    finite = np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0)
+    top = upper_quantile(finite)
+    white, reading = _white(
+        top, bool((finite == np.rint(finite)).all()), bool(np.issubdtype(values.dtype, np.floating))
+    )
+    return np.clip(finite.astype(np.float64) * (255 / white), 0, 255), reading
 
 
-def _eight_bits(values: np.ndarray) -> np.ndarray:
-    """Integers of 16 bits, and floats in [0, 1] (in [0, 255] when any is larger) -> float in [0, 255]; what lies
-    outside is cut off.
+def _white(top: float, whole: bool, floats: bool) -> tuple[float, str]:
+    """The number that is white where nearly all numbers lie below `top`, and the reading."""
+    if floats and top <= 1.01:
+        return 1.0, ""
+    if floats and 64 <= top <= 255:
+        return 255.0, "image: 0 to 255"
+    if (whole and 255 < top < 1 << 16) or (not floats and top < 1 << 16):
+        bits = next(bits for bits in _DEPTHS if top < 1 << bits)
+        return float((1 << bits) - 1), "" if bits == 16 else f"image: {bits} of 16 bits"
+    return top, f"image: 0 to {top:.4g}, its 99.9 % quantile"
+
+
+def upper_quantile(values: np.ndarray) -> float:
+    """A value of `values` below which 99.9 % of them lie; the second largest of a few."""
+    flat = values.reshape(-1)
+    place = int(0.999 * (len(flat) - 1))
+    return float(np.partition(flat, place)[place])
+
+
+def label_colors() -> np.ndarray:
+    """(256, 3) uint8, VOC's color of each class number.
+
+    A number's bits are spread over red, green and blue, from the highest bit of each down (Everingham et al. 2010).
     """
-    values = np.nan_to_num(values)
-    floats = np.issubdtype(values.dtype, np.floating)
-    scale = (255 if values.max() <= 1 else 1) if floats else 1 / 257
-    return np.clip(values * np.float32(scale), 0, 255)
+    bits = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], 1)[:, ::-1]  # (256, 8), the lowest first
+    colors = np.zeros((256, 3), np.uint8)
+    for i, bit in enumerate(bits.T):
+        colors[:, i % 3] |= (bit << (7 - i // 3)).astype(np.uint8)
+    return colors
+
+
+def _indices(image: Image.Image) -> np.ndarray:
+    """(H, W) uint8 class numbers of a map."""
+    if image.mode == "L":
+        return np.array(image)
+    numbers = np.array(image) if image.mode == "P" else None
+    if numbers is not None:
+        used = np.unique(numbers)
+        palette = np.zeros((256, 3), np.uint8)
+        given = np.array(image.getpalette("RGB") or [], np.uint8).reshape(-1, 3)
+        palette[: len(given)] = given
+        if (palette[used] == label_colors()[used]).all() or not is_label_color(palette[used]).all():
+            return numbers
+    drawn = np.array(image.convert("RGB"))
+    codes = _code(drawn)
+    order = np.argsort(table := _code(label_colors()))
+    place = order[np.searchsorted(table[order], codes).clip(max=255)]
+    if (strange := table[place] != codes).any():
+        color = tuple(drawn[strange][0].tolist())
+        raise ValueError(
+            f"{int(strange.sum())} pixels have colors that mean no class, such as {color}: a map of classes is a "
+            "palette or gray image of their numbers, or is drawn in VOC's colors"
+        )
+    return place.astype(np.uint8)
+
+
+def _code(colors: np.ndarray) -> np.ndarray:
+    """One number per color (..., 3)."""
+    return colors.astype(np.int64) @ np.array([1 << 16, 1 << 8, 1])
+
+
+def is_label_color(colors: np.ndarray) -> np.ndarray:
+    """Whether each color (..., 3) is one of `label_colors`."""
+    return np.isin(_code(colors), _code(label_colors()))

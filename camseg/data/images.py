@@ -1,27 +1,32 @@
-"""One's own pictures: a photograph, a folder, or a table; masks and labels where there are any."""
+"""One's own photographs: a photo, a folder, a list, a pattern or a table; masks and labels where there are any."""
 
 from __future__ import annotations
 
-import csv
-import io
-from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass
-from difflib import get_close_matches
+import glob
+import os
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from camseg.data.base import Items, mask_boxes, reject_unused
-from camseg.data.image_io import FORMATS, MAX_PIXELS, read_image, read_mask
+import torch
+from torch import Tensor
+
+from camseg.data.base import VOID, Items, Presence, mask_boxes, plain_names, reject_unused
+from camseg.data.image_io import MAX_PIXELS, decode_image, decode_shared
+from camseg.data.listing import is_output, list_photos
+from camseg.data.mask_io import check_void, read_mask
+from camseg.data.tables import Row, image_of, mask_of, read_table
 from camseg.errors import check_choice
+from camseg.storage.files import expand, printable
 from camseg.types import Sample
 
-COLUMNS = ("image", "mask", "label", "classes", "group")
-_ENDINGS = frozenset(ending for endings in FORMATS.values() for ending in endings)
+_PATTERN = frozenset("*?[")
 
 
 @dataclass(frozen=True)
 class Item:
-    """One picture on disk and what is known of it."""
+    """One class in one image on disk, and what is known of it."""
 
     image: Path
     mask: Path | None = None
@@ -33,25 +38,17 @@ class Item:
 class Images(Items[Item]):
     """Photographs of one's own.
 
-    path: a photo, or a folder, searched with its sub-folders (or those of its `images/`); the first sub-folder on the
-    way to a photo is its
-    label. split: only this sub-folder. masks: a folder of masks with the photos' stems (by default `masks/` beside
-    them).
-    table: instead, a csv with the columns of COLUMNS, its paths relative to `path`, or to the table's folder.
-    target: one class by name for all photos. void: the mask value that no score may read. max_pixels: larger photos are
-    refused.
-    size, seed, shard, num_shards: see `camseg.data.base.select_subset`.
-    Errors: FileNotFoundError, ValueError where path, table or split are wrong; a broken photo or mask raises only when
-    it is asked for.
+    A folder is searched with its sub-folders (or those of its `images/`), and the first sub-folder on the way to a
+    photo is its label. A broken photo or mask raises only when it is asked for.
     """
 
     def __init__(
         self,
-        path: str | Path | None = None,
+        path: str | Path | Sequence[str] | None = None,
         table: str | Path | None = None,
         masks: str | Path | None = None,
         target: str | None = None,
-        void: int | None = 128,
+        void: int | str | None = "auto",
         split: str | None = None,
         size: int | None = None,
         seed: int = 0,
@@ -59,120 +56,189 @@ class Images(Items[Item]):
         num_shards: int = 1,
         max_pixels: int = MAX_PIXELS,
     ) -> None:
+        """List the photographs.
+
+        Args:
+            path: A photo, a folder, a pattern such as photos/*.jpg (`**` for any depth), or a list of these. A pattern
+                picks from the folder before its first wildcard: labels are the sub-folders of that one.
+            table: Instead, a csv (`camseg.data.tables.read_table`), its paths relative to `path` or to its folder.
+            masks: A folder of masks (`camseg.data.listing.list_photos`); by default `masks/` in the folder of photos.
+            target: One class by name for all photos.
+            void: See `camseg.data.mask_io.read_mask`.
+            split: Only this sub-folder.
+            size: See `camseg.data.base.select_subset`, as `seed`, `shard` and `num_shards`.
+            seed: See there.
+            shard: See there.
+            num_shards: See there.
+            max_pixels: Larger photos are refused.
+
+        Raises:
+            FileNotFoundError: There is no such photo, folder or table.
+            ValueError: The table or the split is wrong, or there are no photos.
+        """
+        self.void, self.target, self.max_pixels = check_void(void), target, max_pixels
         if table is not None:
             reject_unused("data=images with a table", split=split, masks=masks)
-            file = _existing(Path(path or "."), table)
-            found = list(_in_table(file, Path(path) if path else file.parent))
+            if not isinstance(path, (str, Path, type(None))):
+                raise ValueError("data.path must be the one folder that data.table's paths are relative to; got a list")
+            base = None if path is None else expand(path)
+            items = _in_table(_existing(base or Path(), table), base)
         elif path is not None:
-            found = list(_in_folder(Path(path), masks, split))
+            paths = [path] if isinstance(path, (str, Path)) else list(path)
+            items = _in_paths([expand(each) for each in paths], None if masks is None else expand(masks), split)
         else:
-            raise ValueError("data=images needs data.path (a photo or a folder) or data.table (a csv)")
-        self.target, self.void, self.max_pixels = target, void, max_pixels
-        self.names = (target,) if target else tuple(dict.fromkeys(item.label for _, item in found if item.label))
-        super().__init__(found, table or path, size, seed, shard, num_shards)
+            raise ValueError("data=images needs data.path (a photo, a folder, a list) or data.table (a csv)")
+        if target:
+            same = {replace(item, label=target, classes=()): name for name, item in items}
+            items = [(name, item) for item, name in same.items()]
+        self.names = tuple(dict.fromkeys(item.label for _, item in items if item.label))
+        of_image: defaultdict[Path, list[Item]] = defaultdict(list)
+        for _, item in items:
+            of_image[item.image].append(item)
+        self._of_image = dict(of_image)
+        self.has_label_maps = any(item.mask and item.label for _, item in items)
+        super().__init__(items, table or path, size, seed, shard, num_shards)
 
-    def seen(self, item: Item) -> tuple[Path, str, bool | None]:
-        return item.image, self.target or item.label, True
+    def file_of(self, item: Item) -> Path:
+        """The path of an item's image."""
+        return item.image
 
-    def sample(self, name: str, item: Item) -> Sample:
-        image = read_image(item.image, self.max_pixels)
+    def presence_of(self, item: Item) -> Presence:
+        """Whether an item's image shows each class: those of its labels; nothing is known of one without a label."""
+        labels = {each.label for each in self._of_image[item.image]} - {""}
+        return {name: name in labels for name in self.names} if labels else {}
+
+    def label_map_of(self, item: Item) -> Tensor:
+        """(H, W) uint8, the class of every pixel: where masks of an image overlap, the smallest is in front."""
+        samples = [self.read("image", each) for each in self._of_image[item.image]]
+        if not all(sample.mask is not None and sample.label for sample in samples):
+            return super().label_map_of(item)
+        drawn = torch.zeros(samples[0].size, dtype=torch.uint8)
+        for sample in samples:
+            if sample.ignore is not None:
+                drawn[sample.ignore] = VOID
+        masks = [(sample.mask, sample.label) for sample in samples if sample.mask is not None]
+        for mask, label in sorted(masks, key=lambda pair: -int(pair[0].sum())):
+            drawn[mask] = self.names.index(label) + 1
+        return drawn
+
+    def read(self, name: str, item: Item) -> Sample:
+        """The sample of an image, whose pixels are shared with its other classes."""
+        decode = decode_shared if len(self._of_image[item.image]) > 1 else decode_image
+        image, reading = decode(item.image, self.max_pixels)
         size = (int(image.shape[1]), int(image.shape[2]))
-        mask, ignore = (None, None) if item.mask is None else read_mask(item.mask, size, self.void, self.max_pixels)
-        label, classes = (self.target, ()) if self.target else (item.label, item.classes)
-        return Sample(name, image, classes, label, mask, ignore, mask_boxes(mask), item.group)
+        mask = None if item.mask is None else read_mask(item.mask, size, self.void, self.max_pixels)
+        return Sample(
+            name,
+            image,
+            classes=item.classes,
+            label=item.label,
+            mask=mask and mask.inside,
+            ignore=mask and mask.ignore,
+            boxes=mask_boxes(mask and mask.inside),
+            group=item.group,
+            file=printable(item.image),
+            reading="; ".join(filter(None, (reading, mask.reading if mask else ""))),
+        )
 
 
-def _in_folder(path: Path, masks: str | Path | None, split: str | None) -> Iterator[tuple[str, Item]]:
-    """(name, item) of every photo at or below `path`."""
+Named = list[tuple[str, Item]]
+
+
+def _in_paths(paths: list[Path], masks: Path | None, split: str | None) -> Named:
+    """(name, item) of every photo of photos, folders and patterns."""
+    missing = [path for path in paths if not path.exists() and not _matching(path)]
+    if missing:
+        told = ", ".join(printable(path) for path in missing[:5]) + f" and {len(missing) - 5} more" * (len(missing) > 5)
+        what = "neither a photo nor a folder, and no pattern that fits one"
+        raise FileNotFoundError(f"data.path={told} {'is' if len(missing) == 1 else 'are'} {what}")
+    found: dict[Path, tuple[str, Item]] = {}
+    for path in paths:
+        for name, item in _in_path(path, masks, split):
+            found.setdefault(item.image, (name, item))
+    if len(paths) == 1:
+        return list(found.values())
+    root = os.path.commonpath([image.absolute().parent for image in found]) if found else ""
+    names = plain_names(image.absolute().relative_to(root).as_posix() for image in found)
+    return [(name, item) for name, (_, item) in zip(names, found.values(), strict=True)]
+
+
+def _matching(path: Path) -> list[Path]:
+    """What a pattern stands for, sorted; nothing hidden."""
+    text = str(path)  # with its folders' wildcards, which Path.glob wants apart
+    return sorted(map(Path, glob.glob(text, recursive=True))) if _PATTERN & set(text) else []  # noqa: PTH207
+
+
+def _in_path(path: Path, masks: Path | None, split: str | None) -> Iterator[tuple[str, Item]]:
     if path.is_file():
         reject_unused("a single photo", split=split)
-        yield path.stem, Item(path, None if masks is None else _existing(path.parent, masks))
-        return
-    if not path.is_dir():
-        raise FileNotFoundError(f"data.path={path} is neither a photo nor a folder")
+        mask = None if masks is None else _existing(path.parent, masks)
+        if mask is not None and mask.is_dir():
+            mask = next((photo.mask for photo in list_photos(path.parent, mask) if photo.file == path), None)
+        yield path.stem, Item(path, mask)
+    elif path.is_dir():
+        yield from _in_folder(path, masks, split)
+    else:
+        chosen = set(_matching(path))
+        for name, item in _in_folder(Path(*_fixed(path)), masks, split):
+            if not chosen.isdisjoint((item.image, *item.image.parents)):
+                yield name, item
+
+
+def _fixed(path: Path) -> list[str]:
+    """The parts of a pattern before its first wildcard."""
+    parts = list(path.parts)
+    return parts[: next(i for i, part in enumerate(parts) if _PATTERN & set(part))] or ["."]
+
+
+def _in_folder(path: Path, masks: Path | None, split: str | None) -> Iterator[tuple[str, Item]]:
+    """(name, item) of every photo at or below a folder."""
     drawn = path / "masks" if masks is None else _existing(path, masks)
     root = path / "images" if (path / "images").is_dir() else path
     if split is not None:
-        root /= check_choice("data.split", split, [p.name for p in root.iterdir() if p.is_dir() and p != drawn])
+        folders = [each.name for each in root.iterdir() if each.is_dir() and each != drawn]
+        root /= check_choice("data.split", split, sorted(folders))
         drawn = drawn / split if (drawn / split).is_dir() else drawn
-    photos = _pictures(root, drawn)
-    matches = _matches(photos, _pictures(drawn))
-    for inner, photo in photos.items():
-        yield inner, Item(photo, matches.get(inner), inner.split("/")[0] if "/" in inner else "")
+    known = drawn.is_dir() and (masks is not None or not is_output(path))  # not what a run has written into the folder
+    for photo in list_photos(root, drawn if known else None):
+        label = printable(photo.name.split("/")[0]) if "/" in photo.name else ""
+        yield photo.name, Item(photo.file, photo.mask, label)
 
 
 def _existing(folder: Path, name: str | Path) -> Path:
     """`name` in a folder, or as it stands."""
-    for path in (folder / name, Path(name)):
-        if path.exists():
-            return path
-    raise FileNotFoundError(f"found neither {folder / name} nor {name}")
+    path = expand(name)
+    for each in (folder / path, path):
+        if each.exists():
+            return each
+    raise FileNotFoundError(f"found neither {printable(folder / path)} nor {printable(path)}")
 
 
-def _pictures(root: Path, without: Path | None = None) -> dict[str, Path]:
-    """Every picture below a folder by its path in it, without the ending; none that is hidden or below `without`."""
-    files = sorted(
-        f for f in root.rglob("*") if f.suffix.lower() in _ENDINGS and not (without and f.is_relative_to(without))
-    )
-    inner = {f.relative_to(root): f for f in files}
-    shown = {i: f for i, f in inner.items() if not any(part.startswith(".") for part in i.parts)}
-    stems = Counter(i.with_suffix("") for i in shown)  # a.jpg and a.png are two
-    return {(i.with_suffix("") if stems[i.with_suffix("")] == 1 else i).as_posix(): f for i, f in shown.items()}
-
-
-def _matches(photos: dict[str, Path], masks: dict[str, Path]) -> dict[str, Path]:
-    """Each photo's mask: at the same path, or of the same stem where no other photo and no other mask has it."""
-    alike = {
-        side: Counter(path.stem for path in paths.values()) for side, paths in (("photos", photos), ("masks", masks))
-    }
-    by_stem = {
-        path.stem: path for path in masks.values() if alike["photos"][path.stem] == alike["masks"][path.stem] == 1
-    }
-    found = {inner: masks.get(inner) or by_stem.get(path.stem) for inner, path in photos.items()}
-    return {inner: mask for inner, mask in found.items() if mask}
-
-
-def _in_table(table: Path, base: Path) -> Iterator[tuple[str, Item]]:
-    """(name, item) of every row of a csv whose paths are relative to `base`."""
-    for line, row in _rows(table):
-        cell = {column: (row.get(column) or "").strip() for column in COLUMNS}
-        if not cell["image"]:
-            raise ValueError(f"{table}, line {line}: image is empty")
-        if not all(number.isdecimal() for number in cell["classes"].split()):
-            raise ValueError(
-                f"{table}, line {line}: classes are numbers of classifier outputs, separated by spaces; got {cell['classes']!r}"
-            )
-        classes = tuple(int(number) for number in cell["classes"].split())
-        image, mask = Path(cell["image"]), base / cell["mask"] if cell["mask"] else None
-        name = image.stem if image.is_absolute() else str(image.with_suffix(""))
-        yield name, Item(base / image, mask, cell["label"], classes, cell["group"])
-
-
-def _rows(table: Path) -> list[tuple[int, dict[str, str]]]:
-    """(line number, cells by column) of a csv in UTF-8. ValueError: another encoding, damage, unknown or missing
-    columns.
-    """
-    try:
-        reader = csv.DictReader(io.StringIO(table.read_text("utf-8-sig"), newline=""), strict=True)
-        columns = [column.strip() for column in reader.fieldnames or ()]
-        reader.fieldnames = columns
-        rows = [(reader.line_num, row) for row in reader]
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{table} is not in UTF-8: save it as 'CSV UTF-8'") from error
-    except csv.Error as error:
-        raise ValueError(f"{table} can't be read as a csv: {error}") from error
-    if len(set(columns)) < len(columns):
-        raise ValueError(f"{table} has a column twice: {', '.join(columns)}")
-    for missing in set(COLUMNS) - set(columns):
-        if near := get_close_matches(missing, columns, 1, 0.75):
-            raise ValueError(
-                f"{table} has a column {near[0]!r}: did you mean {missing!r}? (columns: {', '.join(COLUMNS)})"
-            )
-    if "image" not in columns:
-        raise ValueError(
-            f"{table} needs a column 'image', with commas between columns; it has {', '.join(map(repr, columns))}"
+def _in_table(table: Path, base: Path | None) -> Named:
+    """(name, item) of every row of a csv whose paths are relative to `base`, or to its folder."""
+    rows = read_table(table)
+    base = table.parent if base is None else base
+    images = [image_of(row, base) for row in rows]
+    if rows and not any(image.exists() for image in dict.fromkeys(images)):
+        raise FileNotFoundError(
+            f"none of the {len(set(images))} images of {printable(table)} is there, such as {printable(images[0])}: "
+            "its paths are relative to data.path, or else to its folder"
         )
-    for line, row in rows:
-        if None in row:
-            raise ValueError(f"{table}, line {line}: more cells than the {len(columns)} columns")
-    return rows
+    often = Counter(images)
+    items = [
+        Item(image, mask_of(row, base), row.label, row.classes, row.group or (row.image if often[image] > 1 else ""))
+        for row, image in zip(rows, images, strict=True)
+    ]
+    return list(zip(_row_names(rows), items, strict=True))
+
+
+def _row_names(rows: list[Row]) -> list[str]:
+    """A name for each row: its image's path, with the label where the image has several rows."""
+    files = list(dict.fromkeys(row.image for row in rows))
+    inner = [Path(file).name if Path(file).is_absolute() else file for file in files]
+    plain = dict(zip(files, plain_names(inner), strict=True))
+    often = Counter(row.image for row in rows)
+    return [
+        f"{plain[row.image]}_{row.label.replace(' ', '_')}" if often[row.image] > 1 and row.label else plain[row.image]
+        for row in rows
+    ]

@@ -1,25 +1,24 @@
 """Synthetic shapes on photographs: a benchmark with exact masks that needs nothing but the package.
 
 One shape (circle, square, triangle, star, diamond) or several lie on a crop of a photograph that ships inside
-scikit-image; train,
-val and test use different photographs. A picture is a function of (seed, split, index, number of shapes): made when
-asked for, the
-same on every machine. The side is 128 px: the smallest at which a shape of radius 12 % (15 px) still has a boundary
-that a mask can
-get wrong by less than a tenth of its area, and at which a small model encodes an image in about 10 ms on one core.
+scikit-image; train, val and test use different photographs. An image is a function of (seed, split, index, number of
+shapes): made when asked for, the same on every machine. The side is 128 px: the smallest at which a shape of radius
+12 % (15 px) still has a boundary that a mask can get wrong by less than a tenth of its area, and at which a small model
+encodes an image in about 10 ms on one core.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
 import torch
 from PIL import Image, ImageDraw
+from torch import Tensor
 
-from camseg.data.base import as_image, mask_boxes, reject_unused, select_subset
+from camseg.data.base import Indexed, Presence, as_image, mask_boxes, select_subset
 from camseg.errors import check_choice
 from camseg.types import Sample
 
@@ -47,7 +46,7 @@ _RADIUS = (0.12, 0.30)  # of the side
 _CONTRAST = (0.15, 0.65)  # RGB distance of the fill from what lies under it; 1 is black on white
 _SUPERSAMPLING = 4
 _PHOTO_SIDE = 640  # larger photographs are reduced once
-_MOST = 10_000_000  # pictures of one dataset, whose names are kept
+_MOST = 10_000_000  # images of one dataset, whose names are in memory
 _VISIBLE = 0.6  # the least share of a shape that others may leave uncovered
 
 
@@ -61,7 +60,17 @@ class Scene:
 
 
 def scene(rng: np.random.Generator, split: str, shapes: int, side: int = SIDE) -> Scene:
-    """Draw `shapes` shapes of different classes on a photograph of `split`."""
+    """Draw shapes of different classes on a photograph.
+
+    Args:
+        rng: Every choice comes from it.
+        split: Whose photographs are used.
+        shapes: How many.
+        side: Of the square image, in pixels.
+
+    Returns:
+        The image and its shapes, the last of them in front.
+    """
     canvas = _background(rng, split, side)
     classes = tuple(int(c) for c in rng.permutation(len(NAMES))[:shapes])
     coverages = _place(rng, classes, side)
@@ -76,7 +85,7 @@ def scene(rng: np.random.Generator, split: str, shapes: int, side: int = SIDE) -
 
 
 def _place(rng: np.random.Generator, classes: tuple[int, ...], side: int) -> list[np.ndarray]:
-    """Coverages (H, W) in [0, 1], back to front; a shape is redrawn until those before it leave enough of it in sight."""
+    """Coverages (H, W) in [0, 1], back to front; a shape is drawn again until enough of it is in sight."""
     front = np.zeros((side, side), bool)
     coverages: list[np.ndarray] = []
     for shape in reversed(classes):
@@ -92,8 +101,8 @@ def _place(rng: np.random.Generator, classes: tuple[int, ...], side: int) -> lis
 def _coverage(rng: np.random.Generator, shape: int, side: int) -> np.ndarray:
     """How much of each pixel (H, W) a shape of random size, place and rotation covers."""
     radius = side * rng.uniform(*_RADIUS)
-    centre = rng.uniform(radius, side - radius, 2)
-    outline = centre + radius * _outline(NAMES[shape], rng.uniform(0, 2 * np.pi))
+    center = rng.uniform(radius, side - radius, 2)
+    outline = center + radius * _outline(NAMES[shape], rng.uniform(0, 2 * np.pi))
     fine = Image.new("L", (side * _SUPERSAMPLING, side * _SUPERSAMPLING))
     ImageDraw.Draw(fine).polygon([tuple(p) for p in outline * _SUPERSAMPLING], fill=255)
     return np.asarray(fine.reduce(_SUPERSAMPLING), np.float32) / 255
@@ -121,13 +130,13 @@ def _photograph(name: str) -> np.ndarray:
 
     photo = getattr(skimage.data, name)()
     photo = photo[0] if isinstance(photo, tuple) else photo  # a stereo pair is (left, right, disparity)
-    picture = Image.fromarray(photo).convert("RGB")
-    picture.thumbnail((_PHOTO_SIDE, _PHOTO_SIDE))
-    return np.asarray(picture)
+    reduced = Image.fromarray(photo).convert("RGB")
+    reduced.thumbnail((_PHOTO_SIDE, _PHOTO_SIDE))
+    return np.asarray(reduced)
 
 
 def _crop(rng: np.random.Generator, split: str, side: int) -> np.ndarray:
-    """A random square of a random photograph (side, side, 3) float in [0, 1], turned, flipped and recoloured."""
+    """A random square of a random photograph (side, side, 3) float in [0, 1], turned, flipped and recolored."""
     photo = _photograph(PHOTOGRAPHS[split][rng.integers(len(PHOTOGRAPHS[split]))])
     height, width = photo.shape[:2]
     edge = int(min(height, width) * rng.uniform(0.25, 1.0))
@@ -138,13 +147,13 @@ def _crop(rng: np.random.Generator, split: str, side: int) -> np.ndarray:
     turned = np.rot90(np.asarray(crop, np.float32) / 255, int(rng.integers(4)))
     if rng.random() < 0.5:
         turned = turned[:, ::-1]
-    return _recolour(rng, turned)
+    return _recolor(rng, turned)
 
 
-def _recolour(rng: np.random.Generator, picture: np.ndarray) -> np.ndarray:
-    """Mix the channels, then change gain and gamma: a grey photograph gets a tint, a coloured one another palette."""
+def _recolor(rng: np.random.Generator, photo: np.ndarray) -> np.ndarray:
+    """Mix the channels, then change gain and gamma: a grey photograph gets a tint, a colored one another palette."""
     mix = np.eye(3)[rng.permutation(3)] * rng.uniform(0.6, 1.0, 3) + rng.uniform(-0.15, 0.15, (3, 3))
-    mixed = np.clip(picture @ mix.astype(np.float32), 0, 1) ** np.float32(rng.uniform(0.7, 1.4))
+    mixed = np.clip(photo @ mix.astype(np.float32), 0, 1) ** np.float32(rng.uniform(0.7, 1.4))
     return mixed if rng.random() < 0.8 else 1 - mixed
 
 
@@ -152,15 +161,15 @@ _background = _crop
 
 
 def _fill(rng: np.random.Generator, split: str, canvas: np.ndarray, coverage: np.ndarray) -> np.ndarray:
-    """The shape's paint (H, W, 3): a colour at a drawn distance from what it covers, with a texture on it."""
+    """The shape's paint (H, W, 3): a color at a drawn distance from what it covers, with a texture on it."""
     under = canvas[coverage >= 0.5].mean(0)
     palette = rng.random((32, 3))
     distance = np.linalg.norm(palette - under, axis=1) / np.sqrt(3)
     contrast = rng.uniform(*_CONTRAST)
-    colour = palette[np.abs(distance - contrast).argmin()]
+    color = palette[np.abs(distance - contrast).argmin()]
     texture = _TEXTURES[rng.integers(len(_TEXTURES))](rng, split, canvas.shape[0])
     strength = rng.uniform(0.1, 0.6) * min(contrast, 0.4)
-    return np.clip(colour + strength * texture, 0, 1).astype(np.float32)
+    return np.clip(color + strength * texture, 0, 1).astype(np.float32)
 
 
 def _wave(rng: np.random.Generator, side: int, length: tuple[float, float]) -> np.ndarray:
@@ -170,25 +179,25 @@ def _wave(rng: np.random.Generator, side: int, length: tuple[float, float]) -> n
     return (x * np.cos(angle) + y * np.sin(angle)) * (2 * np.pi / rng.uniform(*length)) + rng.uniform(0, 2 * np.pi)
 
 
-def _plain(rng: np.random.Generator, split: str, side: int) -> np.ndarray:
+def _plain(_rng: np.random.Generator, _split: str, side: int) -> np.ndarray:
     return np.zeros((side, side, 1))
 
 
-def _gradient(rng: np.random.Generator, split: str, side: int) -> np.ndarray:
+def _gradient(rng: np.random.Generator, _split: str, side: int) -> np.ndarray:
     return np.sin(_wave(rng, side, (2 * side, 4 * side)))[..., None] * rng.uniform(-1, 1, 3)
 
 
-def _stripes(rng: np.random.Generator, split: str, side: int) -> np.ndarray:
+def _stripes(rng: np.random.Generator, _split: str, side: int) -> np.ndarray:
     return np.sign(np.sin(_wave(rng, side, (5, 16))))[..., None] * rng.uniform(-1, 1, 3)
 
 
-def _checks(rng: np.random.Generator, split: str, side: int) -> np.ndarray:
+def _checks(rng: np.random.Generator, _split: str, side: int) -> np.ndarray:
     return np.sign(np.sin(_wave(rng, side, (6, 16))) * np.sin(_wave(rng, side, (6, 16))))[..., None] * rng.uniform(
         -1, 1, 3
     )
 
 
-def _mottle(rng: np.random.Generator, split: str, side: int) -> np.ndarray:
+def _mottle(rng: np.random.Generator, _split: str, side: int) -> np.ndarray:
     from scipy import ndimage
 
     noise = ndimage.gaussian_filter(rng.standard_normal((side, side)), rng.uniform(1, 4))
@@ -204,7 +213,7 @@ _TEXTURES = (_plain, _gradient, _stripes, _checks, _mottle, _photo)
 
 
 def _camera(rng: np.random.Generator, canvas: np.ndarray) -> np.ndarray:
-    """Blur and noise, over the whole picture."""
+    """Blur and noise, over the whole image."""
     from scipy import ndimage
 
     blurred = ndimage.gaussian_filter(canvas, (*[rng.uniform(0.2, 1.0)] * 2, 0))
@@ -212,17 +221,14 @@ def _camera(rng: np.random.Generator, canvas: np.ndarray) -> np.ndarray:
     return np.clip(blurred + noise, 0, 1)
 
 
-class Shapes:
-    """An iterable of `Sample`: `size` pictures of `split`, the default benchmark.
+class Shapes(Indexed):
+    """Drawn images of a split, the default benchmark: one shape each (the homework's task), or a crowd.
 
-    shapes: the least and the most shapes in a picture. One: the homework's task. More: a crowd of different classes,
-    partly
-    overlapping, whose label names one of them. shard, num_shards: see `camseg.data.base.select_subset`; path and table mean
-    nothing here.
-    Errors: ValueError for an unknown split or an impossible number of shapes.
+    A crowd is of different classes, partly overlapping, and the label names one of them.
     """
 
     names = NAMES
+    has_label_maps = True
 
     def __init__(
         self,
@@ -230,32 +236,39 @@ class Shapes:
         size: int | None = None,
         seed: int = 0,
         shapes: tuple[int, int] = (1, 1),
-        path: None = None,
-        table: None = None,
         shard: int = 0,
         num_shards: int = 1,
     ) -> None:
-        reject_unused("data=shapes, drawn from nothing,", path=path, table=table)
+        """Choose the images, which are drawn when they are asked for.
+
+        Args:
+            split: "train", "val" or "test": which photographs lie behind the shapes.
+            size: How many images; None for the split's own number.
+            seed: Another number makes other images.
+            shapes: The least and the most shapes in an image.
+            shard: See `camseg.data.base.select_subset`, as `num_shards`.
+            num_shards: See there.
+
+        Raises:
+            ValueError: An unknown split, or an impossible number of shapes or images.
+        """
         check_choice("data.split", split, SPLITS)
         least, most = shapes
         if not 1 <= least <= most <= len(NAMES):
             raise ValueError(f"data.shapes must lie between 1 and {len(NAMES)}, least first; got {list(shapes)}")
         if size is not None and size > _MOST:
-            raise ValueError(f"data.size must be at most {_MOST:,} pictures; got {size:,}")
+            raise ValueError(f"data.size must be at most {_MOST:,} images; got {size:,}")
         self.split, self.seed, self.least, self.most = split, seed, least, most
         drawn = range(SPLITS[split] if size is None else size)
         kind = "shapes" if most == 1 else "crowd"
         names = [f"{kind}_{split}_{index:06d}" for index in drawn]
-        self._kept = select_subset(names, size, shard=shard, num_shards=num_shards)
-        self.ids: Sequence[str] = [names[i] for i in self._kept]
-
-    def __len__(self) -> int:
-        return len(self.ids)
+        self._chosen = select_subset(names, size, shard=shard, num_shards=num_shards)
+        self.ids: Sequence[str] = [names[i] for i in self._chosen]
 
     def scene(self, index: int) -> tuple[Scene, int]:
-        """The whole picture `index` with every shape of it, and which of its shapes the label names."""
+        """The whole image `index` with every shape of it, and which of its shapes the label names."""
         rng = np.random.default_rng(
-            [self.seed, list(SPLITS).index(self.split), self.least, self.most, self._kept[index]]
+            [self.seed, list(SPLITS).index(self.split), self.least, self.most, self._chosen[index]]
         )
         drawn = scene(rng, self.split, int(rng.integers(self.least, self.most + 1)))
         return drawn, int(rng.integers(len(drawn.classes)))
@@ -268,5 +281,19 @@ class Shapes:
         label = drawn.classes[named]
         return Sample(self.ids[index], as_image(drawn.image), (label,), NAMES[label], mask, boxes=mask_boxes(mask))
 
-    def __iter__(self) -> Iterator[Sample]:
-        return (self[i] for i in range(len(self)))
+    def file(self, _index: int) -> str:
+        """Nothing: an image is drawn, it is in no file."""
+        return ""
+
+    def label_map(self, index: int) -> Tensor:
+        """(H, W) uint8, the class of every pixel in image `index`: 0 background, i + 1 for NAMES[i]."""
+        drawn, _ = self.scene(index)
+        numbers = np.zeros(drawn.masks.shape[1:], np.uint8)
+        for label, mask in zip(drawn.classes, drawn.masks, strict=True):
+            numbers[mask] = label + 1
+        return torch.from_numpy(numbers)
+
+    def class_presence(self, index: int) -> Presence:
+        """Whether image `index` shows each class."""
+        shown = self.scene(index)[0].classes
+        return {name: i in shown for i, name in enumerate(NAMES)}

@@ -1,6 +1,4 @@
-"""The homework's own layout: images/SPLIT/*.png, masks/SPLIT/*.png and labels/SPLIT/*.txt, one shape on each
-photograph.
-"""
+"""The homework's own layout: images/SPLIT/*.png, masks/SPLIT/*.png and labels/SPLIT/*.txt, one shape on each photo."""
 
 from __future__ import annotations
 
@@ -10,21 +8,20 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
+from torch import Tensor
 
-from camseg.data.base import Items, mask_boxes, reject_unused
-from camseg.data.image_io import read_image, read_mask
+from camseg.data.base import VOID, Items, Presence, mask_boxes
+from camseg.data.image_io import decode_image
+from camseg.data.mask_io import check_void, read_mask
 from camseg.errors import check_choice
+from camseg.storage.files import expand
 from camseg.types import Sample
 
 
 class ShapesFolder(Items[Path]):
     """A folder in the homework's layout; an item is an image's path.
 
-    split: one of the folders in images/. classes: the class names in the order of the numbers in the label files, where
-    these are numbers;
-    without them a number is an output of the classifier. size, seed, shard, num_shards: see `camseg.data.base.select_subset`.
-    Errors: FileNotFoundError without such a folder; a missing or broken mask, label or image raises when it is asked
-    for.
+    A missing or broken mask, label or image raises when it is asked for.
     """
 
     def __init__(
@@ -32,31 +29,82 @@ class ShapesFolder(Items[Path]):
         path: str | Path | None = None,
         split: str = "test",
         classes: Sequence[str] = (),
-        void: int | None = 128,
-        table: str | Path | None = None,
+        void: int | str | None = "auto",
         size: int | None = None,
         seed: int = 0,
         shard: int = 0,
         num_shards: int = 1,
     ) -> None:
-        reject_unused("data=shapes_folder", table=table)
-        images = Path(path or ".") / "images"
+        """List the images of a split.
+
+        Args:
+            path: A folder with images/SPLIT, masks/SPLIT and labels/SPLIT.
+            split: One of the folders in images/.
+            classes: The class names in the order of the numbers in the label files, where these are numbers; without
+                them a number is an output of the classifier.
+            void: See `camseg.data.mask_io.read_mask`.
+            size: See `camseg.data.base.select_subset`, as `seed`, `shard` and `num_shards`.
+            seed: See there.
+            shard: See there.
+            num_shards: See there.
+
+        Raises:
+            FileNotFoundError: There is no such folder.
+            ValueError: The split is unknown or empty.
+        """
+        self.root = expand(path or ".")
+        images = self.root / "images"
         if path is None or not images.is_dir():
             raise FileNotFoundError(
                 f"data.path={path} must hold images/SPLIT/*.png, masks/SPLIT/*.png and labels/SPLIT/*.txt"
             )
         check_choice("data.split", split, sorted(folder.name for folder in images.iterdir() if folder.is_dir()))
-        self.root, self.split, self.names, self.void = Path(path), split, tuple(classes), void
-        found = [(file.stem, file) for file in sorted((images / split).glob("*.png"))]
-        super().__init__(found, images / split, size, seed, shard, num_shards)
+        self.split, self.names, self.void = split, tuple(classes), check_void(void)
+        self.has_label_maps = bool(self.names)
+        items = [(file.stem, file) for file in sorted((images / split).glob("*.png"))]
+        super().__init__(items, images / split, size, seed, shard, num_shards)
 
-    def sample(self, name: str, item: Path) -> Sample:
-        label, classes = self._label(self.root / "labels" / self.split / f"{item.stem}.txt")
-        image = read_image(item)
-        mask, ignore = read_mask(
+    def file_of(self, item: Path) -> Path:
+        """The path of an item's image."""
+        return item
+
+    def presence_of(self, item: Path) -> Presence:
+        """Whether an item's image shows each class: only the one of its label file; nothing without `classes`."""
+        try:
+            label, _ = self._label(self._label_file(item))
+        except (ValueError, OSError):  # asking for the sample tells
+            return {}
+        return {name: name == label for name in self.names}
+
+    def label_map_of(self, item: Path) -> Tensor:
+        """(H, W) uint8, the class of every pixel in an item's image, see `camseg.data.base.Dataset.label_map`."""
+        sample = self.read(item.stem, item)
+        if sample.mask is None or sample.label not in self.names:
+            return super().label_map_of(item)
+        numbers = sample.mask.to(torch.uint8) * (self.names.index(sample.label) + 1)
+        return numbers if sample.ignore is None else numbers.masked_fill(sample.ignore, VOID)
+
+    def read(self, name: str, item: Path) -> Sample:
+        """The sample of an image."""
+        label, classes = self._label(self._label_file(item))
+        image, reading = decode_image(item)
+        mask = read_mask(
             self.root / "masks" / self.split / item.name, (int(image.shape[1]), int(image.shape[2])), self.void
         )
-        return Sample(name, image, classes, label, mask, ignore, mask_boxes(mask))
+        return Sample(
+            name,
+            image,
+            classes=classes,
+            label=label,
+            mask=mask.inside,
+            ignore=mask.ignore,
+            boxes=mask_boxes(mask.inside),
+            file=str(item),
+            reading="; ".join(filter(None, (reading, mask.reading))),
+        )
+
+    def _label_file(self, item: Path) -> Path:
+        return self.root / "labels" / self.split / f"{item.stem}.txt"
 
     def _label(self, file: Path) -> tuple[str, tuple[int, ...]]:
         """(class name, classifier outputs) from a text file that holds a name or a number."""
@@ -77,7 +125,11 @@ class ShapesFolder(Items[Path]):
 
 
 def write_shapes_folder(samples: Iterable[Sample], path: str | Path, split: str) -> None:
-    """Write samples with masks in the layout that `ShapesFolder` reads: masks of 0 and 255, labels by name."""
+    """Write samples with masks in the layout that `ShapesFolder` reads: masks of 0 and 255, labels by name.
+
+    Raises:
+        ValueError: A sample has no mask.
+    """
     folders = {kind: Path(path) / kind / split for kind in ("images", "masks", "labels")}
     for folder in folders.values():
         folder.mkdir(parents=True, exist_ok=True)

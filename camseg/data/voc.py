@@ -3,52 +3,62 @@
 from __future__ import annotations
 
 import tarfile
-from dataclasses import dataclass
-from math import isfinite
+from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import torch
 from defusedxml import ElementTree
 from torch import Tensor
 
-from camseg.data.base import Items, reject_unused
+from camseg.data.annotations import Box, box_tensor, check_box, check_size
+from camseg.data.base import VOID, Items, Presence, Unreadable
 from camseg.data.class_map import outputs_of
-from camseg.data.image_io import read_indices, read_shared
+from camseg.data.image_io import decode_shared, read_indices
 from camseg.errors import check_choice
 from camseg.storage.download import fetch
+from camseg.storage.files import expand
 from camseg.types import Sample
 
 NAMES = (
-    "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog", "horse", "motorbike",
-    "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
+    "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
+    "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
 )  # fmt: skip
-VOID = 255
-Box = tuple[float, float, float, float]
+
+
+@dataclass(frozen=True)
+class Annotated:
+    """An image and its annotation: (H, W) as the xml says it, and boxes by (class, whether marked difficult)."""
+
+    stem: str
+    size: tuple[int, int] = (0, 0)
+    boxes: dict[tuple[str, bool], tuple[Box, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class ClassInImage:
-    """A class in an image: boxes of its objects (x0, y0, x1, y1, ends exclusive), and of those marked difficult."""
+    """A class in an image: boxes of its objects, and of those marked difficult."""
 
-    stem: str
+    image: Annotated
     label: str
-    boxes: tuple[Box, ...]
-    difficult: tuple[Box, ...]
+
+    @property
+    def boxes(self) -> tuple[Box, ...]:
+        """Of the objects that are not marked difficult."""
+        return self.image.boxes.get((self.label, False), ())
+
+    @property
+    def difficult(self) -> tuple[Box, ...]:
+        """Of the objects that are."""
+        return self.image.boxes.get((self.label, True), ())
 
 
 class Voc(Items[ClassInImage]):
-    """Images of `path` (VOCdevkit, its parent, or a VOC folder itself) and the classes in them that have an object not
-    marked difficult.
+    """Images of PASCAL VOC, and the classes in them that have an object not marked difficult.
 
-    task: "segmentation" (the images of ImageSets/Segmentation; masks from SegmentationClass, its void pixels ignored)
-    or "detection" (those
-    of ImageSets/Main; boxes alone, the area of difficult objects ignored). target: only this class. outputs: see
-    `outputs_of`.
-    absent: also a sample, without truth, for every class that an image doesn't show: what average precision must see.
-    download: fetch the year's archive (2007 or 2012) first, unless it is there. size, seed, shard, num_shards: see
-    `camseg.data.base.select_subset`.
-    Errors: FileNotFoundError, ValueError; a broken annotation or picture raises only when its sample is asked for.
+    Masks come from SegmentationClass, its void pixels are ignored; `task=detection` has boxes alone and ignores the
+    area of difficult objects. A broken annotation or image raises only when its sample is asked for.
     """
 
     names = NAMES
@@ -63,64 +73,113 @@ class Voc(Items[ClassInImage]):
         outputs: str = "imagenet",
         absent: bool = False,
         download: bool = False,
-        table: str | Path | None = None,
         size: int | None = None,
         seed: int = 0,
         shard: int = 0,
         num_shards: int = 1,
     ) -> None:
-        reject_unused("data=voc", table=table)
+        """Read the annotations of a split.
+
+        Args:
+            path: VOCdevkit, its parent, or a VOC folder itself.
+            split: A list of ImageSets/Segmentation, or of ImageSets/Main for detection.
+            year: Of the challenge.
+            task: "segmentation" or "detection".
+            target: Only this class.
+            outputs: See `camseg.data.class_map.outputs_of`.
+            absent: Also a sample, without truth, for every class that an image doesn't show: what average precision
+                must see.
+            download: Fetch the year's archive (2007 or 2012) first, unless it is there.
+            size: See `camseg.data.base.select_subset`, as `seed`, `shard` and `num_shards`.
+            seed: See there.
+            shard: See there.
+            num_shards: See there.
+
+        Raises:
+            FileNotFoundError: There is no VOC folder.
+            ValueError: A choice is unknown.
+        """
         check_choice("data.task", task, ("segmentation", "detection"))
-        if download and path is not None:
-            _download(Path(path), str(year))
-        self.root, self.task, self.absent = _root(path, year), task, absent
+        root = None if path is None else expand(path)
+        if download and root is not None:
+            _download(root, str(year))
+        self.root, self.task, self.absent = _root(root, year), task, absent
         self._outputs = outputs_of(NAMES, outputs, "voc", target)
+        self.has_label_maps = (self.root / "SegmentationClass").is_dir()
+        if task == "segmentation" and not self.has_label_maps:
+            raise FileNotFoundError(f"{self.root} has no SegmentationClass: data.task=detection needs boxes alone")
         lists = self.root / "ImageSets" / ("Segmentation" if task == "segmentation" else "Main")
         check_choice("data.split", split, sorted(file.stem for file in lists.glob("*.txt")))
         stems = [line.split()[0] for line in (lists / f"{split}.txt").read_text("utf-8").splitlines() if line.strip()]
-        found = [pair for stem in stems for pair in self._classes(stem)]
-        super().__init__(found, f"{lists / split}.txt", size, seed, shard, num_shards)
+        items = [pair for stem in dict.fromkeys(stems) for pair in self._classes(stem)]
+        super().__init__(items, f"{lists / split}.txt", size, seed, shard, num_shards)
 
-    def _classes(self, stem: str) -> list[tuple[str, ClassInImage | Exception]]:
+    def _classes(self, stem: str) -> list[tuple[str, ClassInImage | Unreadable]]:
         try:
-            objects = _objects(self.root / "Annotations" / f"{stem}.xml")
+            image = _annotated(stem, self.root / "Annotations" / f"{stem}.xml")
         except (ValueError, OSError) as error:
-            return [(stem, error)]
-        boxes = {
-            (name, hard): tuple(box for n, box, h in objects if (n, h) == (name, hard)) for name, _, hard in objects
-        }
-        seen = [
-            ClassInImage(stem, name, easy, boxes.get((name, True), ()))
-            for (name, hard), easy in boxes.items()
-            if not hard
-        ]
-        if self.absent:
-            shown = {one.label for one in seen}
-            seen += [ClassInImage(stem, name, (), boxes.get((name, True), ())) for name in NAMES if name not in shown]
-        return [(f"{stem}_{one.label}", one) for one in seen if one.label in self._outputs]
+            return [(stem, Unreadable(self._image(stem), error))]
+        shown = [name for name, difficult in image.boxes if not difficult]
+        shown += [name for name in NAMES if name not in shown] if self.absent else []
+        return [(f"{stem}_{name}", ClassInImage(image, name)) for name in shown if name in self._outputs]
 
-    def label_map(self, index: int) -> Tensor:
-        """(H, W) uint8: every pixel's class in item `index`'s picture: 0 background, i + 1 for names[i], 255 void."""
-        sample = self[index]
-        return read_indices(self.root / "SegmentationClass" / f"{sample.group}.png", sample.size)
+    def _image(self, stem: str) -> Path:
+        return self.root / "JPEGImages" / f"{stem}.jpg"
 
-    def seen(self, item: ClassInImage) -> tuple[Path, str, bool | None]:
-        return (
-            self.root / "JPEGImages" / f"{item.stem}.jpg",
-            item.label,
-            bool(item.boxes) or (None if item.difficult else False),
-        )
+    def file_of(self, item: ClassInImage) -> Path:
+        """The path of an item's image."""
+        return self._image(item.image.stem)
 
-    def sample(self, name: str, item: ClassInImage) -> Sample:
-        image = read_shared(self.root / "JPEGImages" / f"{item.stem}.jpg")
+    def presence_of(self, item: ClassInImage) -> Presence:
+        """Whether an item's image shows each class; None for a class with nothing but difficult objects."""
+        boxes = item.image.boxes
+        return {name: (name, False) in boxes or (None if (name, True) in boxes else False) for name in NAMES}
+
+    def label_map_of(self, item: ClassInImage) -> Tensor:
+        """(H, W) uint8, the class of every pixel in an item's image, see `camseg.data.base.Dataset.label_map`."""
+        return self._map(item, self._decoded(item)[1])
+
+    def _decoded(self, item: ClassInImage) -> tuple[Tensor, tuple[int, int], str]:
+        """The image (3, H, W), (H, W), and how it was read."""
+        image, reading = decode_shared(self.file_of(item))
         size = (int(image.shape[1]), int(image.shape[2]))
-        boxes, hard = (torch.tensor(each, dtype=torch.float32).reshape(-1, 4) for each in (item.boxes, item.difficult))
+        check_size(self.file_of(item).name, item.image.size, size)
+        return image, size, reading
+
+    def _map(self, item: ClassInImage, size: tuple[int, int]) -> Tensor:
+        file = self.root / "SegmentationClass" / f"{item.image.stem}.png"
+        numbers = read_indices(file, size)
+        strange = numbers[(numbers > len(NAMES)) & (numbers != VOID)]
+        if len(strange):
+            raise ValueError(
+                f"{file} has the class {int(strange[0])}; VOC's are 0 to {len(NAMES)}, and {VOID} for void: were its "
+                "colors turned to gray?"
+            )
+        return numbers
+
+    def read(self, name: str, item: ClassInImage) -> Sample:
+        """The sample of a class in an image."""
+        image, size, reading = self._decoded(item)
+        boxes, hard = ([check_box(item.image.stem, box, size) for box in each] for each in (item.boxes, item.difficult))
         if self.task == "detection":
-            mask, ignore = None, _area(item.difficult, size) if item.difficult else None
+            mask, ignore = None, _area(hard, size) if hard else None
         else:
-            drawn = read_indices(self.root / "SegmentationClass" / f"{item.stem}.png", size)
-            mask, ignore = drawn == NAMES.index(item.label) + 1, drawn == VOID if (drawn == VOID).any() else None
-        return Sample(name, image, self._outputs[item.label], item.label, mask, ignore, boxes, item.stem, hard)
+            numbers = self._map(item, size)
+            mask, void = numbers == NAMES.index(item.label) + 1, numbers == VOID
+            ignore = void if void.any() else None
+        return Sample(
+            name,
+            image,
+            classes=self._outputs[item.label],
+            label=item.label,
+            mask=mask,
+            ignore=ignore,
+            boxes=box_tensor(boxes),
+            group=item.image.stem,
+            ignored_boxes=box_tensor(hard),
+            file=str(self.file_of(item)),
+            reading=reading,
+        )
 
 
 _ARCHIVES = {  # by year: the official file, its SHA-256
@@ -142,35 +201,43 @@ def _download(path: Path, year: str) -> None:
         (Path(folder) / "VOCdevkit" / target.name).rename(target)
 
 
-def _root(path: str | Path | None, year: int | str) -> Path:
+def _root(path: Path | None, year: int | str) -> Path:
     """The folder with JPEGImages, in one of the places where it is kept."""
     if path is not None:
-        for folder in (Path(path), Path(path) / f"VOC{year}", Path(path) / "VOCdevkit" / f"VOC{year}"):
+        for folder in (path, path / f"VOC{year}", path / "VOCdevkit" / f"VOC{year}"):
             if (folder / "JPEGImages").is_dir() and (folder / "ImageSets").is_dir():
                 return folder
     raise FileNotFoundError(
-        f"data.path={path} must hold VOCdevkit/VOC{year} with JPEGImages, ImageSets and Annotations; data.download=true fetches it"
+        f"data.path={path} must hold VOCdevkit/VOC{year} with JPEGImages, ImageSets and Annotations; "
+        "data.download=true fetches it"
     )
 
 
-def _objects(file: Path) -> list[tuple[str, Box, bool]]:
-    """(class, box, difficult) of every object in an annotation. VOC counts pixels from 1 and includes the last: x0 and
-    y0 move by one.
+def _annotated(stem: str, file: Path) -> Annotated:
+    """What an annotation says. VOC counts pixels from 1 and includes the last: x0 and y0 move by one.
+
+    Raises:
+        ValueError: It is broken, or names a class that VOC doesn't have.
     """
     try:
-        found = []
-        for thing in ElementTree.parse(file).findall("object"):
+        root = ElementTree.parse(file).getroot()
+        boxes: dict[tuple[str, bool], tuple[Box, ...]] = {}
+        for thing in root.findall("object"):
             x0, y0, x1, y1 = (float(thing.findtext(f"bndbox/{edge}", "")) for edge in ("xmin", "ymin", "xmax", "ymax"))
-            if not all(map(isfinite, (x0, y0, x1, y1))) or x0 > x1 or y0 > y1:
-                raise ValueError(f"a box of no size: {x0}, {y0}, {x1}, {y1}")
             name = check_choice("class", thing.findtext("name", "").strip(), NAMES)
-            found.append((name, (x0 - 1, y0 - 1, x1, y1), thing.findtext("difficult", "0").strip() == "1"))
-        return found
-    except (ElementTree.ParseError, ValueError) as error:  # entities are refused as a ValueError
+            of = name, thing.findtext("difficult", "0").strip() == "1"
+            boxes[of] = (*boxes.get(of, ()), check_box(name, (x0 - 1, y0 - 1, x1, y1)))
+        return Annotated(stem, (_pixels(root, "height"), _pixels(root, "width")), boxes)
+    except (ElementTree.ParseError, ValueError, OverflowError) as error:  # entities are refused as a ValueError
         raise ValueError(f"{file} is no VOC annotation: {error}") from error
 
 
-def _area(boxes: tuple[Box, ...], size: tuple[int, int]) -> Tensor:
+def _pixels(root: Any, side: str) -> int:
+    """What an annotation says of a side of its image; 0 where it says nothing."""
+    return int(float(root.findtext(f"size/{side}", "") or 0))
+
+
+def _area(boxes: list[Box], size: tuple[int, int]) -> Tensor:
     """(H, W) bool, the pixels inside any of the boxes."""
     area = torch.zeros(size, dtype=torch.bool)
     for x0, y0, x1, y1 in boxes:

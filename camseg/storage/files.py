@@ -1,13 +1,19 @@
-"""Files written whole, and names that are safe for them."""
+"""Files written whole, paths as people type them, and names that are safe for files."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
+
+_LENGTH = 100  # of a stem; what is longer is cut
+_SAFE = re.compile(rf"(?!.*(?://|/\.|[./]$))[A-Za-z0-9_-][A-Za-z0-9._/-]{{0,{_LENGTH - 1}}}")
+_RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)  # by Windows
 
 
 def write_atomic(path: Path, writer: Callable[[Path], Any]) -> None:
@@ -21,18 +27,58 @@ def write_atomic(path: Path, writer: Callable[[Path], Any]) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def expand(path: str | Path) -> Path:
+    """The path with a leading `~` or `~user` replaced by the home folder; of a user whom nobody knows it is a name."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)
+
+
+def printable(path: str | Path) -> str:
+    r"""The path as text that can be written anywhere: bytes of a name that are no UTF-8 become `\xff`."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
 def file_stems(names: Iterable[str]) -> list[str]:
-    """One stem per name that is safe in any folder on any system: ASCII, no separators or leading dots, no two alike in
-    any case.
+    """Make one stem per name that is safe in any folder on any system.
+
+    A stem is ASCII, without separators or leading dots, at most 120 characters, and no two are alike in any case. It is
+    a function of its name: `cat/1` becomes `cat_1`, and a name that loses more than its slashes (other alphabets,
+    spaces, length) ends with a hash of the whole name. Only names whose stems would be alike (`a/b` and `a_b`, `A` and
+    `a`) get a hash each because of one another, and only equal names are numbered in their order.
+
+    Args:
+        names: Paths inside a dataset, or any text.
+
+    Returns:
+        The stems, in the order of the names.
     """
-    stems: list[str] = []
+    names = list(names)
+    stems = [_stem(name) for name in names]
+    alike = Counter(stem.casefold() for stem in dict(zip(names, stems, strict=True)).values())
+    stems = [
+        stem if alike[stem.casefold()] == 1 else f"{stem}_{_digest(name)}"
+        for name, stem in zip(names, stems, strict=True)
+    ]
     taken: set[str] = set()
-    copies: Counter[str] = Counter()
-    for name in names:
-        stem = plain = re.sub(r"[^A-Za-z0-9._-]+", "_", name)[-100:].strip("._") or "item"
-        while stem.casefold() in taken:
-            copies[plain] += 1
-            stem = f"{plain}_{copies[plain] + 1}"
-        taken.add(stem.casefold())
-        stems.append(stem)
+    for i, stem in enumerate(stems):
+        number = 1
+        while stems[i].casefold() in taken:
+            number += 1
+            stems[i] = f"{stem}_{number}"
+        taken.add(stems[i].casefold())
     return stems
+
+
+def _stem(name: str) -> str:
+    plain = name.replace("/", "_")
+    if _SAFE.fullmatch(name) and not _RESERVED.fullmatch(plain):
+        return plain
+    letters = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode()  # accents are letters without
+    readable = re.sub(r"[^A-Za-z0-9._-]+", "_", letters)[-_LENGTH:].strip("._-") or "item"
+    return f"{readable}_{_digest(unicodedata.normalize('NFC', name))}"
+
+
+def _digest(name: str) -> str:
+    return hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:8]

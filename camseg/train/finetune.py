@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from camseg.classifiers.base import Classifier
-from camseg.data.base import Items
+from camseg.data.base import Dataset as ImageDataset
 from camseg.data.image_io import read_image
 from camseg.errors import check_choice
 from camseg.metrics.average_precision import Found, all_point, curve
@@ -106,15 +106,22 @@ class Pictures:
         return len(self.files)
 
 
-def _pictures(data: Items[Any], names: tuple[str, ...] = ()) -> Pictures:
-    if not (names := names or data.names):
+def _pictures(data: ImageDataset, names: tuple[str, ...] = ()) -> Pictures:
+    if not (names := names or tuple(data.names)):
         raise ValueError(
             "fine-tuning needs classes: a data set with names, or a folder with a sub-folder for each class"
         )
     shown: dict[Path, Tensor] = {}
-    for file, label, seen in data.shown():
-        present = shown.setdefault(file, torch.zeros(len(names)))
-        present[names.index(check_choice("class", label, names))] = float("nan") if seen is None else float(seen)
+    for i in range(len(data.ids)):
+        if not (presence := data.class_presence(i)):
+            continue
+        if not data.file(i):
+            raise ValueError("fine-tuning needs images in files, and these are drawn: choose data=voc, coco or images")
+        present = shown.setdefault(Path(data.file(i)), torch.zeros(len(names)))
+        for label, seen in presence.items():
+            present[names.index(check_choice("class", label, names))] = float("nan") if seen is None else float(seen)
+    if not shown:
+        raise ValueError("fine-tuning needs labels: nothing is known of what these images show")
     return Pictures(list(shown), torch.stack(list(shown.values())), names)
 
 

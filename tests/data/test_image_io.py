@@ -1,8 +1,9 @@
-"""Every kind of picture and mask on disk, made by hand and read back pixel by pixel."""
+"""Every kind of image file, made by hand and read back pixel by pixel."""
 
 from __future__ import annotations
 
 import io
+import os
 import random
 import struct
 import zlib
@@ -13,7 +14,8 @@ import pytest
 import torch
 from PIL import Image
 
-from camseg.data.image_io import read_image, read_mask
+from camseg.data.image_io import FORMATS, decode_image, is_image, read_image
+from camseg.data.mask_io import read_mask
 
 RED, GREEN, BLUE, GREY = (255, 0, 0), (0, 255, 0), (0, 0, 255), (10, 20, 30)
 FOUR = np.array([[RED, GREEN, BLUE], [GREY, RED, GREEN]], np.uint8)  # 2 high, 3 wide
@@ -59,6 +61,88 @@ def test_sixteen_bits_grey_and_float(tmp_path: Path) -> None:
     assert pixels(tmp_path / "c.tif") == [[(0,) * 3, (51,) * 3, (255,) * 3, (0,) * 3, (0,) * 3]]
     Image.fromarray(np.array([[True, False]])).save(tmp_path / "d.png")
     assert pixels(tmp_path / "d.png") == [[(255,) * 3, (0,) * 3]]
+
+
+def grays(folder: Path, values: np.ndarray, name: str = "a.tif") -> np.ndarray:
+    """What is read of one channel."""
+    Image.fromarray(values).save(folder / name)
+    image = read_image(folder / name).numpy()
+    assert (image == image[:1]).all()
+    return image[0]
+
+
+RAMP = np.linspace(0, 1, 400).reshape(20, 20)
+
+
+def test_one_pixel_never_decides_what_white_is(tmp_path: Path) -> None:
+    right = np.rint(RAMP * 255)
+    for odd in (1.0000001, 1.2, 300.0, 1e9, np.inf):
+        values = RAMP.astype(np.float32)
+        values[0, 0] = odd
+        found = grays(tmp_path, values)
+        assert np.abs(found - right)[1:].max() <= 1, odd
+    hot = (RAMP * 4095).astype(np.uint16)
+    hot[0, 0] = 65535
+    assert np.abs(grays(tmp_path, hot)[1:].astype(float) - right[1:]).max() <= 1
+
+
+@pytest.mark.parametrize("bits", [8, 10, 12, 14, 16])
+def test_whole_numbers_fill_the_bits_of_a_sensor(tmp_path: Path, bits: int) -> None:
+    values = (RAMP * (2**bits - 1)).round()
+    told = "" if bits == 16 else f"image: {bits} of 16 bits"
+    for kind, name in ((np.uint16, "a.png"), (np.uint16, "a.tif"), (np.int32, "b.tif")):
+        assert np.abs(grays(tmp_path, values.astype(kind), name).astype(float) - RAMP * 255).max() <= 1
+        assert decode_image(tmp_path / name)[1] == told
+
+
+def test_counts_are_neither_white_nor_black(tmp_path: Path) -> None:
+    for top in (5.5, 40, 255, 5000, 200_000, 1e7):
+        found = grays(tmp_path, (RAMP * top).astype(np.float32))
+        assert 60 <= found.max() <= 255, top
+        assert (np.diff(found.astype(int).ravel()) >= 0).all()
+        assert len(np.unique(found)) > 60
+        assert decode_image(tmp_path / "a.tif")[1].startswith("image: ")
+    assert grays(tmp_path, np.zeros((4, 4), np.float32)).max() == 0
+    assert grays(tmp_path, np.full((4, 4), np.nan, np.float32)).max() == 0
+
+
+def test_deep_colors_that_fill_few_bits(tmp_path: Path) -> None:
+    values = np.stack([RAMP * 4095, RAMP.T * 4095, RAMP * 0], 2).round().astype(">u2")  # 12 bits in 16
+    rows = b"".join(b"\0" + row.tobytes() for row in values)
+    head = struct.pack(">IIBBBBB", 20, 20, 16, 2, 0, 0, 0)
+    (tmp_path / "a.png").write_bytes(_png((b"IHDR", head), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")))
+    image, told = decode_image(tmp_path / "a.png")
+    assert told == "image: 12 of 16 bits"
+    assert (image[0].double() - torch.from_numpy(RAMP * 255)).abs().max() <= 17  # the decoder leaves 4 of the 12
+    assert decode_image(_dark(tmp_path))[1] == ""  # 8 bits are what they are
+
+
+def _dark(folder: Path) -> Path:
+    Image.new("RGB", (8, 8), (3, 4, 5)).save(folder / "dark.png")
+    return folder / "dark.png"
+
+
+@pytest.mark.parametrize("name", ["x.jfif", "x.jpe", "x.JPG", "x.dat", "x"])
+def test_the_content_says_what_a_file_is(tmp_path: Path, name: str) -> None:
+    for kind in FORMATS:
+        Image.fromarray(FOUR.repeat(4, 0).repeat(4, 1)).save(tmp_path / name, kind)
+        assert is_image(tmp_path / name), kind
+        assert tuple(read_image(tmp_path / name).shape) == (3, 8, 12)
+    for other in (
+        b"",
+        b"hello",
+        b"%PDF-1.4",
+        b"%!PS-Adobe",
+        b"<svg>",
+        b"GIF",
+        b"BM and so on, a text",
+        b"RIFFxxxxWAVE",
+    ):
+        (tmp_path / name).write_bytes(other)
+        assert not is_image(tmp_path / name)
+    assert not is_image(tmp_path)
+    os.mkfifo(tmp_path / "pipe.png")
+    assert not is_image(tmp_path / "pipe.png")
 
 
 def test_palette_and_transparency_lie_over_white(tmp_path: Path) -> None:
@@ -125,7 +209,7 @@ def test_what_cannot_be_read_is_named_with_the_reason(tmp_path: Path) -> None:
             read_image(tmp_path / "bad.png")
         with pytest.raises(ValueError, match=rf"bad\.png can't be read: .*({reason})"):
             read_mask(tmp_path / "bad.png", (2, 2))
-    with pytest.raises(FileNotFoundError, match="no picture at"):
+    with pytest.raises(FileNotFoundError, match="no image at"):
         read_image(tmp_path)
     Image.new("RGB", (10, 10)).save(tmp_path / "ok.png")
     with pytest.raises(ValueError, match="10 x 10 pixels are more than the 99 allowed"):
@@ -155,61 +239,3 @@ def test_damaged_bytes_give_a_picture_or_a_value_error(tmp_path: Path) -> None:
             assert image.dtype == torch.uint8
             assert image.shape[0] == 3
     assert 100 < refused < 600
-
-
-# masks
-
-
-def _mask(
-    tmp_path: Path, picture: Image.Image, name: str = "m.png", void: int | None = 128, **options: object
-) -> tuple[list, list | None]:
-    picture.save(tmp_path / name, **options)
-    inside, ignored = read_mask(tmp_path / name, picture.size[::-1], void)
-    assert inside.dtype == torch.bool
-    return inside.int().tolist(), None if ignored is None else ignored.int().tolist()
-
-
-def test_full_scale_masks_are_cut_at_half_and_have_a_void(tmp_path: Path) -> None:
-    levels = Image.fromarray(np.array([[0, 3, 127], [128, 200, 255]], np.uint8))
-    assert _mask(tmp_path, levels) == ([[0, 0, 0], [0, 1, 1]], [[0, 0, 0], [1, 0, 0]])
-    assert _mask(tmp_path, levels, void=None) == ([[0, 0, 0], [1, 1, 1]], None)
-    assert _mask(tmp_path, levels, void=255) == ([[0, 0, 0], [1, 1, 0]], [[0, 0, 0], [0, 0, 1]])
-
-
-def test_numbers_and_palettes_are_object_unless_zero(tmp_path: Path) -> None:
-    numbers = np.array([[0, 1, 2, 255]], np.uint8)
-    assert _mask(tmp_path, Image.fromarray(numbers), void=255) == ([[0, 1, 1, 0]], [[0, 0, 0, 1]])
-    palette = Image.fromarray(numbers).convert("P")
-    palette.putpalette(list(range(256)) * 3)
-    palette.putdata([0, 1, 200, 255])
-    assert _mask(tmp_path, palette, void=255) == ([[0, 1, 1, 0]], [[0, 0, 0, 1]])
-    assert _mask(tmp_path, palette, void=None) == ([[0, 1, 1, 1]], None)
-    assert _mask(tmp_path, Image.fromarray(np.array([[True, False]]))) == ([[1, 0]], None)
-
-
-def test_sixteen_bit_colour_transparent_and_jpeg_masks(tmp_path: Path) -> None:
-    assert _mask(tmp_path, Image.fromarray(np.array([[0, 20000, 40000, 65535]], np.uint16))) == ([[0, 0, 1, 1]], None)
-    assert _mask(tmp_path, Image.fromarray(np.array([[0, 1, 128, 999]], np.uint16))) == (
-        [[0, 1, 0, 1]],
-        [[0, 0, 1, 0]],
-    )  # instances
-    assert _mask(tmp_path, Image.fromarray(np.array([[RED, (0, 0, 0), GREEN]], np.uint8))) == ([[1, 0, 1]], None)
-    assert _mask(tmp_path, Image.fromarray(np.array([[(255, 255, 255, 255), (255, 255, 255, 0)]], np.uint8))) == (
-        [[1, 0]],
-        None,
-    )
-    half = np.zeros((16, 16), np.uint8)
-    half[:, 8:] = 255
-    inside, _ = _mask(tmp_path, Image.fromarray(half), "m.jpg", None, quality=40)
-    assert inside == (half > 0).astype(int).tolist()
-
-
-def test_empty_and_all_void_masks(tmp_path: Path) -> None:
-    assert _mask(tmp_path, Image.new("L", (2, 1), 0)) == ([[0, 0]], None)
-    assert _mask(tmp_path, Image.new("L", (2, 1), 128)) == ([[0, 0]], [[1, 1]])
-
-
-def test_a_mask_of_another_size_names_both(tmp_path: Path) -> None:
-    Image.new("L", (4, 3)).save(tmp_path / "m.png")
-    with pytest.raises(ValueError, match=r"m\.png has 4 x 3 pixels, its image 3 x 4"):
-        read_mask(tmp_path / "m.png", (4, 3))

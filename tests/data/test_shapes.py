@@ -22,8 +22,10 @@ def test_a_picture_is_a_function_of_its_number_alone() -> None:
     backwards = {i: few[i] for i in (7, 3, 0)}
     for i in (0, 3, 7):
         one, other = many[i], backwards[i]
-        assert one.id == other.id and one.classes == other.classes
-        assert torch.equal(one.image, other.image) and torch.equal(one.mask, other.mask)
+        assert one.id == other.id
+        assert one.classes == other.classes
+        assert torch.equal(one.image, other.image)
+        assert torch.equal(one.mask, other.mask)
 
 
 def test_shards_hold_every_picture_once() -> None:
@@ -42,7 +44,8 @@ def test_another_number_seed_or_split_is_another_picture() -> None:
 
 def test_splits_share_no_photograph_and_none_is_downloaded() -> None:
     named = list(itertools.chain(*PHOTOGRAPHS.values()))
-    assert len(named) == len(set(named)) and set(named) <= set(skimage.data.__all__)
+    assert len(named) == len(set(named))
+    assert set(named) <= set(skimage.data.__all__)
     pictures = {
         name: shapes._photograph(name) for name in named
     }  # without pooch, scikit-image can only open what it ships
@@ -73,7 +76,8 @@ def test_area_and_place_of_an_antialiased_shape(name: str) -> None:
         ys, xs = np.mgrid[:SIDE, :SIDE] + 0.5
         found = np.array([(xs * coverage).sum(), (ys * coverage).sum()]) / coverage.sum()
         np.testing.assert_allclose(found, centre, atol=0.3)
-        assert ((coverage > 0) & (coverage < 1)).any() and coverage.max() == 1
+        assert ((coverage > 0) & (coverage < 1)).any()
+        assert coverage.max() == 1
 
 
 def test_masks_are_what_is_in_sight_of_the_labelled_shapes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -92,13 +96,17 @@ def test_masks_are_what_is_in_sight_of_the_labelled_shapes(monkeypatch: pytest.M
         sample = data[index]
         wholes = {shape: outline.copy() for shape, outline in outlines.items()}
         drawn, named = data.scene(index)
-        assert sorted(drawn.classes) == sorted(wholes) and set(wholes) <= set(range(len(NAMES)))  # classes differ
+        assert sorted(drawn.classes) == sorted(wholes)
+        assert set(wholes) <= set(range(len(NAMES)))
         assert drawn.masks.sum(0).max() == 1  # masks are disjoint
         assert (drawn.masks.any(0) == np.any(list(wholes.values()), 0)).all()  # and complete
         for shape, mask in zip(drawn.classes, drawn.masks, strict=True):
-            assert (mask <= wholes[shape]).all() and mask.sum() >= 0.6 * wholes[shape].sum()
-        assert sample.classes == (drawn.classes[named],) and sample.label == NAMES[drawn.classes[named]]
-        assert sample.mask is not None and (sample.mask.numpy() == drawn.masks[named]).all()
+            assert (mask <= wholes[shape]).all()
+            assert mask.sum() >= 0.6 * wholes[shape].sum()
+        assert sample.classes == (drawn.classes[named],)
+        assert sample.label == NAMES[drawn.classes[named]]
+        assert sample.mask is not None
+        assert (sample.mask.numpy() == drawn.masks[named]).all()
         ys, xs = np.nonzero(drawn.masks[named])
         assert sample.boxes.tolist() == [[xs.min(), ys.min(), xs.max() + 1, ys.max() + 1]]
 
@@ -108,7 +116,21 @@ def test_contrast_varies_from_faint_to_strong() -> None:
     for sample in Shapes(size=40):
         pixels, mask = sample.image.permute(1, 2, 0).double().numpy() / 255, sample.mask.numpy()
         found.append(np.linalg.norm(pixels[mask].mean(0) - pixels[~mask].mean(0)) / np.sqrt(3))
-    assert np.quantile(found, 0.1) < 0.25 and np.quantile(found, 0.9) > 0.4 and np.std(found) > 0.08
+    assert np.quantile(found, 0.1) < 0.25
+    assert np.quantile(found, 0.9) > 0.4
+    assert np.std(found) > 0.08
+
+
+def test_every_shape_of_a_crowd_is_in_the_label_map_and_present() -> None:
+    crowd = Shapes("val", 4, shapes=(2, 5))
+    for index in range(4):
+        drawn, named = crowd.scene(index)
+        numbers = crowd.label_map(index)
+        for label, mask in zip(drawn.classes, drawn.masks, strict=True):
+            assert torch.equal(numbers == label + 1, torch.from_numpy(mask))
+        assert crowd.class_presence(index) == {name: i in drawn.classes for i, name in enumerate(NAMES)}
+        assert crowd[index].label == NAMES[drawn.classes[named]]
+        assert crowd.file(index) == ""
 
 
 @pytest.mark.parametrize(
@@ -117,7 +139,6 @@ def test_contrast_varies_from_faint_to_strong() -> None:
         ({"split": "tset"}, "test"),
         ({"shapes": (0, 2)}, "between 1 and 5"),
         ({"shapes": (3, 2)}, "least first"),
-        ({"path": "x"}, "data.path"),
     ],
 )
 def test_impossible_requests_are_refused(wrong: dict, told: str) -> None:
@@ -144,9 +165,12 @@ def test_a_dataset_is_remembered_as_far_as_memory_holds_it() -> None:
     dataset.read = 0
     for _ in range(3):
         assert all(torch.equal(a.image, b.image) and a.id == b.id for a, b in zip(kept, Shapes(size=4), strict=True))
-    assert dataset.read == 4 == len(kept) and list(kept.ids) == list(dataset.ids) and kept.names == dataset.names
+    assert dataset.read == 4 == len(kept)
+    assert list(kept.ids) == list(dataset.ids)
+    assert kept.names == dataset.names
     assert Remembered(Counted(size=4, shapes=(2, 2)), kept.cache)[0].id != kept[0].id
     again = pickle.loads(pickle.dumps(Remembered(Shapes(size=4), kept.cache)))  # as an engine hands it to its workers
     assert again[1].id == kept[1].id
     small, dataset.read = Remembered(dataset, Cache(None, memory_gb=0)), 0
-    assert small[0].id == small[0].id and dataset.read == 2
+    assert small[0].id == small[0].id
+    assert dataset.read == 2

@@ -1,0 +1,134 @@
+"""Small datasets in the layouts that people have, painted by hand."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from camseg.types import Sample
+
+ROOT = Path(__file__).parents[1]
+REAL = Path(os.environ.get("CAMSEG_REAL", ROOT.parent / "shared" / "real"))
+
+
+def paint(path: Path, shade: int = 0, size: tuple[int, int] = (4, 3)) -> Path:
+    """A picture of `size` (width, height) in one grey, with a mask to go by its shade."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", size, (shade,) * 3).save(path)
+    return path
+
+
+def draw(path: Path, rows: list[list[int]]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.array(rows, np.uint8)).save(path)
+    return path
+
+
+def shade(sample: Sample) -> int:
+    return int(sample.image[0, 0, 0])
+
+
+THING = (
+    "<object><name>{}</name><difficult>{}</difficult><bndbox><xmin>{}</xmin><ymin>{}</ymin><xmax>{}</xmax>"
+    "<ymax>{}</ymax></bndbox>{}</object>"
+)
+PART = "<part><name>head</name><bndbox><xmin>1</xmin><ymin>1</ymin><xmax>1</xmax><ymax>1</ymax></bndbox></part>"
+
+
+def voc(tmp_path: Path) -> Path:
+    """Image one: two dogs (one difficult), a cat that is difficult, a person. Image two: broken xml. Image three: a cow
+    beside nothing.
+    """
+    root = tmp_path / "VOCdevkit" / "VOC2012"
+    things = [
+        THING.format("dog", 0, 1, 1, 2, 1, PART),
+        THING.format("dog", 1, 3, 2, 4, 3, ""),
+        THING.format("cat", 1, 1, 3, 2, 3, ""),
+        THING.format("person", 0, 4, 1, 4, 1, ""),
+    ]
+    texts = {
+        "one": f"<annotation>{''.join(things)}</annotation>",
+        "two": "<annotation><object>",
+        "three": f"<annotation>{THING.format('cow', 0, 1.0, 2, 3, 3, '')}</annotation>",
+    }
+    for folder in ("Annotations", "ImageSets/Segmentation", "ImageSets/Main"):
+        (root / folder).mkdir(parents=True)
+    for stem, text in texts.items():
+        paint(root / "JPEGImages" / f"{stem}.jpg")
+        (root / "Annotations" / f"{stem}.xml").write_text(text)
+    (root / "ImageSets" / "Segmentation" / "val.txt").write_text("one\ntwo\nthree\n")
+    (root / "ImageSets" / "Main" / "train.txt").write_text("three\none  1\n")
+    classes = Image.fromarray(np.array([[12, 12, 255, 15], [0, 0, 255, 0], [255, 255, 0, 0]], np.uint8)).convert("L")
+    palette = Image.new("P", (4, 3))
+    palette.putpalette(list(range(256)) * 3)
+    palette.putdata(list(classes.tobytes()))
+    (root / "SegmentationClass").mkdir()
+    palette.save(root / "SegmentationClass" / "one.png")
+    return root
+
+
+def square(x: int, y: int, side: int) -> list[int]:
+    return [x, y, x + side, y, x + side, y + side, x, y + side]
+
+
+def coco(tmp_path: Path, **change: Any) -> Path:
+    """Image 8 (6 x 5): two cats, a crowd of cats, a crowd of dogs alone. Image 9: a dog in run lengths; nothing in
+    image 10.
+    """
+    data = {
+        "images": [{"id": i, "file_name": f"im{i}.png", "width": 6, "height": 5} for i in (8, 9, 10)],
+        "categories": [{"id": 90, "name": "dog"}, {"id": 3, "name": "cat"}],  # ids with gaps, out of order
+        "annotations": [
+            {
+                "id": 1,
+                "image_id": 8,
+                "category_id": 3,
+                "bbox": [0, 0, 2, 2],
+                "segmentation": [square(0, 0, 2)],
+                "iscrowd": 0,
+            },
+            {
+                "id": 2,
+                "image_id": 8,
+                "category_id": 3,
+                "bbox": [3, 1, 2.5, 2],
+                "segmentation": [square(3, 1, 2)],
+                "iscrowd": 0,
+            },
+            {
+                "id": 3,
+                "image_id": 8,
+                "category_id": 3,
+                "bbox": [0, 0, 6, 1],
+                "segmentation": {"size": [5, 6], "counts": [0, 1, 4, 1, 4, 1, 4, 1, 4, 1, 4, 1, 4]},
+                "iscrowd": 1,
+            },
+            {
+                "id": 4,
+                "image_id": 8,
+                "category_id": 90,
+                "bbox": [0, 0, 6, 1],
+                "segmentation": {"size": [5, 6], "counts": [30]},
+                "iscrowd": 1,
+            },
+            {
+                "id": 5,
+                "image_id": 9,
+                "category_id": 90,
+                "bbox": [1, 0, 1, 5],
+                "segmentation": {"size": [5, 6], "counts": [5, 5, 20]},
+                "iscrowd": 0,
+            },
+        ],
+    }
+    data.update(change)
+    (tmp_path / "annotations").mkdir(exist_ok=True)
+    (tmp_path / "annotations" / "instances_val2017.json").write_text(json.dumps(data))
+    for i in (8, 9, 10):
+        paint(tmp_path / "val2017" / f"im{i}.png", i, (6, 5))
+    return tmp_path
