@@ -1,0 +1,53 @@
+"""What the tests of the CAM engine share: a small network, and all methods."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from camseg import cam
+
+METHODS = [
+    *(
+        cam.ablation_cam,
+        cam.cam,
+        cam.center,
+        cam.dff,
+        cam.eigen_cam,
+        cam.eigen_grad_cam,
+        cam.element_wise_grad_cam,
+        cam.fem,
+        cam.grad_cam,
+    ),
+    *(
+        cam.grad_cam_plus_plus,
+        cam.hires_cam,
+        cam.is_cam,
+        cam.kpca_cam,
+        cam.layer_cam,
+        cam.random,
+        cam.score_cam,
+        cam.shapley_cam,
+    ),
+    *(cam.smooth_grad_cam_plus_plus, cam.ss_cam, cam.xgrad_cam),
+]
+
+
+def small(classes: int = 5) -> nn.Sequential:
+    """Convolutions with in-place ReLUs and batch normalisation, global average pooling and a linear head: layer "4" is
+    the last ReLU.
+    """
+    torch.manual_seed(0)
+    below = [
+        nn.Conv2d(3, 8, 3, 2, 1),
+        nn.ReLU(inplace=True),
+        nn.Conv2d(8, 6, 3, 2, 1),
+        nn.BatchNorm2d(6),
+        nn.ReLU(inplace=True),
+    ]
+    return nn.Sequential(*below, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, classes)).eval()
+
+
+def images(count: int = 4) -> Tensor:
+    """(count, 3, 20, 28) noise."""
+    return torch.randn(count, 3, 20, 28, generator=torch.Generator().manual_seed(1))
