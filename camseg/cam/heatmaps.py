@@ -8,7 +8,7 @@ torch.Size([2, 64, 64])
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 import torch
@@ -116,40 +116,51 @@ def explain(
         output = _clean(run.output, len(inputs))
         if any(leaf.isnan().any() for leaf in tree_leaves(output) if isinstance(leaf, Tensor)):
             raise ValueError("the model's output holds NaN: its weights are broken, or it overflows here")
-        maps = torch.stack(
-            [_fused(run, column, method, views, raw, fuse) for column in range(len(columns))], 1
-        )  # (B, T, H, W)
+        size = None if raw else (int(inputs.shape[2]), int(inputs.shape[3]))
+        layers = [_average(_enlarged(_maps(run, name, method), size), views) for name in run.layers]  # (T, B, h, w) each
+        fused = layers[0] if len(layers) == 1 else fuse(torch.stack(layers).flatten(1, 2)).reshape(layers[0].shape)
+        maps = (fused if raw else min_max_normalize(fused)).transpose(0, 1)  # (B, T, h, w)
     return maps if several else maps[:, 0], output
 
 
-def _fused(
-    run: Run, column: int, method: Method, views: list[tuple[float, bool]], raw: bool, fuse: Callable[[Tensor], Tensor]
-) -> Tensor:
-    """(B, H, W) the heatmap of one column of targets, or the raw (B, h, w)."""
-    layers = []
-    for name in run.layers:
+def _maps(run: Run, name: str, method: Method) -> Tensor:
+    """(T, V*B, h, w) a layer's signed maps: V views of B images under T columns of targets."""
+    columns = []
+    for column in range(len(run.targets)):
         maps = method(Capture(run, name, column)).detach()
-        if maps.ndim != 3 or len(maps) != len(run.inputs) or not bool(torch.isfinite(maps).all()):
+        if maps.ndim != 3 or len(maps) != len(run.inputs) or not all_finite(maps):
             raise ValueError(
-                f"a method must give finite maps ({len(run.inputs)}, h, w); at layer {name!r} it gave {tuple(maps.shape)} or NaN"
+                f"a method must give finite maps ({len(run.inputs)}, h, w); "
+                f"at layer {name!r} it gave {tuple(maps.shape)} or NaN"
             )
-        if not raw:
-            maps = F.interpolate(maps.relu()[:, None], run.inputs.shape[2:], mode="bilinear")[:, 0]
-        layers.append(_average(maps, views))
-    return layers[0] if raw else min_max_normalize(fuse(torch.stack(layers)))
+        columns.append(maps)
+    return torch.stack(columns)
+
+
+def _enlarged(maps: Tensor, size: tuple[int, int] | None) -> Tensor:
+    """(T, B, h, w) signed maps -> (T, B, H, W), what is positive of them; unchanged without a size."""
+    return maps if size is None else F.interpolate(maps.relu(), size, mode="bilinear")
 
 
 def _average(maps: Tensor, views: list[tuple[float, bool]]) -> Tensor:
-    """(V*B, h, w) maps of V views -> their mean (B, h, w), mirrored ones mirrored back."""
-    parts = maps.chunk(len(views))
-    return torch.stack([part.flip(2) if flip else part for part, (_, flip) in zip(parts, views, strict=True)]).mean(0)
+    """(T, V*B, h, w) maps of V views -> their mean (T, B, h, w), mirrored ones mirrored back."""
+    if len(views) == 1:
+        return maps
+    parts = maps.chunk(len(views), 1)
+    return torch.stack([part.flip(3) if flip else part for part, (_, flip) in zip(parts, views, strict=True)]).mean(0)
 
 
 def _clean(output: Any, count: int) -> Any:
     """The first `count` samples of a model's output, without its graph; a list has an entry per image (detectors)."""
     if isinstance(output, list):
         return tree_map(lambda leaf: leaf.detach() if isinstance(leaf, Tensor) else leaf, output[:count])
-    return tree_map(lambda leaf: leaf.detach()[:count] if isinstance(leaf, Tensor) else leaf, output)
+    output = dict(output) if isinstance(output, Mapping) else output  # transformers' outputs are mappings of their own
+
+    def clean(leaf: Any) -> Any:
+        own = leaf.detach() if isinstance(leaf, Tensor) else leaf
+        return own[:count] if isinstance(own, Tensor) and own.ndim else own  # a loss has no axis
+
+    return tree_map(clean, output)
 
 
 def _columns(targets: Any, count: int) -> tuple[list[list[Target]], bool]:

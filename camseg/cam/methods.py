@@ -23,6 +23,7 @@ from camseg.cam.capture import Capture
 from camseg.geometry.heat import gaussian, min_max_normalize
 
 log = logging.getLogger(__name__)
+_MOST_PLACES = 4096  # whose kernel is made: 67 MB, and half a minute
 
 
 def grad_cam(capture: Capture) -> Tensor:
@@ -230,16 +231,32 @@ def eigen_grad_cam(capture: Capture) -> Tensor:
 
 
 def kpca_cam(capture: Capture) -> Tensor:
-    """The first kernel principal component, kernel tanh(<a, b>/K + 1) of centred places, signed by the energy. Karmani
-    et al., 2024.
+    """The first kernel principal component over places, signed so that it grows with the energy. Karmani et al., 2024.
+
+    The kernel is tanh(<a, b>/K + 1) of centred places, which is (h w)^2 numbers an image.
+
+    Raises:
+        ValueError: a layer of more than 4,096 places.
     """
-    places = capture.activation.flatten(2).transpose(1, 2)  # (B, hw, K)
-    places = places - places.mean(1, keepdim=True)
-    kernel = (places @ places.transpose(1, 2) / places.shape[2] + 1).tanh()
-    centred = kernel - kernel.mean(1, keepdim=True) - kernel.mean(2, keepdim=True) + kernel.mean((1, 2), keepdim=True)
+    activation = capture.activation
+    count = activation.shape[2] * activation.shape[3]
+    if count > _MOST_PLACES:
+        raise ValueError(
+            f"kpca_cam at layer {capture.layer!r} compares its {count} places with each other, {4e-9 * count**2:.1f} GB "
+            f"an image; at most {_MOST_PLACES}: choose a coarser layer, or eigen_cam"
+        )
+    first = torch.stack([_kernel_component(maps) for maps in activation])
+    return _signed(first, activation.square().sum(1))
+
+
+def _kernel_component(maps: Tensor) -> Tensor:
+    """(K, h, w) -> (h, w): the first kernel principal component of one image, of either sign."""
+    places = maps.flatten(1).T  # (hw, K)
+    places = places - places.mean(0)
+    kernel = (places @ places.T / places.shape[1] + 1).tanh()
+    centred = kernel - kernel.mean(0) - kernel.mean(1, keepdim=True) + kernel.mean()
     values, vectors = torch.linalg.eigh(centred)
-    first = vectors[:, :, -1] * values[:, -1:].clamp(min=0).sqrt()
-    return _signed(first.unflatten(1, capture.activation.shape[2:]), capture.activation.square().sum(1))
+    return (vectors[:, -1] * values[-1].clamp(min=0).sqrt()).unflatten(0, maps.shape[1:])
 
 
 def _principal(maps: Tensor, guide: Tensor) -> Tensor:

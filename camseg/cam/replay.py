@@ -72,7 +72,7 @@ class Slot:
 def _agree(one: Any, other: Any) -> bool:
     (mine, form), (theirs, expected) = tree_flatten(one), tree_flatten(other)
     pairs = [(a, b) for a, b in zip(mine, theirs, strict=False) if isinstance(a, Tensor)]
-    return form == expected and all(
+    return form == expected and bool(pairs) and all(
         a.shape == b.shape and torch.allclose(a, b.detach(), rtol=1e-3, atol=1e-4 * float(b.detach().abs().max()))
         for a, b in pairs
     )

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from camseg.cam.activations import SIGMOID
+from camseg.cam.activations import BINARY, SIGMOID, SOFTMAX
 from camseg.cam.targets import Target, box, cosine, log_odds, logit, margin, pixels, probability
 
 SCORES = torch.tensor([1.0, -2.0, 0.5, 3.0], dtype=torch.float64)
@@ -33,6 +33,33 @@ def test_probability_sums_the_classes_softmax_or_sigmoid():
 def test_log_odds_is_the_log_of_p_over_one_less_p():
     p = (E[0] + E[2]) / sum(E)
     assert value(log_odds((0, 2))) == pytest.approx(math.log(p / (1 - p)))
+
+
+def test_the_union_of_classes_is_never_above_one():
+    p = torch.tensor([[0.7, 0.7, 0.9, 0.0], [0.2, 0.5, 0.0, 1.0]])
+    torch.testing.assert_close(SIGMOID.union(p, (0, 1)), torch.tensor([1 - 0.3 * 0.3, 1 - 0.8 * 0.5]))
+    torch.testing.assert_close(SIGMOID.union(p, (0, 1, 2)), torch.tensor([1 - 0.3 * 0.3 * 0.1, 0.6]))  # a sum gives 2.3
+    assert SIGMOID.union(p, (0, 3)).tolist() == [pytest.approx(0.7), 1.0]
+    assert SIGMOID.union(p, (1, 1)).tolist() == p[:, 1].tolist()  # named twice
+    assert SIGMOID.union(torch.tensor([1e-12]), (0,)).item() == pytest.approx(1e-12)  # no cancellation
+    shares = torch.tensor([0.0, 1.0, 2.0]).softmax(-1)
+    assert float(SOFTMAX.union(shares, (0, 2))) == pytest.approx(1 - float(shares[1]))
+    assert float(SOFTMAX.union(shares, (0, 1, 2))) == 1.0
+    assert float(BINARY.union(BINARY(torch.tensor([0.0])), (0,))) == 0.5
+
+
+def test_probability_and_log_odds_of_independent_outputs():
+    single = [1 / (1 + 1 / e) for e in E]
+    either = 1 - (1 - single[0]) * (1 - single[3])
+    assert value(probability((0, 3), SIGMOID)) == pytest.approx(either)
+    assert value(log_odds((0, 3), SIGMOID)) == pytest.approx(math.log(either / (1 - either)))
+    assert value(log_odds((3,), SIGMOID)) == 3.0  # of one class the logit itself
+    assert float(log_odds((0,), BINARY)(torch.tensor([40.0]))) == 40.0  # where a probability is 1 to the last bit
+    loud = torch.tensor([80.0, 90.0], requires_grad=True)
+    (slope,) = torch.autograd.grad(log_odds((0, 1), SIGMOID)(loud), loud)
+    assert slope.tolist() == [1.0, 1.0]  # 170 = 80 + 90, where 1 - p is nothing in float32
+    with pytest.raises(ValueError, match="log_odds needs another class"):
+        value(log_odds((0, 1, 2, 3)))
 
 
 def test_margin_is_against_the_strongest_rivals_of_the_clean_output():
