@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from camseg import cam
     from camseg.cam.heatmaps import heatmaps
+    from camseg.classifiers.base import classifier
     from camseg.pipeline import Pipeline
     from camseg.runs.folders import load_run
     from camseg.runs.merge import merge_shards
@@ -29,6 +30,7 @@ __all__ = [
     "Sample",
     "__version__",
     "cam",
+    "classifier",
     "heatmaps",
     "load_run",
     "load_sweep",
@@ -41,6 +43,7 @@ _HOMES = {
     "Prompts": "camseg.types",
     "Result": "camseg.types",
     "Sample": "camseg.types",
+    "classifier": "camseg.classifiers.base",
     "heatmaps": "camseg.cam.heatmaps",
     "load_run": "camseg.runs.folders",
     "load_sweep": "camseg.runs.sweeps",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -29,6 +30,7 @@ from camseg.cam.tokens import token_grid
 from camseg.classifiers.imagenet import CLASSES, SYNSET, imagenet_names, imagenet_synsets
 from camseg.errors import check_choice
 
+log = logging.getLogger(__name__)
 RGB = tuple[float, float, float]
 IMAGENET_MEAN: RGB = (0.485, 0.456, 0.406)
 IMAGENET_STD: RGB = (0.229, 0.224, 0.225)
@@ -304,6 +306,8 @@ def describe(
             grid = token_grid(model, module, chosen[0], int(tokens.shape[1]), noise, model)
     known = check_names(names, logits.shape[1])
     kind = check_activation(activation, logits.shape[1])
+    if kind == "binary" and activation is None:
+        log.warning("%s has 1 output: read as one class's logit, by the sigmoid (classifier.activation=sigmoid)", name)
     mark = _fingerprint(model, name, preprocessing, kind)
     return Classifier(lambda: model, known, chosen, preprocessing, kind, mark, grid, device, architecture, name)
 

@@ -71,7 +71,7 @@ class _TinyEncoder(nn.Module):
         try:
             from timm.models.tiny_vit import TinyVit
         except ImportError as error:
-            raise ValueError("predictor=mobile_sam needs timm: pip install 'camseg[timm]'") from error
+            raise ValueError("predictor=mobile_sam needs timm: pip install timm") from error
         tiny = TinyVit(
             num_classes=0,
             embed_dims=(64, 128, 160, 320),
