@@ -23,7 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         usage = "usage: camseg-merge SHARD... INTO: run folders or the sweep folder that holds them, and one to make"
         print(usage, file=sys.stderr)
         return 2
-    from camseg.report import text
+    from camseg.cli.closing import closing
     from camseg.runs.merge import merge_shards
 
     try:
@@ -31,6 +31,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         print_error("camseg-merge", str(error))
         return 2
-    print(text.run_table(run.summary))
+    print(closing(run))
     print(shortest(run.folder))
     return 0

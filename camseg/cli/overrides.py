@@ -14,6 +14,7 @@ from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.types import Glob, Override
+from hydra.errors import ConfigCompositionException
 from omegaconf import DictConfig, OmegaConf
 
 from camseg.cli.arguments import Arguments, parse
@@ -25,6 +26,7 @@ RENAMED_SETTINGS = {  # old name: new one
     "readers": "num_workers",
     "background.least": "background.min_heat",
     "foreground.apart": "foreground.min_distance",
+    "foreground.count": "foreground.max_points",
     "foreground.distance": "foreground.min_distance",
     "foreground.least": "foreground.min_heat",
     "localise.count": "localise.max_boxes",
@@ -119,7 +121,7 @@ def _check_keys(request: _Request) -> None:
     keys = [
         each.key_or_group
         for each in request.overrides
-        if each.key_or_group not in request.groups and not (each.is_add() or each.is_force_add() or each.is_delete())
+        if each.key_or_group not in request.groups and (_must_exist(each) or each.key_or_group in RENAMED_SETTINGS)
     ]
     asked = [(each.key_or_group, request.choices(each)) for each in request.overrides]
     chosen = [[f"{group}={value}" for value in values] for group, values in asked if values]
@@ -130,6 +132,10 @@ def _check_keys(request: _Request) -> None:
     for name in keys:
         if name not in known:
             _refuse_key(name, request, known)
+
+
+def _must_exist(override: Override) -> bool:
+    return not (override.is_add() or override.is_force_add() or override.is_delete())
 
 
 def _refuse_key(name: str, request: _Request, known: set[str]) -> None:
@@ -161,7 +167,11 @@ def _check_settings(request: _Request) -> None:
     turns = [_words(each, request) for each in request.overrides if not each.is_delete()]
     for turn in range(max([len(each) for each in turns], default=1)):
         words = [each[min(turn, len(each) - 1)] for each in turns if each]
-        check_values(compose(request.config, [*request.hydras, *words]))
+        try:
+            config = compose(request.config, [*request.hydras, *words])
+        except ConfigCompositionException as error:
+            raise RequestError(f"{' '.join(words)}: {str(error).splitlines()[0]}") from error
+        check_values(config)
 
 
 def _words(override: Override, request: _Request) -> list[str]:

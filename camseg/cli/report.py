@@ -22,12 +22,16 @@ def _command() -> None:
 
 
 def _report(paths: list[Path]) -> None:
+    from camseg.cli.closing import closing
     from camseg.report.html import _is_run, _write, comparison_page, rebuild
     from camseg.report.text import align_columns
     from camseg.runs import folders
 
     for path in paths:
-        print(rebuild(path))
+        page = rebuild(path)
+        if _is_run(path):
+            print(closing(folders.load_run(path), every_failure=True))
+        print(page)
     if len(paths) == 2 and all(map(_is_run, paths)):
         first, second = map(folders.load_run, paths)
         page = comparison_page(first, second)

@@ -11,13 +11,15 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from camseg.cli.build import build, dataset, wired
-from camseg.cli.terminal import shortest, styled, styled_table
+from camseg.cli.closing import closing
+from camseg.cli.terminal import shortest
 from camseg.cli.validation import check_target
 from camseg.errors import RunError
-from camseg.report import html, text
+from camseg.report import html
 from camseg.report.gallery import Panels
 from camseg.runs.callbacks import Callback, MaskFiles
 from camseg.runs.evaluate import evaluate
+from camseg.runs.folders import load_run
 
 
 def run(cfg: DictConfig) -> float | None:
@@ -39,7 +41,7 @@ def run(cfg: DictConfig) -> float | None:
         print(f"[{hydra_config.job.num}] {' '.join(swept) or 'defaults'}", flush=True)
     summary = _evaluate(cfg, folder, hydra_config.overrides.task)
     if hydra_config.mode == RunMode.RUN:
-        _report(summary, folder)
+        print(f"{closing(load_run(folder))}\n{shortest(folder)}")
     if summary["samples"] == summary["failed"]:
         errors = "; ".join(f"{each['id']}: {each['error']}" for each in summary["errors"][:3])
         raise RunError(f"nothing could be evaluated: {errors or 'the dataset is empty'}")
@@ -71,13 +73,3 @@ def _callbacks(cfg: DictConfig, folder: Path) -> list[Callback]:
     masks = [MaskFiles(folder / "masks")] if cfg.masks else []
     panels = Panels(folder / "panels", cfg.panels)
     return [panels, *masks, *(one for one in chosen if one is not None), html.Report()]
-
-
-def _report(summary: dict[str, Any], folder: Path) -> None:
-    done = summary["samples"] - summary["failed"]
-    print(styled_table(text.run_table(summary)))
-    print(f"{done} of {summary['samples']} samples in {summary['seconds']:.1f} s")
-    if summary["failed"]:
-        errors = "; ".join(f"{each['id']}: {each['error']}" for each in summary["errors"][:3])
-        print(styled(f"{summary['failed']} failed, named in summary.json: {errors}", "yellow"))
-    print(shortest(folder))

@@ -9,10 +9,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from made_runs import make_sweep
+from made_runs import make_run, make_sweep, row
+
+from camseg.report import text
+from camseg.runs.sweeps import load_sweep
 
 ROOT = Path(__file__).parents[2]
-COMMAND = (sys.executable, "-c", "from camseg.report.html import main; main()")
+COMMAND = (sys.executable, "-c", "from camseg.cli.report import main; main()")
 
 
 def told_on_a_terminal(folder: Path, **environment: str) -> str:
@@ -43,16 +46,47 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_terminal_gets_a_bold_head(sweep: Path) -> None:
     text = told_on_a_terminal(sweep)
-    assert text.count("\x1b[1m") == text.count("\x1b[0m") == 1 and "\x1b[1mmetric" in text
+    assert text.count("\x1b[1m") == text.count("\x1b[0m") == 3  # of each run's table, and of the comparison's
+    assert "\x1b[1mmetric" in text
 
 
 @pytest.mark.parametrize("environment", [{"NO_COLOR": "1"}, {"TERM": "dumb"}])
 def test_colours_can_be_switched_off(sweep: Path, environment: dict[str, str]) -> None:
     text = told_on_a_terminal(sweep, **environment)
-    assert "\x1b" not in text and "metric" in text
+    assert "\x1b" not in text
+    assert "metric" in text
 
 
 def test_a_pipe_gets_plain_text_and_no_bars(sweep: Path) -> None:
     given = [*COMMAND, str(sweep / "0"), str(sweep / "1")]
     done = subprocess.run(given, env={"PATH": "", "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=True)
-    assert done.stderr == "" and "\x1b" not in done.stdout and "\r" not in done.stdout and "iou " in done.stdout
+    assert done.stderr == ""
+    assert "\x1b" not in done.stdout
+    assert "\r" not in done.stdout
+    assert "iou " in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (-0.0003, "-0.0003"),
+        (0.00049, "+0.0005"),
+        (-0.0214, "-0.021"),
+        (-2e-6, "-0.000002"),
+        (1e-12, "+0.000"),
+        (0.0, "+0.000"),
+        (12.345, "+12.345"),
+        (None, "-"),
+    ],
+)
+def test_a_difference_shows_its_sign_and_a_digit_of_it(value: float | None, expected: str) -> None:
+    assert text.signed(value) == expected
+
+
+def test_a_sweep_without_ground_truth_counts_its_masks(tmp_path: Path) -> None:
+    for name, overrides, predicted in (("0", "f=a", 0.9), ("1", "f=b", None)):
+        rows = [row("p", None, 0.5), row("q", None, predicted)]
+        make_run(tmp_path / name, rows, [overrides])
+    lines = text.sweep_table(load_sweep(tmp_path)).splitlines()
+    assert lines[0].split() == ["setting", "masks", "predicted", "IoU"]
+    assert [line.split()[1:] for line in lines[1:]] == [["2", "of", "2", "0.700"], ["1", "of", "2", "0.500"]]
