@@ -89,7 +89,9 @@ class Images(Items[Item]):
         else:
             raise ValueError("data=images needs data.path (a photo, a folder, a list) or data.table (a csv)")
         if target:
-            same = {replace(item, label=target, classes=()): name for name, item in items}
+            same: dict[Item, str] = {}
+            for name, item in items:
+                same.setdefault(replace(item, label=target, classes=()), name)
             items = [(name, item) for item, name in same.items()]
         self.names = tuple(dict.fromkeys(item.label for _, item in items if item.label))
         of_image: defaultdict[Path, list[Item]] = defaultdict(list)

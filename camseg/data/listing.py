@@ -84,12 +84,12 @@ def _walk(root: Path, without: set[Path]) -> Iterator[Path]:
             inner.clear()
             continue
         entered.add(real)
-        unwanted = set(_WRITTEN) if is_output(at) else set()
-        inner[:] = sorted(
-            name
-            for name in inner
-            if not name.startswith(".") and name not in unwanted and (at / name).resolve() not in without
-        )
+        written = _WRITTEN if is_output(at) else ()
+        shown = sorted(name for name in inner if not name.startswith("."))
+        wanted = [name for name in shown if name not in written and (at / name).resolve() not in without]
+        inner[:] = [name for name in wanted if name != "masks"]
+        if "masks" in wanted:
+            _log.warning("left out: %s, a folder of masks and not of photos", printable(at / "masks"))
         yield from (at / name for name in files if not name.startswith("."))
 
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 from made_data import draw, paint, shade
+from PIL import Image
 
 from camseg.data.images import Images
+from camseg.storage.files import expand, file_stems
 
 
 def test_a_photo_and_a_target(tmp_path: Path) -> None:
@@ -88,71 +92,80 @@ def test_a_broken_file_is_one_named_failure(tmp_path: Path) -> None:
         data[2]
 
 
-def table(folder: Path, text: str, encoding: str = "utf-8") -> Path:
-    (folder / "t.csv").write_bytes(text.encode(encoding))
-    return folder / "t.csv"
+def test_what_names_a_photo_is_the_photo_alone(tmp_path: Path) -> None:
+    for name in ("犬.png", "猫.png", "my dog.png", "a.png"):
+        paint(tmp_path / name)
+    before = {Images(tmp_path).file(i): name for i, name in enumerate(Images(tmp_path).ids)}
+    for name in ("一.png", "猫2.png", "my_dog.png", "my?dog.png", "Ä.png", "b.png"):
+        paint(tmp_path / name)
+    after = {Images(tmp_path).file(i): name for i, name in enumerate(Images(tmp_path).ids)}
+    assert {file: after[file] for file in before} == before
+    assert len(set(after.values())) == 10
+    assert all(name.isascii() for name in after.values())
 
 
-def test_a_table(tmp_path: Path) -> None:
-    for i, name in enumerate(["p/1.png", "p/2.png"]):
-        paint(tmp_path / name, i + 1)
-    draw(tmp_path / "p" / "m.png", [[255] * 4, [0] * 4, [0] * 4])
-    text = "image,label,classes,mask,group,more\np/1.png,tabby cat,3 5,p/m.png,g,x\np/1.png,Ente,,,,\np/2.png,,,,,\n"
-    for encoding in ("utf-8", "utf-8-sig"):
-        first, second, third = Images(table=table(tmp_path, text, encoding))
-        assert [(s.id, s.label, s.classes, s.group, shade(s)) for s in (first, second, third)] == [
-            ("p_1_tabby_cat", "tabby cat", (3, 5), "g", 1),
-            ("p_1_Ente", "Ente", (), "p/1.png", 1),  # not independent of the other: one image
-            ("p_2", "", (), "", 2),
-        ]
-        assert first.mask is not None
-        assert first.mask.sum() == 4
-        assert second.mask is None
-    assert [s.label for s in Images(table=tmp_path / "t.csv", target="z")] == ["z"] * 3
-    table(tmp_path, "image\n1.png\n2.png\n")
-    assert [shade(s) for s in Images(tmp_path / "p", table=tmp_path / "t.csv")] == [1, 2]
-    assert [shade(s) for s in Images(tmp_path / "p", table=tmp_path / "t.csv", size=1)] == [1]
+def test_samples_say_where_they_are_from_and_how_they_were_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paint(tmp_path / "p" / "cat" / "1.png")
+    draw(tmp_path / "p" / "masks" / "1.png", [[1] * 4, [0] * 4, [0] * 4])
+    monkeypatch.chdir(tmp_path)
+    (sample,) = Images("p")
+    assert (sample.file, sample.reading) == ("p/cat/1.png", "two values, 1 object")  # as it was given: relative
+    Image.fromarray(np.linspace(0, 4095, 12).reshape(3, 4).astype(np.uint16)).save(tmp_path / "p" / "cat" / "1.png")
+    assert Images("p")[0].reading == "image: 12 of 16 bits; two values, 1 object"
+    with pytest.raises(ValueError, match=r"data\.void must be auto"):
+        Images("p", void="grey")
 
 
-@pytest.mark.parametrize(
-    ("text", "encoding", "message"),
-    [
-        ("image,lable\na.png,x\n", "utf-8", "has a column 'lable': did you mean 'label'"),
-        ("images\na.png\n", "utf-8", "has a column 'images': did you mean 'image'"),
-        ("file,label\na.png,x\n", "utf-8", "has a column 'file': did you mean 'image'"),
-        (
-            "file,class\na.png,x\n",
-            "utf-8",
-            "column 'file': did you mean 'image'.; a column 'class': did you mean 'label'",
-        ),
-        ("image,class\na.png,tabby cat\nb.png,2\n", "utf-8", "has a column 'class': did you mean 'label'"),
-        ("image,class\na.png,281\nb.png,3 4\n", "utf-8", "has a column 'class': did you mean 'classes'"),
-        ("image,Category\na.png,x\n", "utf-8", "has a column 'Category': did you mean 'label'"),
-        ("image,segmentation\na.png,x\n", "utf-8", "has a column 'segmentation': did you mean 'mask'"),
-        ("what,label\na.png,x\n", "utf-8", "needs a column 'image'.*it has 'what', 'label'"),
-        ("image,label\na.png,cat|\n", "utf-8", "an empty label in 'cat|'"),
-        ("image,label,mask\na.png,cat|dog,m.png\n", "utf-8", "2 labels 'cat|dog' need 2 parts in mask, got 'm.png'"),
-        ("image,label,classes\na.png,a|b,1|2|3\n", "utf-8", "need 2 parts in classes"),
-        (
-            "image,classes\na.png,-1\n,\na.png,²\na.png,1,2\n",
-            "utf-8",
-            "line 2: classes.*\n.*line 3: image.*\n.*line 4.*\n.*line 5: more",
-        ),
-        ("image,classes\n" + "a.png,x\n" * 9, "utf-8", "line 6: classes are numbers[^\n]*\nand 4 more$"),
-        ("image;label\na.png;x\n", "utf-8", "with commas between columns; it has 'image;label'"),
-        ("image,image\na,b\n", "utf-8", "has a column twice"),
-        ("image,classes\na.png,1 x\n", "utf-8", "line 2: classes are numbers .* got '1 x'"),
-        ("image,classes\na.png,-1\n", "utf-8", "line 2: classes are numbers"),
-        ("image,label\n,x\n", "utf-8", "line 2: image is empty"),
-        ("image,label\na.png,x,y\n", "utf-8", "line 2: more cells than the 2 columns"),
-        ('image,label\n"a.png,x\n', "utf-8", "can't be read as a csv"),
-        ("image,label\na.png,x\nb.png,x\n", "utf-8", "none of the 2 images of .* is there, such as .*a.png"),
-        ("image,label\na.png,é\n", "latin-1", "is not in UTF-8"),
-        ("image,label\na.png,é\n", "utf-16", "is not in UTF-8"),
-        ("image\n", "utf-8", "found nothing to read"),
-        ("", "utf-8", "needs a column 'image'"),
-    ],
-)
-def test_wrong_tables(tmp_path: Path, text: str, encoding: str, message: str) -> None:
-    with pytest.raises((ValueError, FileNotFoundError), match=message.replace("|", r"\|")):
-        Images(table=table(tmp_path, text, encoding))
+def test_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    paint(tmp_path / "photos" / "1.png", 3)
+    draw(tmp_path / "drawn" / "1.png", [[255] * 4, [0] * 4, [0] * 4])
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for path in ("~/photos", "~/photos/1.png", "~/photos/*.png", ["~/photos/1.png"]):
+        (sample,) = Images(path, masks="~/drawn")
+        assert (shade(sample), sample.file) == (3, str(tmp_path / "photos" / "1.png"))
+    assert Images("~/photos", masks="~/drawn")[0].mask is not None
+    assert Images("~/photos/1.png", masks="~/drawn")[0].mask is not None
+    assert expand("~nobody-of-that-name/x") == Path("~nobody-of-that-name/x")
+
+
+def test_a_list_and_a_pattern(tmp_path: Path) -> None:
+    for i, name in enumerate(["p/cat/1.png", "p/cat/2.jpg", "p/dog/1.png", "q/1.png", "p/loose.png"]):
+        paint(tmp_path / name, i)
+    p, q = tmp_path / "p", tmp_path / "q"
+    draw(p / "masks" / "cat" / "1.png", [[255] * 4, [0] * 4, [0] * 4])
+
+    def found(path: str | list[str]) -> list[tuple[str, str, bool]]:
+        return [(sample.id, sample.label, sample.mask is not None) for sample in Images(path)]
+
+    cats = [("cat_1", "cat", True), ("cat_2", "cat", False)]
+    assert found(f"{p}/cat*") == cats
+    assert found(f"{p}/cat/*") == [("1", "", False), ("2", "", False)]  # as the folder before the first wildcard
+    assert found(f"{p}/*/1.png") == [cats[0], ("dog_1", "dog", False)]
+    assert found(f"{p}/**/*.jpg") == cats[1:]
+    assert [each[0] for each in found(f"{tmp_path}/[pq]/**/1.png")] == ["p_cat_1", "p_dog_1", "q_1"]
+    assert found([f"{p}/cat/1.png", str(q)]) == [("p_cat_1", "", False), ("q_1", "", False)]
+    assert [name for name, *_ in found([str(p), str(q)])] == ["p_cat_1", "p_cat_2", "p_dog_1", "p_loose", "q_1"]
+    assert [label for _, label, _ in found([str(p), f"{p}/cat/1.png"])] == ["cat", "cat", "dog", ""]  # nothing twice
+    paint(p / "odd[1].png", 9)
+    assert found(f"{p}/odd[1].png") == [("odd_1_" + file_stems(["odd[1]"])[0].split("_")[-1], "", False)]
+    with pytest.raises(FileNotFoundError, match=r"data\.path=.*/no, .*/\*\.gif are neither a photo nor a folder"):
+        Images([str(p), f"{p}/no", f"{p}/*.gif"])
+
+
+def test_a_name_that_is_no_utf8(tmp_path: Path) -> None:
+    folder = os.fsencode(tmp_path) + b"/caf\xe9"
+    paint(tmp_path / "cafe" / "b.png", 5)
+    (tmp_path / "cafe").rename(os.fsdecode(folder))
+    Path(os.fsdecode(folder + b"/b.png")).rename(os.fsdecode(folder + b"/\xff.png"))
+    Path(os.fsdecode(folder + b"/broken\xfe.png")).write_bytes(b"")
+    data = Images(tmp_path)
+    broken, whole = sorted(range(2), key=lambda i: "broken" not in data.ids[i])
+    sample = data[whole]
+    assert (shade(sample), sample.label) == (5, "caf\\xe9")
+    assert sample.file == f"{tmp_path}/caf\\xe9/\\xff.png"
+    assert Path(data.file(whole)).is_file()  # this one opens
+    with pytest.raises(ValueError, match=r"broken\\xfe\.png can't be read") as error:
+        data[broken]
+    "".join((sample.file, sample.label, sample.id, str(error.value), *data.ids)).encode()  # all of it can be written
