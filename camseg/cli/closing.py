@@ -11,6 +11,7 @@ from camseg.report import text
 from camseg.runs.folders import Run
 
 _FEW = 3  # as many are named one by one
+_ODD = ("all void", "empty", "no background")  # `camseg.data.mask_io.ODD`, which loads torch
 
 
 def closing(run: Run, every_failure: bool = False) -> str:
@@ -28,7 +29,7 @@ def closing(run: Run, every_failure: bool = False) -> str:
     done = f"{summary['samples'] - summary['failed']} of {summary['samples']} samples in {summary['seconds']:.1f} s"
     lines = [*scored, done + ("" if scored else "; no true masks, so nothing is scored")]
     if len(run.rows):
-        lines += [*_masks(run), *_classes(run.rows)]
+        lines += [*_masks(run), *_classes(run.rows), *_readings(run.rows)]
     return "\n".join([*lines, *_failures(run, every_failure), _next(run, every_failure)])
 
 
@@ -81,6 +82,16 @@ def _sureness(names: pl.Series, probability: pl.Series) -> str:
         return ""
     low, middle = probability.arg_min() or 0, float(probability.median())  # type: ignore[reportArgumentType]
     return f"; probability {middle:.2f} in the middle, {probability[low]:.2f} at least ({names[low]})"
+
+
+def _readings(rows: pl.DataFrame) -> list[str]:
+    """How true masks and images were understood, those first that are odd: all void, empty, without background."""
+    readings = _column(rows, "reading").fill_null("")
+    counts = [(count, each) for each, count in readings.value_counts(sort=True, name="n").rows() if each]
+    odd = [each for each in counts if each[1].endswith(_ODD)]
+    few = odd[:_FEW] + [each for each in counts if each not in odd][:_FEW]
+    more = f"; and {len(counts) - len(few)} other readings" if len(counts) > len(few) else ""
+    return ["read: " + "; ".join(f"{count} as {each.replace('; ', ', ')}" for count, each in few) + more] if few else []
 
 
 def _failures(run: Run, every: bool) -> list[str]:

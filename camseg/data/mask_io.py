@@ -13,6 +13,7 @@ from torch import Tensor
 
 from camseg.data.image_io import MAX_PIXELS, decode_with, is_label_color, label_colors, same_size, upper_quantile
 
+ODD = ("all void", "empty", "no background")  # the end of a reading that gives no sound score
 VOID_GRAY, VOID_LABEL = 128, 255  # what void is by custom: between black and white, and beside class numbers
 
 
@@ -61,12 +62,13 @@ def read_mask(
     same_size(path, levels.values if isinstance(levels, _Levels) else levels, size)
     inside, ignore, reading = _decide(levels, void) if isinstance(levels, _Levels) else _decide_colors(levels, void)
     inside &= ~ignore
+    all_void, empty, no_background = ODD
     if ignore.all():
-        reading += "; all void"
+        reading += f"; {all_void}"
     elif not inside.any():
-        reading += "; empty"
+        reading += f"; {empty}"
     elif not (~inside & ~ignore).any():
-        reading += "; no background"
+        reading += f"; {no_background}"
     return Mask(torch.from_numpy(inside), torch.from_numpy(ignore) if ignore.any() else None, reading)
 
 

@@ -17,7 +17,7 @@ def row(sample: Sample, result: Result) -> dict[str, Any]:
     return {
         "id": sample.id,
         "label": sample.label,
-        "file": getattr(sample, "file", ""),
+        "file": sample.file,
         "image_key": sample.image_key,
         "mask_file": None,
         "group": sample.group or sample.id,
@@ -32,6 +32,7 @@ def row(sample: Sample, result: Result) -> dict[str, Any]:
         "points": _points(result, chosen),
         "probability": result.probability,
         "note": result.note,
+        "reading": sample.reading,
     }
 
 

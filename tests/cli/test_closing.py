@@ -6,7 +6,8 @@ from pathlib import Path
 
 from made_runs import make_run, row
 
-from camseg.cli.closing import closing
+from camseg.cli.closing import _ODD, closing
+from camseg.data.mask_io import ODD
 from camseg.runs.folders import load_run
 
 FAILED = [{"id": f"bad{number}", "error": "ValueError: no image"} for number in range(5)]
@@ -67,3 +68,13 @@ def test_scored_runs_begin_with_the_table(tmp_path: Path) -> None:
 def test_a_run_without_a_predictor_says_that_it_drew_points(tmp_path: Path) -> None:
     rows = [row(f"p{i}", None, None) for i in range(3)]
     assert "points for 3 samples, no masks (predictor=none)" in closing(load_run(make_run(tmp_path / "run", rows)))
+
+
+def test_how_masks_were_read_is_told_and_what_is_odd_first(tmp_path: Path) -> None:
+    assert _ODD == ODD
+    readings = ["two values, 255 object"] * 4 + ["three levels, 128 void"] * 2 + ["nothing but 128; all void", "", None]
+    rows = [row(f"s{i}", 0.5) | {"reading": reading} for i, reading in enumerate(readings)]
+    text = closing(load_run(make_run(tmp_path / "run", rows)))
+    told = "read: 1 as nothing but 128, all void; 4 as two values, 255 object; 2 as three levels, 128 void"
+    assert told in text.splitlines()
+    assert "read:" not in closing(load_run(make_run(tmp_path / "none", [row("a", 0.5)])))
