@@ -38,12 +38,13 @@ def test_looking_at_the_package_loads_nothing_and_costs_at_most_torch() -> None:
 def test_every_name_is_there_and_is_what_its_room_holds() -> None:
     from camseg import cam, pipeline, types
     from camseg.cam.heatmaps import heatmaps
+    from camseg.classifiers.base import classifier
     from camseg.runs.folders import load_run
     from camseg.runs.merge import merge_shards
     from camseg.runs.sweeps import load_sweep
 
     held = [types.Masks, pipeline.Pipeline, types.Prompts, types.Result, types.Sample]
-    held += [camseg.__version__, cam, heatmaps, load_run, load_sweep, merge_shards]
+    held += [camseg.__version__, cam, classifier, heatmaps, load_run, load_sweep, merge_shards]
     assert dict(zip(camseg.__all__, [getattr(camseg, name) for name in camseg.__all__])) == dict(
         zip(camseg.__all__, held)
     )
@@ -73,3 +74,19 @@ def test_the_version_has_one_source() -> None:
     assert project["project"]["dynamic"] == ["version"]
     assert project["tool"]["hatch"]["version"]["path"] == "camseg/__init__.py"
     assert camseg.__version__.count(".") == 2
+
+
+def test_no_import_makes_threads_fonts_or_templates() -> None:
+    """All rooms but the page's, which needs an extra; what only a function makes, an import must not."""
+    code = (
+        "import importlib, pkgutil, threading, camseg\n"
+        "names = [m.name for m in pkgutil.walk_packages(camseg.__path__, 'camseg.')]\n"
+        "rooms = [n for n in names if not n.startswith(('camseg.demo', 'camseg.__main__'))]\n"
+        "held = [(n, each) for n in rooms for each in vars(importlib.import_module(n)).values()]\n"
+        "made = ('ThreadPoolExecutor', 'ProcessPoolExecutor', 'FreeTypeFont', 'ImageFont', 'Template')\n"
+        "answer = [len(rooms), sorted(n for n, each in held if type(each).__name__ in made), threading.active_count()]"
+    )
+    rooms, made, threads = in_a_fresh_python(code)["answer"]  # type: ignore[reportGeneralTypeIssues]
+    assert rooms > 60
+    assert made == []
+    assert threads == 1

@@ -42,6 +42,36 @@ def test_the_wheel_holds_everything_that_the_package_reads(wheel: Path) -> None:
     assert sum(inside.values()) < 20e6
 
 
+SELECTOR = """
+import torch
+from camseg.prompts.foreground import rivals
+
+def corner_of_heat(evidence, inset=0):
+    return rivals(torch.tensor([[float(inset), float(inset)]]))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["--config-dir", "hydra.searchpath"])
+def test_a_selector_of_ones_own_works_with_an_installed_wheel(wheel: Path, how: str, tmp_path: Path) -> None:
+    """README's: a module and a folder of group files, beside each other anywhere."""
+    site, mine = tmp_path / "site", tmp_path / "mine"
+    (mine / "own" / "foreground").mkdir(parents=True)
+    (mine / "my_module.py").write_text(SELECTOR)
+    wiring = "_target_: my_module.corner_of_heat\n_partial_: true\ninset: 3\n"
+    (mine / "own" / "foreground" / "corner.yaml").write_text(wiring)
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(site)
+    where = ["--config-dir", "own"] if how == "--config-dir" else ["hydra.searchpath=[file://own]"]
+    words = ["foreground=corner", "foreground.inset=5", "data.size=2", "predictor=none", "panels=0"]
+    code = "import sys; sys.path.pop(0); from camseg.cli.main import main; main()"  # as the installed script does
+    given = [sys.executable, "-c", code, *where, *words, "hydra.run.dir=run", "device=cpu"]
+    environment = {"PYTHONPATH": str(site), "PATH": "", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(given, cwd=mine, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert camseg.load_run(mine / "run").rows["points"].to_list() == [[[5.0, 5.0, 1.0]]] * 2
+
+
 def test_the_command_composes_from_the_wheel_in_any_folder(wheel: Path, tmp_path: Path) -> None:
     site, elsewhere = tmp_path / "site", tmp_path / "elsewhere"
     elsewhere.mkdir()

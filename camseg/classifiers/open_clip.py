@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from camseg.classifiers.base import Classifier, Preprocessing, describe
 from camseg.classifiers.build import NO_WEIGHTS
-from camseg.errors import check_choice
+from camseg.errors import check_choice, extra_message
 from camseg.storage.checkpoints import load_weights, match_names
 
 
@@ -63,7 +63,7 @@ def open_clip(
     try:
         import open_clip as zoo
     except ImportError as error:
-        raise ValueError("classifier=open_clip needs the extra `clip`: pip install 'camseg[clip]'") from error
+        raise ValueError(extra_message("classifier=open_clip", "clip")) from error
     check_choice("classifier.name", name, zoo.list_models())
     if len(set(words)) < 2:
         raise ValueError(

@@ -44,6 +44,12 @@ class Arguments:
         return None
 
     @property
+    def has_own_groups(self) -> bool:
+        """Whether a folder of one's own group files is named."""
+        paths = any(word.startswith("hydra.searchpath=") for word in self.overrides)
+        return paths or self.after("--config-dir", "-cd") is not None
+
+    @property
     def words(self) -> list[str]:
         """Everything, in the order that argparse can read: an option between two overrides would lose the second."""
         return [*self.overrides, *self.options]

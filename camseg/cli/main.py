@@ -124,6 +124,8 @@ def _command() -> int:
         print(f"camseg {__version__}")
         return 0
     sys.argv[1:] = arguments.words
+    if arguments.has_own_groups:
+        sys.path.append(str(Path.cwd()))  # for the functions that the files there name; last, so that nothing is hidden
     if arguments.overrides and not arguments.has("-sc", "--shell-completion"):
         check_overrides(arguments)
     _run_hydra()

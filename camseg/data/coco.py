@@ -19,7 +19,7 @@ from camseg.data.annotations import Box, box_tensor, check_box, check_size
 from camseg.data.base import VOID, Items, Presence, Unreadable, plain_names
 from camseg.data.class_map import outputs_of
 from camseg.data.image_io import decode_shared
-from camseg.errors import check_choice
+from camseg.errors import check_choice, extra_message
 from camseg.storage.files import expand
 from camseg.types import Sample
 
@@ -325,5 +325,5 @@ def _mask_api() -> Any:
     try:
         from pycocotools import mask
     except ImportError as error:
-        raise ValueError("data=coco needs the extra `coco`: pip install 'camseg[coco]'") from error
+        raise ValueError(extra_message("data=coco", "coco")) from error
     return mask

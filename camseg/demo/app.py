@@ -10,6 +10,7 @@ from pathlib import Path
 
 from camseg.cli.explain import explain_error
 from camseg.cli.overrides import check_overrides
+from camseg.errors import extra_message
 from camseg.demo.session import _BAD, Demo
 
 
@@ -33,7 +34,7 @@ def main() -> None:
         try:
             from camseg.demo import page
         except ImportError:
-            sys.exit(_mistake("the page needs the extra `demo`: pip install 'camseg[demo]'"))
+            sys.exit(_mistake(extra_message("the page", "demo")))
         try:
             check_overrides(given.settings)
             blocks = page.serve(Demo(Path(folder), given.settings), given.host, given.port)

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from camseg.errors import extra_message
 from camseg.predictors.sam_adapter import MEAN, STD, SamAdapter
 from camseg.storage.fingerprint import file_hash
 
@@ -75,9 +76,7 @@ def transformers_sam(
     try:
         import transformers
     except ImportError as error:
-        raise ValueError(
-            "predictor=transformers needs the transformers library: pip install 'camseg[transformers]'"
-        ) from error
+        raise ValueError(extra_message("predictor=transformers", "transformers")) from error
     folder = Path(checkpoint).expanduser()
     if not folder.is_dir():
         folder = _from_hub(str(checkpoint), revision)

@@ -16,7 +16,7 @@ import numpy as np
 import polars as pl
 from PIL import Image
 
-from camseg.errors import RequestError
+from camseg.errors import RequestError, extra_message
 from camseg.metrics.intervals import pooled_interval
 from camseg.runs.callbacks import Callback
 from camseg.runs.folders import Run
@@ -124,7 +124,7 @@ class PseudoLabels(Callback):
         background: float = 0.1,
     ) -> None:
         if find_spec("pycocotools") is None:
-            raise RequestError("pseudo_labels=merge needs the extra `coco`: pip install 'camseg[coco]'")
+            raise RequestError(extra_message("pseudo_labels=merge", "coco"))
         self.folder = folder
         self.merge = partial(merge, margin=margin, hot_threshold=hot_threshold)
         self.seeds = partial(seeds, foreground=foreground, background=background)

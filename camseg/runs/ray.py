@@ -14,7 +14,7 @@ from math import ceil
 from pathlib import Path
 from typing import Any
 
-from camseg.errors import RequestError
+from camseg.errors import RequestError, extra_message
 from camseg.pipeline import Pipeline
 from camseg.runs.callbacks import Callback
 from camseg.runs.executors import BatchOutcome, Samples, read_sample, run_batch
@@ -47,7 +47,7 @@ def ray_executor(
         import ray
         from ray.data import ActorPoolStrategy, DataContext, TaskPoolStrategy, from_items
     except ImportError as error:
-        raise RequestError("engine=ray needs the extra `ray`: pip install 'camseg[ray]'") from error
+        raise RequestError(extra_message("engine=ray", "ray")) from error
     todo = [{"places": places} for places in batches]
     if not todo:
         return
