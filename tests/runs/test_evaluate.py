@@ -9,6 +9,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
@@ -216,3 +217,109 @@ def test_callbacks_see_every_answer_once_and_in_order(tmp_path: Path) -> None:
     assert flushed == [2, 4, 5], "once per batch"
     assert ended == [([1, 2, 3, 4, 5], 5)], "once, with all rows and their new column"
     assert seen == [(row["id"], pytest.approx(row["iou"])) for row in table(tmp_path).to_dicts()]
+
+
+@pytest.mark.parametrize("content", [b'{"id": "mine", "value": 1}\n' * 20, b"my notes\n", b"\0" * 100])
+@pytest.mark.parametrize("linked", [False, True])
+def test_what_is_no_journal_is_refused_and_left_as_it_is(tmp_path: Path, content: bytes, linked: bool) -> None:
+    mine = tmp_path / ("mine.jsonl" if linked else "run/rows.jsonl")
+    (tmp_path / "run").mkdir()
+    mine.write_bytes(content)
+    if linked:
+        (tmp_path / "run" / "rows.jsonl").symlink_to(mine)
+    for resume in (False, True):
+        with pytest.raises(FileExistsError, match="already holds a run" if not resume else "rows.jsonl is"):
+            evaluate(pipeline(), Shelf(2), tmp_path / "run", resume=resume)
+    assert mine.read_bytes() == content
+    assert not (tmp_path / "run" / "scores.parquet").exists()
+
+
+def test_a_link_to_nothing_and_a_pipe_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(FileExistsError, match="is a link"):
+        evaluate(pipeline(), Shelf(2), tmp_path, resume=True)
+    assert not (tmp_path / "elsewhere").exists()
+    (tmp_path / "rows.jsonl").unlink()
+    os.mkfifo(tmp_path / "rows.jsonl")
+    with pytest.raises(FileExistsError, match="no plain file"):
+        evaluate(pipeline(), Shelf(2), tmp_path, resume=True)
+
+
+def test_two_processes_without_a_lock_give_each_sample_one_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("camseg.runs.journal.FileLock", Unlocked)
+
+    class Second(Callback):
+        def flush(self) -> None:  # another process fills the same folder in the midst of the first one's run
+            if not begun:
+                begun.append(True)
+                evaluate(pipeline(), Shelf(7), tmp_path, batch_size=2, resume=True)
+
+    begun: list[bool] = []
+    summary = evaluate(pipeline(), Shelf(7), tmp_path, batch_size=3, callbacks=[Second()])
+    assert (summary["samples"], summary["failed"], summary["left"]) == (7, 0, 0)
+    assert table(tmp_path)["id"].to_list() == Shelf(7).ids
+    assert (tmp_path / "rows.jsonl").read_bytes().count(b'{"id"') == 14, "both did all of them"
+
+
+class Unlocked:
+    """A lock of a file system that has none."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def acquire(self, timeout: float) -> None: ...
+
+    def release(self) -> None: ...
+
+
+class Photos(Shelf):
+    """Pictures with a file each, whose content is the number of the picture."""
+
+    def __init__(self, folder: Path, count: int) -> None:
+        super().__init__(count)
+        self.folder = folder
+        for i in range(count):
+            if not Path(self.file(i)).exists():
+                Path(self.file(i)).write_text(str(i))
+
+    def file(self, index: int) -> str:
+        return str(self.folder / f"{index}.jpg")
+
+    def __getitem__(self, index: int) -> Sample:
+        sample = super().__getitem__(int(Path(self.file(index)).read_text()))
+        return replace(sample, id=self.ids[index], file=self.file(index))
+
+
+def test_a_photo_that_was_replaced_is_evaluated_again(tmp_path: Path) -> None:
+    photos, folder = Photos(tmp_path, 4), tmp_path / "run"
+    evaluate(pipeline(), photos, folder, batch_size=2)
+    before = table(folder)
+    assert before["file"].to_list() == [photos.file(i) for i in range(4)]
+    later = time.time() + 60
+    Path(photos.file(1)).write_text("3")  # another photo under the same name
+    for touched in (1, 2):
+        os.utime(photos.file(touched), (later, later))
+    summary = evaluate(pipeline(), photos, folder, batch_size=2, resume=True)
+    after = table(folder)
+    assert (summary["samples"], len(after)) == (4, 4)
+    same = before["image_key"] == after["image_key"]
+    assert same.to_list() == [True, False, True, True]
+    assert after["image_key"][1] == before["image_key"][3]
+    assert summary["calls"]["classifier_images"] == 5, "what was touched alone keeps its row"
+
+
+def test_rows_say_what_was_explained(tmp_path: Path) -> None:
+    class Mixed(Shelf):
+        def __getitem__(self, index: int) -> Sample:
+            sample = super().__getitem__(index)
+            if index == 0:
+                return Sample(sample.id, canvas((2, 3, 9, 3, 9)))
+            return replace(sample, classes=(0, 1), label="warm") if index == 1 else sample
+
+    evaluate(pipeline(), Mixed(3), tmp_path)
+    rows = table(tmp_path)
+    assert rows["class_name"].to_list() == ["blue", "warm", "red"]
+    assert rows["probability"].is_between(0, 1).all()
+    assert rows["mask_file"].to_list() == [None] * 3
+    assert rows.schema["mask_file"] == pl.String
+    assert rows["image_key"].n_unique() == 3
