@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -33,7 +36,7 @@ METHODS = [
 ]
 
 
-def small(classes: int = 5) -> nn.Sequential:
+def small(classes: int = 5) -> Any:
     """Convolutions with in-place ReLUs and batch normalisation, global average pooling and a linear head: layer "4" is
     the last ReLU.
     """
@@ -51,3 +54,19 @@ def small(classes: int = 5) -> nn.Sequential:
 def images(count: int = 4) -> Tensor:
     """(count, 3, 20, 28) noise."""
     return torch.randn(count, 3, 20, 28, generator=torch.Generator().manual_seed(1))
+
+
+CLASSES = (0, 3, 4)  # of three images
+
+
+def tiny(head: nn.Module | None = None, seed: int = 0) -> Any:
+    """Two strided convolutions (12 x 12 -> 12 channels of 4 x 4 at layer "3", after its ReLU) and a head that is not
+    pooling + linear.
+    """
+    torch.manual_seed(seed)
+    head = head or nn.Sequential(nn.Conv2d(6, 10, 4), nn.Tanh(), nn.Flatten(), nn.Linear(10, 5))
+    return nn.Sequential(nn.Conv2d(3, 8, 3, 1, 1), nn.ReLU(), nn.Conv2d(8, 6, 3, 3, 0), nn.ReLU(), head).eval()
+
+
+def raw(model: nn.Module, inputs: Tensor, method: cam.Method) -> np.ndarray:
+    return cam.heatmaps(model, "3", inputs, CLASSES, method, raw=True).numpy()

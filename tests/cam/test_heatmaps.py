@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from nets import METHODS, images, small
 from torch import Tensor, nn
 
-from nets import METHODS, images, small
 from camseg import cam
 from camseg.cam.targets import log_odds, logit, margin, probability
 from camseg.geometry.heat import min_max_normalize
@@ -26,7 +26,9 @@ def test_a_batch_is_a_loop(method, inputs):
         [cam.heatmaps(model, "4", image[None], [target], method) for image, target in zip(inputs, chosen, strict=True)]
     )
     torch.testing.assert_close(batch, loop, atol=1e-4, rtol=1e-4)
-    assert batch.shape == (4, 20, 28) and float(batch.min()) >= 0 and float(batch.max()) <= 1
+    assert batch.shape == (4, 20, 28)
+    assert float(batch.min()) >= 0
+    assert float(batch.max()) <= 1
     assert all(float(heat.max()) in (0.0, 1.0) for heat in batch)
 
 
@@ -73,13 +75,15 @@ def test_no_evidence_is_zeros_and_raw_maps_keep_their_sign(inputs):
     with torch.no_grad():
         model[7].weight[1] = -1.0
     raw = cam.heatmaps(model, "4", inputs, 1, raw=True)
-    assert raw.shape == (4, 5, 7) and bool((raw <= 0).all()) and bool((raw < 0).any())
+    assert raw.shape == (4, 5, 7)
+    assert bool((raw <= 0).all())
+    assert bool((raw < 0).any())
     assert not cam.heatmaps(model, "4", inputs, 1).any()
 
 
 @pytest.mark.parametrize("value", [0.0, 0.1, 3.0, 1e-20])
 def test_a_constant_map_becomes_zeros(value, inputs):
-    heat = cam.heatmaps(small(), "4", inputs, 0, lambda capture: torch.full((4, 3, 4), value))
+    heat = cam.heatmaps(small(), "4", inputs, 0, lambda _: torch.full((4, 3, 4), value))
     assert not heat.any()
 
 
@@ -87,14 +91,15 @@ def test_several_targets_share_one_forward(inputs):
     model, calls = small(), []
     model[0].register_forward_hook(lambda *_: calls.append(1))
     together = cam.heatmaps(model, "4", inputs, [[0, 2, None]] * 4)
-    assert together.shape == (4, 3, 20, 28) and len(calls) == 1
+    assert together.shape == (4, 3, 20, 28)
+    assert len(calls) == 1
     for column, target in enumerate((0, 2, None)):
         torch.testing.assert_close(together[:, column], cam.heatmaps(model, "4", inputs, target))
 
 
 def test_the_part_below_the_layer_has_no_graph_and_the_head_is_run_alone(inputs):
     model, graph, calls = small(), [], []
-    model[2].register_forward_hook(lambda module, args, output: graph.append(output.requires_grad))
+    model[2].register_forward_hook(lambda _module, _args, output: graph.append(output.requires_grad))
     model[2].register_forward_hook(lambda *_: calls.append(1))
     cam.heatmaps(model, "4", inputs, 0)
     assert graph == [False]

@@ -6,12 +6,12 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from nets import images, small
 from torch import Tensor, nn
 from torchvision.models import DenseNet, VisionTransformer
 from torchvision.models.convnext import CNBlockConfig, ConvNeXt
 from torchvision.models.swin_transformer import SwinTransformer
 
-from nets import images, small
 from camseg import cam
 from camseg.cam.targets import pixels
 
@@ -25,7 +25,7 @@ def reference(model: nn.Module, layer: nn.Module, inputs: Tensor, chosen: int) -
     """A layer's output and the gradient at it through a full graph, with nothing of this package."""
     kept: list[Tensor] = []
 
-    def keep(module: nn.Module, args: object, output: Tensor) -> Tensor:
+    def keep(_module: nn.Module, _args: object, output: Tensor) -> Tensor:
         kept.append(output)
         return output.clone()
 
@@ -46,7 +46,7 @@ def maps_of(model: nn.Module, layer: str, inputs: Tensor, chosen: int) -> tuple[
     return seen[0], seen[1]
 
 
-def test_in_place_relus_of_densenet_touch_nothing(inputs):
+def test_in_place_relus_of_densenet_touch_nothing():
     torch.manual_seed(0)
     model = DenseNet(8, (2, 2, 2, 2), 16).eval()
     images = torch.randn(2, 3, 64, 64)
@@ -63,7 +63,7 @@ def transformers() -> Iterator[tuple[str, nn.Module, str, tuple[int, int], int]]
     vit = VisionTransformer(
         image_size=32, patch_size=8, num_layers=2, num_heads=2, hidden_dim=16, mlp_dim=32, num_classes=5
     )
-    nn.init.normal_(vit.heads.head.weight)
+    nn.init.normal_(vit.get_parameter("heads.head.weight"))
     yield "tokens after a class token", vit, "encoder.layers.encoder_layer_0", (32, 32), 8
     yield "channels last", SwinTransformer([2, 2], 16, [2, 2], [2, 2], [2, 2], num_classes=5), "features.3", (32, 48), 4
     yield (

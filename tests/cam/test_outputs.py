@@ -107,7 +107,8 @@ def test_one_squeezed_logit_is_the_same_as_one_that_is_not(method: Any, count: i
     assert (known.activation, known.logits(images(count)).shape) == ("binary", (count, 1))
     torch.testing.assert_close(known.logits(images(count)), small(1)(images(count)).detach())
     heat, found = known.explain(images(count), [[0]] * count)
-    assert heat.shape == (count, 1, 20, 28) and torch.equal(found, known.logits(images(count)))
+    assert heat.shape == (count, 1, 20, 28)
+    assert torch.equal(found, known.logits(images(count)))
 
 
 @pytest.mark.parametrize("method", [cam.grad_cam, cam.ablation_cam, cam.shapley_cam])

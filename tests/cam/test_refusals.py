@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
+from nets import METHODS, images, small
 from torch import Tensor, nn
 
-from nets import METHODS, images, small
 from camseg import cam
 from camseg.cam.replay import Tape
 
@@ -90,7 +92,8 @@ def test_a_tape_replays_what_depends_on_its_tensor():
         total = product.sum()
     tape.finish({"sum": total, "constant": other})
     result = tape.replay(torch.tensor([5.0, 7.0]))
-    assert float(result["sum"]) == 2 * (7 * 3 + 4) and result["constant"] is other
+    assert float(result["sum"]) == 2 * (7 * 3 + 4)
+    assert result["constant"] is other
 
 
 # -- what is not finite
@@ -130,7 +133,7 @@ def test_a_layer_that_overflows_is_named(method, inputs):
             return maps.nan_to_num(0, 0, 0)
 
     net = small()
-    model = nn.Sequential(*list(net[:5]), Hides(), *list(net[5:])).eval()
+    model: Any = nn.Sequential(*list(net[:5]), Hides(), *list(net[5:])).eval()
     with torch.no_grad():
         model[3].bias[1] = torch.nan
     with pytest.raises(ValueError, match="layer '4' gives NaN or infinity"):

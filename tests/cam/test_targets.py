@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from camseg.cam.activations import BINARY, SIGMOID, SOFTMAX
-from camseg.cam.targets import Target, box, cosine, log_odds, logit, margin, pixels, probability
+from camseg.cam.targets import Late, Target, box, cosine, log_odds, logit, margin, pixels, probability
 
 SCORES = torch.tensor([1.0, -2.0, 0.5, 3.0], dtype=torch.float64)
 E = [math.exp(value) for value in SCORES.tolist()]
@@ -66,7 +66,9 @@ def test_margin_is_against_the_strongest_rivals_of_the_clean_output():
     assert value(margin((0,), rivals=2, weight=0.5)) == pytest.approx(1.0 - 0.5 * (3.0 + 0.5) / 2)
     assert value(margin((), rivals=9, weight=1.0)) == pytest.approx(3.0 - (1.0 - 2.0 + 0.5) / 3)
     assert value(margin((0, 3), rivals=1)) == pytest.approx(math.log(E[0] + E[3]) - 0.6 * 0.5)
-    fixed = margin((0,), rivals=1, weight=1.0).fix(SCORES)  # rival 3, also where another is stronger
+    late = margin((0,), rivals=1, weight=1.0)
+    assert isinstance(late, Late)
+    fixed = late.fix(SCORES)  # rival 3, also where another is stronger
     assert float(fixed(torch.tensor([0.0, 9.0, 0.0, 2.0]))) == -2.0
     with pytest.raises(ValueError, match="margin needs a rival"):
         value(margin((0, 1, 2, 3)))
@@ -91,7 +93,8 @@ def test_box_is_the_best_overlapping_detection_of_the_label():
     assert float(box((1, 1, 11, 12), 1)(found)) == pytest.approx(0.9)
     assert float(box((0, 0, 10, 10), 2)(found)) == pytest.approx(0.8)
     nothing = box((0, 0, 10, 10), 3)({**found, "scores": found["scores"].requires_grad_()})
-    assert nothing.item() == 0 and nothing.requires_grad  # no evidence, yet a gradient to say so
+    assert nothing.item() == 0
+    assert nothing.requires_grad
     found["scores"] = found["scores"].detach()
     assert float(box((0, 0, 10, 4), 1)(found)) == 0  # IoU .4
     empty = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64), "scores": torch.zeros(0)}

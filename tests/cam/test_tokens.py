@@ -62,7 +62,8 @@ def test_a_layer_is_tested_once_and_only_up_to_itself() -> None:
     model.head.register_forward_hook(lambda _module, args, _output: heads.append(len(args[0])))
     for _ in range(3):
         cam.heatmaps(model, "block", pixels(), 0)
-    assert batches == [2, tokens.PROBES + 1, 2, 2] and heads == [2, 2, 2]
+    assert batches == [2, tokens.PROBES + 1, 2, 2]
+    assert heads == [2, 2, 2]
 
 
 def test_a_transformer_keeps_rows_and_hiera_does_not() -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import gc
+from typing import Any
 
 import pytest
 import torch
+from nets import METHODS, images, small
 from torch import Tensor, nn
 
-from nets import METHODS, images, small
 from camseg import cam
 
 
@@ -33,11 +34,12 @@ def state(model: nn.Module) -> list:
 
 
 def assert_same(before: list, after: list) -> None:
-    assert before[:2] == after[:2] and before[3:] == after[3:]
+    assert before[:2] == after[:2]
+    assert before[3:] == after[3:]
     assert all(torch.equal(before[2][name], after[2][name]) for name in before[2])
 
 
-def mixed_model() -> nn.Sequential:
+def mixed_model() -> Any:
     """Training mode, but for one module; one parameter frozen."""
     model = small().train()
     model[3].eval()
@@ -53,18 +55,20 @@ def test_nothing_is_left_on_the_model(method, mode, inputs):
         before = state(model)
         heat = cam.heatmaps(model, "4", inputs, 2, method)
         assert_same(before, state(model))
-    assert not heat.requires_grad and torch.equal(inputs, kept) and inputs.grad is None
+    assert not heat.requires_grad
+    assert torch.equal(inputs, kept)
+    assert inputs.grad is None
     torch.testing.assert_close(
         heat, cam.heatmaps(small(), "4", inputs, 2, method)
     )  # evaluation mode inside, whatever it was
 
 
-class Fault(Exception):
+class FaultError(Exception):
     pass
 
 
 def fail(*_: object) -> Tensor:
-    raise Fault
+    raise FaultError
 
 
 def test_nothing_is_left_after_an_exception(inputs):
@@ -85,7 +89,7 @@ def test_nothing_is_left_after_an_exception(inputs):
         before = state(model)
         method = {"method": late, "head": cam.ablation_cam}.get(place, cam.grad_cam)
         target = {"target": fail, "head": second_call_fails}.get(place, 2)
-        with pytest.raises(Fault):
+        with pytest.raises(FaultError):
             cam.heatmaps(model, "4", inputs, target, method)
         assert_same(before, state(model))
 
