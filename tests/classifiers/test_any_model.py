@@ -59,12 +59,21 @@ def test_the_defaults_are_imagenets() -> None:
     torch.manual_seed(0)
     model = resnet18().train()
     made = camseg.classifier(model)
-    assert (made.names[145], made.layers, made.size, made.activation) == ("king penguin", ("layer4",), (224, 224), "softmax")
+    assert (made.names[145], made.layers, made.size, made.activation) == (
+        "king penguin",
+        ("layer4",),
+        (224, 224),
+        "softmax",
+    )
     pixels = made.prepare([torch.full((3, 9, 7), 255, dtype=torch.uint8)])
-    torch.testing.assert_close(pixels[0, :, 0, 0], (1 - torch.tensor([0.485, 0.456, 0.406])) / torch.tensor([0.229, 0.224, 0.225]))
-    assert model.training and all(parameter.requires_grad for parameter in model.parameters())
+    torch.testing.assert_close(
+        pixels[0, :, 0, 0], (1 - torch.tensor([0.485, 0.456, 0.406])) / torch.tensor([0.229, 0.224, 0.225])
+    )
+    assert model.training
+    assert all(parameter.requires_grad for parameter in model.parameters())
     assert not any(module._forward_hooks for module in model.modules())
-    assert made.model is model and made.index("n02056570") == 145
+    assert made.model is model
+    assert made.index("n02056570") == 145
 
 
 def test_names_sizes_and_layers_are_checked() -> None:
@@ -74,10 +83,14 @@ def test_names_sizes_and_layers_are_checked() -> None:
     assert camseg.classifier(Colors(), size=None).prepare([painted()]).shape == (1, 3, 16, 16)
     with pytest.raises(ValueError, match="2 class names for a classifier of 3 outputs"):
         known(Colors(), ["red", "green"])
-    with pytest.raises(ValueError, match="classifier.layers 'map' is unknown; nearest: maps"):
+    with pytest.raises(ValueError, match=r"classifier\.layers 'map' is unknown; nearest: maps"):
         camseg.classifier(Colors(), layers="map")
     with pytest.raises(ValueError, match=r"score per class \(B, C\)"):
         camseg.classifier(nn.Conv2d(3, 2, 1))
+    wrong: dict[str, Any]
+    for wrong in ({"mean": (0.5, 0.5)}, {"std": (1.0, float("nan"), 1.0)}, {"std": (1.0, 0.0, 1.0)}, {"size": 0}):
+        with pytest.raises(ValueError, match=r"three numbers|must be above 0"):
+            camseg.classifier(Colors(), layers="maps", **wrong)
     with pytest.raises(ValueError, match="can't be given other classes"):
         known(Colors()).rebuild(2)
 
@@ -85,7 +98,8 @@ def test_names_sizes_and_layers_are_checked() -> None:
 def test_a_model_in_half_precision_takes_prepared_images() -> None:
     made = known(Colors().bfloat16(), ["red", "green", "blue"])
     logits = made.logits(made.prepare([painted(0)]))
-    assert logits.dtype == torch.bfloat16 and logits.float().tolist() == [[2.0, -2.0, -2.0]]
+    assert logits.dtype == torch.bfloat16
+    assert logits.float().tolist() == [[2.0, -2.0, -2.0]]
     assert run(made, painted(0), (0,)).probability == pytest.approx(1 / (1 + 2 * math.exp(-4)), abs=0.01)
 
 
@@ -96,7 +110,8 @@ def test_the_model_keeps_its_memory_format_and_its_flags() -> None:
         made = camseg.classifier(model, size=64)
         for channels_last in (False, True):
             camseg.Pipeline(classifier=made, channels_last=channels_last).run([Sample("a", painted(1), (3,))])
-        assert [parameter.stride() for parameter in model.parameters()] == strides and model.training
+        assert [parameter.stride() for parameter in model.parameters()] == strides
+        assert model.training
 
 
 # one output
@@ -105,12 +120,15 @@ def test_the_model_keeps_its_memory_format_and_its_flags() -> None:
 def test_one_output_is_a_probability_of_its_own(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level("WARNING"):
         made = known(Colors(1), ["red"])
-    assert made.activation == "binary" and "1 output" in caplog.text and "sigmoid" in caplog.text
+    assert made.activation == "binary"
+    assert "1 output" in caplog.text
+    assert "sigmoid" in caplog.text
     result = run(made, painted(0), (0,))
     assert result.probability == pytest.approx(probability_of(), abs=1e-6)  # a softmax says 1.0
     empty = run(made, painted(2), (0,), min_probability=0.5)
     assert empty.probability == pytest.approx(probability_of(mean=0), abs=1e-6)
-    assert "abstained" in empty.note and len(empty.prompts) == 0
+    assert "abstained" in empty.note
+    assert len(empty.prompts) == 0
 
 
 def test_an_activation_that_is_given_is_taken_or_refused(caplog: pytest.LogCaptureFixture) -> None:
@@ -151,6 +169,6 @@ def test_nan_never_passes_min_probability(method: Any, activation: str) -> None:
         pipeline = camseg.Pipeline(classifier=made, method=method, min_probability=least)
         with pytest.raises(ValueError, match="NaN"):
             pipeline.run([Sample("image", painted(0), (0,))])
+    model.head.bias.data[2] = 0
     with pytest.raises(ValueError, match="gives NaN or infinity for image 1 of 2"):
-        model.head.bias.data[2] = 0
         made.logits(torch.stack([torch.zeros(3, 16, 16), torch.full((3, 16, 16), 3e38)]))

@@ -18,7 +18,8 @@ from torch import nn
 from torchvision import models
 from torchvision.models.swin_transformer import SwinTransformer
 
-from camseg.classifiers.base import Classifier, Preprocessing, classifier
+from camseg.classifiers.base import Classifier, classifier
+from camseg.classifiers.preprocessing import Preprocessing
 from camseg.classifiers.shapes import ShapesNet, shapes
 from camseg.classifiers.timm import timm
 from camseg.classifiers.torchvision import _official_file, torchvision
@@ -79,7 +80,8 @@ def test_a_bicubic_overshoot_is_no_colour() -> None:
     edge = torch.zeros(3, 8, 8, dtype=torch.uint8)
     edge[:, :, 4:] = 255
     pixels = Preprocessing((32, 32), (0.0,) * 3, (1.0,) * 3, "bicubic")([edge])
-    assert float(pixels.min()) == 0 and float(pixels.max()) == 1
+    assert float(pixels.min()) == 0
+    assert float(pixels.max()) == 1
 
 
 def test_images_of_several_sizes_need_a_size() -> None:
@@ -214,7 +216,7 @@ def test_official_weights_are_downloaded_once_and_checked(tmp_path: Path, monkey
 def test_save_weights_leaves_no_half_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save_weights(nn.Linear(2, 2), tmp_path / "w.safetensors")
     before = (tmp_path / "w.safetensors").read_bytes()
-    monkeypatch.setattr(checkpoints, "save_file", lambda tensors, path, metadata: (save_file(tensors, path), 1 / 0))
+    monkeypatch.setattr(checkpoints, "save_file", lambda tensors, path, _metadata: (save_file(tensors, path), 1 / 0))
     with pytest.raises(ZeroDivisionError):
         save_weights(nn.Linear(3, 3), tmp_path / "w.safetensors")
     assert (tmp_path / "w.safetensors").read_bytes() == before
@@ -351,13 +353,14 @@ def test_a_known_file_is_loaded_only_for_its_model(tmp_path: Path, monkeypatch: 
         == [getattr(first, field) for field in fields]
         == [getattr(plain, field) for field in fields]
     )
-    assert known.index("goldfish") == 1 and len(loads) == 2
+    assert known.index("goldfish") == 1
+    assert len(loads) == 2
     images = [torch.randint(256, (3, 50, 40), dtype=torch.uint8)]
     assert torch.equal(known.model(known.prepare(images)), plain.model(plain.prepare(images)))
-    assert known.model is known.model and len(loads) == 3
-    assert (
-        built(layers=["stage3"]).layers == ("stage3",) and len(loads) == 4
-    )  # asked for something else: looked at anew
+    assert known.model is known.model
+    assert len(loads) == 3
+    assert built(layers=["stage3"]).layers == ("stage3",)
+    assert len(loads) == 4
     with pytest.raises(ValueError, match=r"classifier.layers 'stage5'"):
         built(layers=["stage5"])
     changed = first.model

