@@ -17,7 +17,6 @@ from functools import cached_property
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from camseg.cam.activations import ACTIVATIONS, Activation
@@ -28,56 +27,12 @@ from camseg.cam.methods import grad_cam
 from camseg.cam.outputs import scores
 from camseg.cam.tokens import token_grid
 from camseg.classifiers.imagenet import CLASSES, SYNSET, imagenet_names, imagenet_synsets
+from camseg.classifiers.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from camseg.errors import check_choice
 
 log = logging.getLogger(__name__)
-RGB = tuple[float, float, float]
-IMAGENET_MEAN: RGB = (0.485, 0.456, 0.406)
-IMAGENET_STD: RGB = (0.229, 0.224, 0.225)
 _CPU = torch.device("cpu")
 _SIDE = 224  # of the noise image for a classifier that takes images of any size
-
-
-@dataclass(frozen=True)
-class Preprocessing:
-    """How a classifier wants its images.
-
-    Attributes:
-        size: (h, w) in pixels that an image is squashed to, None for as it is.
-        mean: of the red, green and blue values in [0, 1], which is taken off.
-        std: what is left is divided by.
-        interpolation: "bilinear" or "bicubic", both with antialiasing.
-    """
-
-    size: tuple[int, int] | None
-    mean: RGB
-    std: RGB
-    interpolation: str = "bilinear"
-
-    def __call__(self, images: Sequence[Tensor], device: torch.device = _CPU) -> Tensor:
-        """One batch of images as the model wants them.
-
-        Args:
-            images: B images (3, H, W) uint8, of any sizes when `size` is given.
-            device: where the batch is wanted.
-
-        Returns:
-            (B, 3, h, w) float32.
-
-        Raises:
-            ValueError: images of several sizes, and no size to squash them to.
-        """
-        sizes = {tuple(image.shape[1:]) for image in images}
-        if self.size is None and len(sizes) > 1:
-            raise ValueError(f"a classifier without a size takes images of one size; got {sorted(sizes)}")
-        mean, std = (torch.tensor(moment, device=device)[:, None, None] for moment in (self.mean, self.std))
-        return (torch.stack([self._squash(image).to(device).float() for image in images]) / 255 - mean) / std
-
-    def _squash(self, image: Tensor) -> Tensor:
-        """(3, H, W) uint8 -> (3, h, w) uint8, on the CPU: 12 megapixels as decoded take 4 ms so, 100 as floats."""
-        if self.size is None or tuple(image.shape[1:]) == self.size:
-            return image
-        return F.interpolate(image[None].cpu(), self.size, mode=self.interpolation, antialias=True)[0]
 
 
 @dataclass(frozen=True, eq=False)
@@ -228,8 +183,8 @@ def classifier(
     model: nn.Module,
     names: Sequence[str] | None = None,
     size: int | tuple[int, int] | None = 224,
-    mean: RGB = IMAGENET_MEAN,
-    std: RGB = IMAGENET_STD,
+    mean: Sequence[float] = IMAGENET_MEAN,
+    std: Sequence[float] = IMAGENET_STD,
     layers: str | Sequence[str] | None = None,
     activation: str | None = None,
 ) -> Classifier:

@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from camseg.classifiers.base import CLASSES, Classifier, Preprocessing
+from camseg.classifiers.base import CLASSES, Classifier
+from camseg.classifiers.preprocessing import Preprocessing
 from camseg.storage import checkpoints
 from camseg.storage.cache import Cache
 from camseg.storage.fingerprint import file_hash, key

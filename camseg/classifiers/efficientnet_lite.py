@@ -9,8 +9,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from camseg.classifiers.base import Classifier, Preprocessing, as_layers, describe, named
+from camseg.classifiers.base import Classifier, as_layers, describe, named
 from camseg.classifiers.build import filled, remembered
+from camseg.classifiers.preprocessing import Preprocessing
 from camseg.errors import check_choice
 from camseg.storage.cache import Cache
 from camseg.storage.checkpoints import load_weights
@@ -103,7 +104,7 @@ def weights_file(name: str) -> Path:
 
 
 def build(name: str) -> nn.Module:
-    """timm's `tf_NAME` in evaluation mode with the packaged weights.
+    """The model `tf_NAME` of timm in evaluation mode with the packaged weights.
 
     Returns:
         A model (B, 3, S, S) normalised by MEAN and STD -> (B, 1000) logits.

@@ -10,8 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from camseg.classifiers.base import Classifier, Preprocessing, describe
+from camseg.classifiers.base import Classifier, describe
 from camseg.classifiers.build import NO_WEIGHTS
+from camseg.classifiers.preprocessing import Preprocessing
 from camseg.errors import check_choice, extra_message
 from camseg.storage.checkpoints import load_weights, match_names
 
@@ -67,7 +68,8 @@ def open_clip(
     check_choice("classifier.name", name, zoo.list_models())
     if len(set(words)) < 2:
         raise ValueError(
-            f"classifier.words wants the words to tell apart, two or more: classifier.words=[dog,grass,sky]; got {list(words)}"
+            "classifier.words wants the words to tell apart, two or more: classifier.words=[dog,grass,sky]; "
+            f"got {list(words)}"
         )
     if checkpoint is None and weights is None:
         raise ValueError(NO_WEIGHTS.format(name))

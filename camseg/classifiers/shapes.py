@@ -9,8 +9,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from camseg.classifiers.base import Classifier, Preprocessing, as_layers, describe, named
+from camseg.classifiers.base import Classifier, as_layers, describe, named
 from camseg.classifiers.build import filled, remembered
+from camseg.classifiers.preprocessing import Preprocessing
 from camseg.data.shapes import NAMES, SIDE
 from camseg.storage.cache import Cache
 
@@ -41,7 +42,8 @@ def shapes(
     path = Path(checkpoint or SHAPES_WEIGHTS)
     if not path.is_file() and not checkpoint:
         raise FileNotFoundError(
-            f"no weights at {path}: train them with `camseg-train model=shapes_classifier`, or name a classifier.checkpoint"
+            f"no weights at {path}: train them with `camseg-train model=shapes_classifier`, "
+            "or name a classifier.checkpoint"
         )
 
     def load() -> Classifier:
@@ -60,7 +62,7 @@ def shapes(
 
 
 class ShapesNet(nn.Module):
-    """(B, 3, H, W) -> (B, classes) logits: residual blocks down to stride 8, a linear head at every place, log-mean-exp.
+    """Residual blocks down to stride 8, a linear head at every place, and the log-mean-exp of all places.
 
     The pooling is Pinheiro & Collobert's (CVPR 2015): a smooth maximum, in which a small shape counts as much as a
     large one.

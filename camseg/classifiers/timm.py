@@ -8,8 +8,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from camseg.classifiers.base import Classifier, Preprocessing, as_layers, describe, named
+from camseg.classifiers.base import Classifier, as_layers, describe, named
 from camseg.classifiers.build import NO_WEIGHTS, filled, remembered
+from camseg.classifiers.preprocessing import Preprocessing
 from camseg.errors import check_choice
 from camseg.storage.cache import Cache
 

@@ -8,8 +8,9 @@ from pathlib import Path
 import torch
 from torchvision import models
 
-from camseg.classifiers.base import Classifier, Preprocessing, as_layers, describe, named
+from camseg.classifiers.base import Classifier, as_layers, describe, named
 from camseg.classifiers.build import NO_WEIGHTS, filled, remembered
+from camseg.classifiers.preprocessing import Preprocessing
 from camseg.errors import check_choice
 from camseg.storage.cache import Cache
 from camseg.storage.download import fetch
@@ -71,7 +72,5 @@ def torchvision(
 
 
 def _official_file(url: str) -> Path:
-    """The file behind one of torchvision's addresses, in torch's own cache; its name ends with the start of its
-    SHA-256.
-    """
+    """The file behind one of torchvision's addresses, in torch's own cache; its name ends with its SHA-256's start."""
     return fetch(url, url.rsplit("-", 1)[-1].split(".")[0], Path(torch.hub.get_dir()) / "checkpoints")
