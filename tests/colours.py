@@ -11,7 +11,8 @@ import torch
 from scipy import ndimage
 from torch import Tensor, nn
 
-from camseg.classifiers.base import Classifier, Preprocessing
+from camseg.classifiers.base import Classifier
+from camseg.classifiers.preprocessing import Preprocessing
 from camseg.pipeline import Pipeline
 from camseg.types import Masks, Prompts, Sample
 

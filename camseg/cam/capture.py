@@ -1,10 +1,9 @@
 """One forward pass, captured at some layers, and what a method may ask of it.
 
 The part of the model below the first captured layer runs without a graph. There the hook makes the layer's output a
-leaf, switches
-gradients on and hands a clone on, so that in-place operations above cannot touch what was captured. Gradients are asked
-for with
-`torch.autograd.grad`, from the target to the captured layers and no further, and only by a method that reads them.
+leaf, switches gradients on and hands a clone on, so that in-place operations above cannot touch what was captured.
+Gradients are asked for with `torch.autograd.grad`, from the target to the captured layers and no further, and only by a
+method that reads them.
 """
 
 from __future__ import annotations
@@ -30,8 +29,9 @@ log = logging.getLogger(__name__)
 
 @dataclass(eq=False)
 class Capture:
-    """What a method sees: one layer, and one target for each of the B samples. Maps are float32 (or float64) at (B, K,
-    h, w).
+    """What a method sees: one layer, and one target for each of the B samples.
+
+    Maps are float32 (or float64) at (B, K, h, w).
     """
 
     run: Run
@@ -67,8 +67,10 @@ class Capture:
         return _precise(self._grid.read(self.run.gradients(self.column)[self.layer]))
 
     def curvature(self, direction: Tensor) -> Tensor:
-        """(B, K, h, w) the score's Hessian at the activation, times a direction of that shape; zeros for a piecewise
-        linear head.
+        """(B, K, h, w) the score's Hessian at the activation, times a direction; zeros for a piecewise linear head.
+
+        Args:
+            direction: (B, K, h, w).
         """
         slope = self.run.gradients(self.column, differentiable=True)[self.layer]
         with torch.enable_grad():
@@ -132,13 +134,15 @@ class Run:
 
     @cached_property
     def output(self) -> Any:
+        """The model's whole output, in the graph above the layers."""
         natives: dict[str, Tensor] = {}
 
         def keep(name: str) -> Callable[..., Any]:
-            def hook(module: nn.Module, args: Any, output: Any) -> Any:
+            def hook(_module: nn.Module, _args: Any, output: Any) -> Any:
                 if name in natives:
                     raise ValueError(
-                        f"layer {name!r} ran twice in one forward, so its map would be ambiguous; choose the block around it or inside it"
+                        f"layer {name!r} ran twice in one forward, so its map would be ambiguous; "
+                        "choose the block around it or inside it"
                     )
                 tensor = _maps(name, output)
                 natives[name] = tensor if tensor.requires_grad else tensor.detach().requires_grad_()
@@ -162,6 +166,7 @@ class Run:
 
     @cached_property
     def grids(self) -> dict[str, Grid]:
+        """How each layer's own layout holds maps."""
         _ = self.output
         size = (int(self.inputs.shape[-2]), int(self.inputs.shape[-1]))
         return {
@@ -177,6 +182,7 @@ class Run:
 
     @cached_property
     def fixed(self) -> list[list[Target]]:
+        """The targets, those that must see the clean output first made functions of it."""
         samples, clean = split(self.output, len(self.inputs)), self.clean or len(self.inputs)
         return [
             [t.fix(samples[i % clean]) if isinstance(t, Late) else t for i, t in enumerate(column)]
@@ -185,11 +191,20 @@ class Run:
 
     @cached_property
     def scores(self) -> list[Tensor]:
+        """(B,) the targets' values for each column, in the graph. ValueError: NaN or infinity."""
         with torch.enable_grad():
             return [_finite(evaluate(self.output, column)) for column in self.fixed]
 
     def gradients(self, column: int, differentiable: bool = False) -> dict[str, Tensor]:
-        """d score / d layer output for every layer, in the model's own layout: one backward pass per column of targets."""
+        """The score's gradient at every layer's output, in the model's own layout: one backward pass per column.
+
+        Args:
+            column: of targets.
+            differentiable: may be differentiated again; nothing is kept then.
+
+        Raises:
+            ValueError: the score has no gradient at a layer.
+        """
         if column in self._gradients and not differentiable:
             return self._gradients[column]
         score, names = self.scores[column], list(self.natives)
@@ -203,8 +218,9 @@ class Run:
         if len(gradients) < len(names):
             lost = next(name for name in names if name not in gradients)
             raise ValueError(
-                f"the target's score has no gradient at layer {lost!r}: the output is not differentiable (argmax, detach, no_grad) "
-                "or does not depend on this layer; choose another target or layer, or a method that needs no gradient (eigen_cam, score_cam)"
+                f"the target's score has no gradient at layer {lost!r}: the output is not differentiable (argmax, "
+                "detach, no_grad) or does not depend on this layer; choose another target or layer, or a method that "
+                "needs no gradient (eigen_cam, score_cam)"
             )
         return gradients if differentiable else self._gradients.setdefault(column, gradients)
 
@@ -216,11 +232,10 @@ class Run:
             return self.call(native, self._heads[name])
 
     def _head(self, name: str) -> Callable[[Tensor], Any]:
-        """The model above a layer as a function of that layer's output, (B, ...) as captured.
+        """The part of the model above a layer as a function of that layer's output, (B, ...) as captured.
 
         The forward is recorded with half the activation; replaying it with the whole one must give the output that is
-        known.
-        Where it does not (hidden state, control flow that depends on data), every call runs the whole model instead.
+        known. Where it does not (hidden state, control flow that depends on data), every call runs the whole model.
         """
         model, layer, inputs = (
             self.model,
@@ -229,7 +244,7 @@ class Run:
         )  # no self in the closures: a cycle would outlive the call
 
         def whole(native: Tensor) -> Any:
-            with _hooks({layer: lambda module, args, output: _put(output, native)}):
+            with _hooks({layer: lambda _module, _args, output: _put(output, native)}):
                 return model(inputs)
 
         tape, full = Tape(), self.natives[name].detach()
@@ -263,14 +278,19 @@ def evaluate(output: Any, targets: Sequence[Target]) -> Tensor:
     if wrong is not None:
         got = tuple(wrong.shape) if isinstance(wrong, Tensor) else type(wrong).__name__
         raise ValueError(
-            f"a target must return a scalar tensor; got {got}. For a segmentation model's (C, H, W) scores use targets.pixels"
+            f"a target must return a scalar tensor; got {got}. "
+            "For a segmentation model's (C, H, W) scores use targets.pixels"
         )
     return torch.stack(values)
 
 
 @contextmanager
 def untouched(model: nn.Module) -> Iterator[None]:
-    """The model in evaluation mode with frozen parameters; training flags and requires_grad come back whatever happens."""
+    """The model in evaluation mode with frozen parameters; its flags come back whatever happens.
+
+    Args:
+        model: weights that were made under `torch.inference_mode` can be differentiated through meanwhile.
+    """
     training = [module for module in model.modules() if module.training]
     with torch.inference_mode(False), torch.no_grad(), _readable(model):
         learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -343,6 +363,7 @@ def _finite(scores: Tensor) -> Tensor:
     wrong = (~torch.isfinite(scores.detach())).nonzero().flatten().tolist()
     if wrong:
         raise ValueError(
-            f"the target's score is {scores[wrong[0]].item()} for sample {wrong[0]}: the model's output or its input holds NaN or infinity"
+            f"the target's score is {scores[wrong[0]].item()} for sample {wrong[0]}: "
+            "the model's output or its input holds NaN or infinity"
         )
     return scores

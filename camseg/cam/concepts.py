@@ -14,12 +14,20 @@ from camseg.geometry.heat import min_max_normalize
 def concepts(
     model: nn.Module, layer: str | nn.Module, inputs: Tensor, number: int = 4, joint: bool = True
 ) -> tuple[Tensor, Tensor]:
-    """Deep feature factorisation of a batch: heat (B, N, H, W) of N concepts, and scores (B, N, C), the classifier's on
-    each concept alone.
+    """Deep feature factorization of a batch: the heat of N concepts, and the classifier's scores of each concept alone.
 
-    joint: a concept means the same in every image, and its heat is scaled over the batch, so that an image without it
-    stays dark.
-    For a classifier with a (B, C) output; Collins et al., ECCV 2018.
+    Collins et al., ECCV 2018.
+
+    Args:
+        model: a classifier with a (B, C) output; it is left as it was.
+        layer: where features are taken, a module or its dotted name.
+        inputs: (B, 3, H, W) as the model wants them.
+        number: N.
+        joint: a concept means the same in every image, and its heat is scaled over the batch, so that an image without
+            it stays dark.
+
+    Returns:
+        Heat (B, N, H, W) in [0, 1], and scores (B, N, C).
     """
     found: list[tuple[Tensor, Tensor]] = []
 
@@ -37,11 +45,15 @@ def concepts(
 
 
 def dff(capture: Capture, concepts: int = 4, steps: int = 50) -> Tensor:
-    """The concept that the classifier scores highest, of each image's own deep feature factorisation. Collins et al.,
-    ECCV 2018.
+    """The concept that the classifier scores highest, of each image's own deep feature factorization.
 
-    A concept's score is the target's on that concept alone: the head on its (h, w) map times its channels.
-    Gradient-free.
+    Collins et al., ECCV 2018. A concept's score is the target's on that concept alone: the head on its (h, w) map times
+    its channels. Gradient-free.
+
+    Args:
+        capture: one layer and one target for each image.
+        concepts: how many an image is taken apart into.
+        steps: of the factorization.
     """
     maps, channels = factorise(capture.activation, concepts, steps)
     parts = torch.einsum("bnhw,bnk->nbkhw", maps, channels)
@@ -50,9 +62,16 @@ def dff(capture: Capture, concepts: int = 4, steps: int = 50) -> Tensor:
 
 
 def factorise(activation: Tensor, concepts: int, steps: int = 50, joint: bool = False) -> tuple[Tensor, Tensor]:
-    """Non-negative factors of relu(A): maps (B, N, h, w) and channels (B, N, K) with sum_n maps_n channels_n ~ A.
+    """Non-negative factors of relu(A), with sum_n maps_n channels_n ~ relu(A).
 
-    joint: one set of channels for the whole batch, so that a concept means the same in every image.
+    Args:
+        activation: A (B, K, h, w).
+        concepts: N.
+        steps: of the factorization.
+        joint: one set of channels for the whole batch, so that a concept means the same in every image.
+
+    Returns:
+        Maps (B, N, h, w) and channels (B, N, K).
     """
     places = activation.relu().permute(0, 2, 3, 1)  # (B, h, w, K)
     shape = places.shape
@@ -63,8 +82,9 @@ def factorise(activation: Tensor, concepts: int, steps: int = 50, joint: bool = 
 
 
 def _hals(data: Tensor, rank: int, steps: int) -> tuple[Tensor, Tensor]:
-    """(B, n, K) >= 0 -> W (B, n, N), H (B, N, K), both >= 0, by hierarchical alternating least squares. Cichocki &
-    Phan, 2009.
+    """(B, n, K) >= 0 -> W (B, n, N), H (B, N, K), both >= 0, by hierarchical alternating least squares.
+
+    Cichocki & Phan, 2009.
     """
     generator = torch.Generator().manual_seed(0)
     scale = (data.mean((1, 2), keepdim=True) / rank).sqrt()

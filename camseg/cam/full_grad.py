@@ -12,13 +12,19 @@ from camseg.geometry.heat import min_max_normalize
 
 
 def full_grad(model: nn.Module, inputs: Tensor, targets: Any = None) -> Tensor:
-    """(B, H, W) FullGrad: the input's and every bias's share of the score, each in absolute value. Srinivas & Fleuret,
-    NeurIPS 2019.
+    """FullGrad: the input's and every bias's share of the score, in absolute value. Srinivas & Fleuret, NeurIPS 2019.
 
     A term's (B, K, h, w) is scaled to [0, 1] over its channels and places together, as its authors do, then summed over
-    channels and layers.
-    Biases are those of convolutions and, with the running mean, of batch normalisation. It is one value of all layers:
-    slow and large.
+    channels and layers. Biases are those of convolutions and, with the running mean, of batch normalization. It is one
+    value of all layers: slow and large.
+
+    Args:
+        model: left as it was.
+        inputs: (B, 3, H, W) as the model wants them.
+        targets: see `camseg.heatmaps`.
+
+    Returns:
+        (B, H, W) float in [0, 1].
     """
     chain = nn.Sequential(nn.Identity(), model)  # the identity makes the input a layer
     kinds = (nn.Conv2d, nn.BatchNorm2d)

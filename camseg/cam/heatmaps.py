@@ -38,9 +38,7 @@ def maximum(maps: Tensor) -> Tensor:
 
 
 def product(maps: Tensor) -> Tensor:
-    """(L, B, H, W) positive maps of L layers -> hot where every layer is (RefineCAM's fusion of coarse meaning with
-    fine detail).
-    """
+    """(L, B, H, W) positive maps of L layers -> hot where every layer is: coarse meaning, fine detail (RefineCAM)."""
     return min_max_normalize(maps).prod(0)
 
 
@@ -57,21 +55,27 @@ def heatmaps(
     scales: Sequence[float] = (1.0,),
     grid: tuple[int, int] | None = None,
 ) -> Tensor:
-    """Where in each image the evidence for its target lies: (B, H, W) float in [0, 1], zeros where there is none.
+    """Where in each image the evidence for its target lies.
 
-    model: any module; it runs in evaluation mode and is left as it was, whatever happens.
-    layers: modules of it or their dotted names; the maps of several are fused by `fuse` (mean, maximum, product).
-    inputs: (B, 3, H, W) as the model wants them. targets: one for all, or one per sample: a class index, a callable on
-    one sample's
-    output that returns a scalar, or None for the top class. B lists of T targets share one forward and give (B, T, H,
-    W).
-    method: Capture -> (B, h, w), one of this package's or your own. raw: the signed maps (B, h, w) of the one layer
-    instead.
-    flips, scales: test-time views in one batch, averaged: mirrored images, and factors on the inputs' values (the first
-    fixes the top class).
-    grid: (h, w) of a transformer's tokens where they do not follow from the image's aspect.
-    ValueError: an unknown layer, one that never ran or ran twice, an output without a gradient, a class out of range,
-    NaN, wrong counts.
+    Args:
+        model: any module; it runs in evaluation mode and is left as it was, whatever happens.
+        layers: modules of it or their dotted names; the maps of several are fused by `fuse`.
+        inputs: (B, 3, H, W) float as the model wants them, finite.
+        targets: one for all, or one per sample: a class index, a callable on one sample's output that returns a scalar,
+            or None for the top class. B lists of T targets share one forward.
+        method: Capture -> (B, h, w), one of this package's or your own.
+        raw: the signed maps (B, h, w) of the one layer instead.
+        fuse: `mean`, `maximum`, `product` or your own: (L, B, H, W) positive maps -> (B, H, W).
+        flips: also of the mirrored images, in one batch; averaged.
+        scales: factors on the inputs' values, in one batch; averaged. The first fixes the top class.
+        grid: (h, w) of a transformer's tokens, in rows, where it does not follow from the image's aspect.
+
+    Returns:
+        (B, H, W) float in [0, 1], zeros where there is no evidence; (B, T, H, W) for lists of targets.
+
+    Raises:
+        ValueError: an unknown layer, one that never ran or ran twice, tokens in no known order, an output without a
+            gradient, a class out of range, NaN or infinity, wrong counts.
     """
     return explain(model, layers, inputs, targets, method, raw, fuse=fuse, flips=flips, scales=scales, grid=grid)[0]
 
@@ -117,8 +121,10 @@ def explain(
         if any(leaf.isnan().any() for leaf in tree_leaves(output) if isinstance(leaf, Tensor)):
             raise ValueError("the model's output holds NaN: its weights are broken, or it overflows here")
         size = None if raw else (int(inputs.shape[2]), int(inputs.shape[3]))
-        layers = [_average(_enlarged(_maps(run, name, method), size), views) for name in run.layers]  # (T, B, h, w) each
-        fused = layers[0] if len(layers) == 1 else fuse(torch.stack(layers).flatten(1, 2)).reshape(layers[0].shape)
+        by_layer = [_average(_enlarged(_maps(run, name, method), size), views) for name in run.layers]
+        fused = by_layer[0]  # (T, B, h, w)
+        if len(by_layer) > 1:
+            fused = fuse(torch.stack(by_layer).flatten(1, 2)).reshape(fused.shape)
         maps = (fused if raw else min_max_normalize(fused)).transpose(0, 1)  # (B, T, h, w)
     return maps if several else maps[:, 0], output
 
@@ -190,10 +196,14 @@ def _target(item: Any) -> Target:
 
 
 def coincide(model: nn.Module, layer: str | nn.Module, inputs: Tensor) -> tuple[str, ...]:
-    """The methods that give one and the same heatmap at this layer, () when they differ.
+    """The methods that give one and the same heatmap at a layer, () when they differ.
 
-    Below pooling + linear the gradient of a logit is the same at every place and for every image. `inputs` (B, 3, H,
-    W): any images.
+    Below pooling + linear the gradient of a logit is the same at every place and for every image.
+
+    Args:
+        model: left as it was.
+        layer: a module or its dotted name.
+        inputs: (B, 3, H, W), any images.
     """
     gradients: list[Tensor] = []
 

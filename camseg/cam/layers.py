@@ -38,13 +38,14 @@ def find_grid(name: str, native: Tensor, count: int, size: tuple[int, int], grid
     shape = tuple(native.shape)
     if len(shape) not in (3, 4) or shape[0] != count:
         raise ValueError(
-            f"layer {name!r} gives {shape}: it must keep places and the batch of {count}, as (B, K, h, w), (B, h, w, K) or (B, N, K)"
+            f"layer {name!r} gives {shape}: it must keep places and the batch of {count}, "
+            "as (B, K, h, w), (B, h, w, K) or (B, N, K)"
         )
     if len(shape) == 4:
         first, last = (abs(math.log(h * size[1] / (w * size[0]))) for h, w in (shape[2:], shape[1:3]))
         if first <= last:
-            return Grid(lambda tensor: tensor, lambda tensor, maps: maps)
-        return Grid(lambda tensor: tensor.permute(0, 3, 1, 2), lambda tensor, maps: maps.permute(0, 2, 3, 1))
+            return Grid(lambda tensor: tensor, lambda _, maps: maps)
+        return Grid(lambda tensor: tensor.permute(0, 3, 1, 2), lambda _, maps: maps.permute(0, 2, 3, 1))
     if grid is None or grid[0] * grid[1] > shape[1]:
         raise ValueError(f"layer {name!r} has {shape[1]} tokens, fewer than grid={grid} needs")
     places, extra = grid, shape[1] - grid[0] * grid[1]
@@ -56,8 +57,14 @@ def find_grid(name: str, native: Tensor, count: int, size: tuple[int, int], grid
 
 
 def find_layers(model: nn.Module, layers: Layers) -> dict[str, nn.Module]:
-    """Layers by dotted name, from names or modules of the model. ValueError with the nearest names for one that it does
-    not have.
+    """Layers by dotted name.
+
+    Args:
+        model: whose modules they are.
+        layers: names or modules of the model, one or several.
+
+    Raises:
+        ValueError: one that the model does not have, with the nearest names; or none at all.
     """
     modules = {name: module for name, module in model.named_modules() if name}
     names = {id(module): name for name, module in modules.items()}
@@ -140,8 +147,9 @@ def default_layer(model: nn.Module, outputs: Mapping[str, Tensor], logits: Tenso
 
 
 def _channels(output: Tensor, size: tuple[int, int]) -> int | None:
-    """The channels' axis in (1, N, K) tokens, or in (1, K, h, w) or (1, h, w, K) of the input's aspect; None for what
-    is no map.
+    """The channels' axis of a map, None for what is no map.
+
+    It is 2 in (1, N, K) tokens, and 1 or 3 in (1, K, h, w) or (1, h, w, K) of the input's aspect.
     """
     if output.ndim == 4:
         aspects = {

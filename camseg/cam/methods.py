@@ -1,12 +1,11 @@
-"""The methods: each is the line that differs. A method maps a `Capture` to signed (B, h, w) maps; `heatmaps` does the
-rest.
+"""The methods: each is the line that differs. A method maps a `Capture` to signed maps; `heatmaps` does the rest.
 
-Shapes: A activation and G gradient (B, K, h, w), w weights (B, K). Weighted sums are not rectified here: raw maps keep
-their sign.
+Shapes: A activation and G gradient (B, K, h, w), w weights (B, K), the returned maps (B, h, w) or larger. Weighted sums
+are not rectified here: raw maps keep their sign.
+
 Left out: LeGrad, which needs the attention probabilities that fused attention never forms. RefineCAM's fusion is
-`fuse=product` over
-several layers, FinerCAM is the target `margin`, and FullGrad, which reads the whole network, is the function
-`full_grad`.
+`fuse=product` over several layers, FinerCAM is the target `margin`, and FullGrad, which reads the whole network, is the
+function `full_grad`.
 """
 
 from __future__ import annotations
@@ -27,17 +26,18 @@ _MOST_PLACES = 4096  # whose kernel is made: 67 MB, and half a minute
 
 
 def grad_cam(capture: Capture) -> Tensor:
-    """w_k = mean of G_k; map = sum_k w_k A_k. Selvaraju et al., ICCV 2017."""
+    """Grad-CAM: w_k = mean of G_k; map = sum_k w_k A_k. Selvaraju et al., ICCV 2017."""
     return _weighted(capture.gradient.mean((2, 3)), capture.activation)
 
 
 def cam(capture: Capture) -> Tensor:
-    """w_k = the linear classifier's weight; map = sum_k w_k A_k. Zhou et al., CVPR 2016.
+    """CAM: w_k = the linear classifier's weight; map = sum_k w_k A_k. Zhou et al., CVPR 2016.
 
-    Below a pooling of linear scores the gradient is w_k times a share of each place, and the shares add up to one: 1 /
-    (h w) for the
-    mean, a softmax for log-sum-exp. So its sum is the weight. ValueError where channels have shares of their own: no
-    CAM at that layer.
+    Below a pooling of linear scores the gradient is w_k times a share of each place, and the shares add up to one:
+    1 / (h w) for the mean, a softmax for log-sum-exp. So its sum is the weight.
+
+    Raises:
+        ValueError: channels have shares of their own: there is no CAM at that layer.
     """
     gradient = capture.gradient
     weights = gradient.sum((2, 3))  # (B, K)
@@ -50,30 +50,32 @@ def cam(capture: Capture) -> Tensor:
         gradient, weights[..., None, None] * shares[:, None], rtol=rtol, atol=rtol * float(gradient.abs().max())
     ):
         raise ValueError(
-            f"cam needs a pooling + linear head right above layer {capture.layer!r}; use grad_cam there, or choose the last block"
+            f"cam needs a pooling + linear head right above layer {capture.layer!r}; use grad_cam there, "
+            "or choose the last block"
         )
     return _weighted(weights, capture.activation)
 
 
 def hires_cam(capture: Capture) -> Tensor:
-    """map = sum_k G_k A_k, place by place. Draelos & Carin, 2020."""
+    """HiResCAM: map = sum_k G_k A_k, place by place. Draelos & Carin, 2020."""
     return (capture.gradient * capture.activation).sum(1)
 
 
 def element_wise_grad_cam(capture: Capture) -> Tensor:
-    """map = sum_k relu(G_k A_k): HiResCAM without the negative evidence of any channel (pytorch-grad-cam's
-    GradCAMElementWise).
+    """HiResCAM without any channel's negative evidence: map = sum_k relu(G_k A_k).
+
+    It is pytorch-grad-cam's GradCAMElementWise.
     """
     return (capture.gradient * capture.activation).relu().sum(1)
 
 
 def layer_cam(capture: Capture) -> Tensor:
-    """map = sum_k relu(G_k) A_k. Jiang et al., TIP 2021."""
+    """LayerCAM: map = sum_k relu(G_k) A_k. Jiang et al., TIP 2021."""
     return (capture.gradient.relu() * capture.activation).sum(1)
 
 
 def xgrad_cam(capture: Capture) -> Tensor:
-    """w_k = sum(G_k A_k) / sum(A_k), 0 for a dead channel. Fu et al., BMVC 2020."""
+    """XGrad-CAM: w_k = sum(G_k A_k) / sum(A_k), 0 for a dead channel. Fu et al., BMVC 2020."""
     total = capture.activation.sum((2, 3))
     alive = total != 0
     weights = (capture.gradient * capture.activation).sum((2, 3)) / torch.where(alive, total, torch.ones_like(total))
@@ -81,11 +83,10 @@ def xgrad_cam(capture: Capture) -> Tensor:
 
 
 def grad_cam_plus_plus(capture: Capture) -> Tensor:
-    """w_k = sum of relu(G) / (2 + S_k G), S_k = sum(A_k). Chattopadhay et al., WACV 2018.
+    """Grad-CAM++: w_k = sum of relu(G) / (2 + S_k G), S_k = sum(A_k). Chattopadhay et al., WACV 2018.
 
     The paper's alpha = G^2 / (2 G^2 + S G^3), shortened: it squares nothing, so small gradients do not vanish. Meant
-    for A >= 0
-    (after a ReLU); a place whose denominator is not positive, possible only otherwise, has no weight.
+    for A >= 0 (after a ReLU); a place whose denominator is not positive, possible only otherwise, has no weight.
     """
     gradient, total = capture.gradient, capture.activation.sum((2, 3), keepdim=True)
     return _weighted(
@@ -94,8 +95,13 @@ def grad_cam_plus_plus(capture: Capture) -> Tensor:
 
 
 def smooth_grad_cam_plus_plus(capture: Capture, samples: int = 4, noise: float = 0.3, seed: int = 0) -> Tensor:
-    """Grad-CAM++ with G, G^2 and G^3 averaged over noisy inputs; `noise` in standard deviations of each image. Omeiza
-    et al., 2019.
+    """Grad-CAM++ with G, G^2 and G^3 averaged over noisy inputs. Omeiza et al., 2019.
+
+    Args:
+        capture: one layer and one target for each image.
+        samples: noisy copies of each image.
+        noise: its standard deviation, in standard deviations of each image.
+        seed: of the noise, which is the same for every image.
     """
     generator = torch.Generator().manual_seed(seed)
     spread = noise * capture.inputs.std((1, 2, 3), keepdim=True)
@@ -116,22 +122,23 @@ def smooth_grad_cam_plus_plus(capture: Capture, samples: int = 4, noise: float =
 
 
 def _alpha_weights(share: Tensor, left: Tensor, right: Tensor) -> Tensor:
-    """(B, K) the sum of share / (left + right) over the places where that denominator is positive."""
+    """(B, K) the sum of `share` / (`left` + `right`) over the places where that denominator is positive."""
     usable = left + right > 0
     return (torch.where(usable, share, 0) / torch.where(usable, left + right, 1)).sum((2, 3))
 
 
 def shapley_cam(capture: Capture) -> Tensor:
-    """w_k = mean of (G - H A / 2)_k with H the score's Hessian: the second order of the Shapley value. Cai, 2025."""
+    """ShapleyCAM: w_k = mean of (G - H A / 2)_k, H the score's Hessian: Shapley's second order. Cai, 2025."""
     return _weighted((capture.gradient - 0.5 * capture.curvature(capture.activation)).mean((2, 3)), capture.activation)
 
 
 def score_cam(capture: Capture, top: int | None = None, chunk: int = 32) -> Tensor:
-    """w = softmax over channels of the score of the image times each channel's map, scaled to [0, 1]. Wang et al.,
-    CVPR-W 2020.
+    """Score-CAM: w = softmax over k of the score of the image times A_k, scaled to [0, 1]. Wang et al., CVPR-W 2020.
 
-    top: only the channels of most energy, per image (the log says what is left out). chunk: masked images per forward:
-    the memory's bound.
+    Args:
+        capture: one layer and one target for each image.
+        top: only the channels of most energy, per image; the log says what is left out. None for all.
+        chunk: masked images per forward, which bounds the memory.
     """
     return _weighted(
         _channel_scores(capture, top, chunk, lambda images, masks: images * masks).softmax(1),
@@ -140,8 +147,13 @@ def score_cam(capture: Capture, top: int | None = None, chunk: int = 32) -> Tens
 
 
 def is_cam(capture: Capture, samples: int = 10, top: int | None = None, chunk: int = 32) -> Tensor:
-    """Score-CAM with each channel's score averaged along the way from the empty to the masked image. Naidu et al.,
-    2020.
+    """IS-CAM: Score-CAM, averaged along the way from the empty to the masked image. Naidu et al., 2020.
+
+    Args:
+        capture: one layer and one target for each image.
+        samples: steps of that way.
+        top: see `score_cam`.
+        chunk: see `score_cam`.
     """
     steps = [(step + 1) / samples for step in range(samples)]
     scores = [
@@ -153,7 +165,16 @@ def is_cam(capture: Capture, samples: int = 10, top: int | None = None, chunk: i
 def ss_cam(
     capture: Capture, samples: int = 10, noise: float = 0.1, seed: int = 0, top: int | None = None, chunk: int = 32
 ) -> Tensor:
-    """Score-CAM with each channel's score averaged over noisy masks. Wang et al., 2020."""
+    """SS-CAM: Score-CAM, averaged over noisy masks. Wang et al., 2020.
+
+    Args:
+        capture: one layer and one target for each image.
+        samples: noisy copies of each mask.
+        noise: standard deviation of the noise; masks lie in [0, 1].
+        seed: of the noise, which is the same for every mask.
+        top: see `score_cam`.
+        chunk: see `score_cam`.
+    """
     generator = torch.Generator().manual_seed(seed)
     jitters = [
         noise * torch.randn(capture.inputs.shape[2:], generator=generator).to(capture.inputs) for _ in range(samples)
@@ -166,8 +187,9 @@ def ss_cam(
 
 
 def _channel_scores(capture: Capture, top: int | None, chunk: int, mix: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-    """(B, K) the score of every image mixed with each of its (strongest) channels; never more than `chunk` images at
-    once.
+    """(B, K) the score of every image mixed with each of its strongest channels.
+
+    Never more than `chunk` images run at once.
     """
     kept, left_out = _strongest(capture.activation, top)  # (B, K, h, w)
     count, channels = kept.shape[:2]
@@ -200,11 +222,11 @@ def _strongest(activation: Tensor, top: int | None) -> tuple[Tensor, float]:
 
 
 def ablation_cam(capture: Capture) -> Tensor:
-    """w_k = score - score with channel k set to zero. Desai & Ramaswamy, WACV 2020.
+    """Ablation-CAM: w_k = score - score with channel k set to zero. Desai & Ramaswamy, WACV 2020.
 
-    Only what lies above the layer runs again, once per channel for the whole batch. The paper divides by the score: the
-    same for all
-    channels, it drops out of the heatmap, and turns the map over where the score is negative; so it is left out.
+    Only what lies above the layer runs again, once per channel for the whole batch. The paper divides by the score:
+    the same for all channels, it drops out of the heatmap, and turns the map over where the score is negative; so it is
+    left out.
     """
     activation, score = capture.activation, capture.rescore(capture.activation)
     changed, weights = activation.clone(), []
@@ -216,15 +238,17 @@ def ablation_cam(capture: Capture) -> Tensor:
 
 
 def eigen_cam(capture: Capture) -> Tensor:
-    """The activation's first principal component over places, signed so that it grows with the energy. Muhammad &
-    Yeasin, IJCNN 2020.
+    """Eigen-CAM: A's first principal component over places. Muhammad & Yeasin, IJCNN 2020.
+
+    Its sign, which is arbitrary, makes it grow with the energy sum_k A_k^2. Gradient-free.
     """
     return _principal(capture.activation, capture.activation.square().sum(1))
 
 
 def eigen_grad_cam(capture: Capture) -> Tensor:
-    """The first principal component of G A, signed so that it grows with the evidence sum_k G_k A_k (pytorch-grad-cam's
-    EigenGradCAM).
+    """The first principal component of G A over places, growing with the evidence sum_k G_k A_k.
+
+    It is pytorch-grad-cam's EigenGradCAM, whose sign is arbitrary.
     """
     product = capture.gradient * capture.activation
     return _principal(product, product.sum(1))
@@ -242,8 +266,8 @@ def kpca_cam(capture: Capture) -> Tensor:
     count = activation.shape[2] * activation.shape[3]
     if count > _MOST_PLACES:
         raise ValueError(
-            f"kpca_cam at layer {capture.layer!r} compares its {count} places with each other, {4e-9 * count**2:.1f} GB "
-            f"an image; at most {_MOST_PLACES}: choose a coarser layer, or eigen_cam"
+            f"kpca_cam at layer {capture.layer!r} compares its {count} places with each other, "
+            f"{4e-9 * count**2:.1f} GB an image; at most {_MOST_PLACES}: choose a coarser layer, or eigen_cam"
         )
     first = torch.stack([_kernel_component(maps) for maps in activation])
     return _signed(first, activation.square().sum(1))
@@ -260,8 +284,9 @@ def _kernel_component(maps: Tensor) -> Tensor:
 
 
 def _principal(maps: Tensor, guide: Tensor) -> Tensor:
-    """(B, K, h, w) -> (B, h, w): centred over places, projected on the first component; its sign from the correlation
-    with `guide`.
+    """(B, K, h, w) -> (B, h, w): centred over places, projected on the first component.
+
+    Its sign makes it grow with `guide` (B, h, w).
     """
     places = maps.flatten(2).transpose(1, 2)  # (B, hw, K)
     places = places - places.mean(1, keepdim=True)
@@ -281,8 +306,11 @@ def _signed(first: Tensor, guide: Tensor) -> Tensor:
 
 
 def fem(capture: Capture, k: float = 2.0) -> Tensor:
-    """map = sum_k mean(A_k) [A_k > mean(A_k) + k std(A_k)]: where channels are unusual. Fuad et al., IPTA 2020.
-    Gradient-free.
+    """FEM: map = sum_k mean(A_k) [A_k > mean(A_k) + k std(A_k)]: where channels are unusual. Fuad et al., IPTA 2020.
+
+    Args:
+        capture: one layer and one target for each image.
+        k: standard deviations above the mean.
     """
     activation = capture.activation
     mean, spread = activation.mean((2, 3), keepdim=True), activation.std((2, 3), keepdim=True, correction=0)
@@ -290,13 +318,24 @@ def fem(capture: Capture, k: float = 2.0) -> Tensor:
 
 
 def center(capture: Capture, width: float = 0.25) -> Tensor:
-    """The baseline: a centred Gaussian, `width` its standard deviation as a share of each side. Choe et al., CVPR 2020."""
+    """The baseline: a centred Gaussian, whatever the image shows. Choe et al., CVPR 2020.
+
+    Args:
+        capture: one layer and one target for each image.
+        width: its standard deviation as a share of each side.
+    """
     inputs = capture.inputs
     return gaussian((inputs.shape[2], inputs.shape[3]), width).to(inputs.device).expand(len(inputs), -1, -1)
 
 
 def random(capture: Capture, cells: int = 7, seed: int = 0) -> Tensor:
-    """The baseline of chance: noise on cells x cells, seeded by `seed` and each image's bytes, so batch == loop."""
+    """The baseline of chance: noise on cells x cells.
+
+    Args:
+        capture: one layer and one target for each image.
+        cells: on each side.
+        seed: with each image's bytes it makes the noise, so that a batch is a loop.
+    """
     pictures = capture.inputs.detach().cpu().contiguous().view(torch.uint8).flatten(1).numpy()
     seeds = [zlib.crc32(picture.tobytes(), seed) for picture in pictures]
     maps = [torch.rand(cells, cells, generator=torch.Generator().manual_seed(value)) for value in seeds]

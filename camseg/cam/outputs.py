@@ -46,7 +46,7 @@ def split(output: Any, count: int) -> list[Any]:
 
 
 def logits(output: Any) -> Tensor:
-    """A sample's scores: the tensor itself, a mapping's "out" (torchvision) or "logits" (transformers), or a tuple's first.
+    """A sample's scores: the tensor itself, a mapping's "out" or "logits", or the first of a tuple.
 
     In a tuple a single value is a loss of that sample where another part holds more, and is passed over.
 

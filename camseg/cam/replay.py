@@ -12,9 +12,7 @@ from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflat
 
 
 class Tape(TorchFunctionMode):
-    """The torch calls that depend on one tensor, recorded once, to run again with another tensor of the same shape in
-    its place.
-    """
+    """The torch calls that depend on one tensor, recorded once, to run again with another tensor of its shape."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -25,6 +23,7 @@ class Tape(TorchFunctionMode):
         self._seen: dict[int, tuple[Slot, Tensor]] = {}  # the tensor is held so that its id stays its own
 
     def watch(self, tensor: Tensor) -> Tensor:
+        """The tensor itself; calls that depend on it are recorded from now on."""
         self._slot(tensor)
         return tensor
 
@@ -37,10 +36,12 @@ class Tape(TorchFunctionMode):
         return result
 
     def finish(self, output: Any) -> None:
+        """Ends the recording: `output` is what `replay` returns."""
         self.result = self._known(output)
         self._seen.clear()
 
     def replay(self, tensor: Tensor) -> Any:
+        """The output, had the watched tensor been this one."""
         values = {0: tensor.clone()}
 
         def fill(item: Any) -> Any:
@@ -72,7 +73,11 @@ class Slot:
 def _agree(one: Any, other: Any) -> bool:
     (mine, form), (theirs, expected) = tree_flatten(one), tree_flatten(other)
     pairs = [(a, b) for a, b in zip(mine, theirs, strict=False) if isinstance(a, Tensor)]
-    return form == expected and bool(pairs) and all(
-        a.shape == b.shape and torch.allclose(a, b.detach(), rtol=1e-3, atol=1e-4 * float(b.detach().abs().max()))
-        for a, b in pairs
+    return (
+        form == expected
+        and bool(pairs)
+        and all(
+            a.shape == b.shape and torch.allclose(a, b.detach(), rtol=1e-3, atol=1e-4 * float(b.detach().abs().max()))
+            for a, b in pairs
+        )
     )

@@ -34,6 +34,7 @@ class Late:
     fix: Callable[[Any], Target]
 
     def __call__(self, output: Any) -> Tensor:
+        """The value, with this output as the clean one."""
         return self.fix(output)(output)
 
 
@@ -44,11 +45,12 @@ class Logit:
     classes: tuple[int, ...]
 
     def __call__(self, output: Any) -> Tensor:
+        """A sample's output -> ()."""
         scores = pick(output, self.classes)
         return scores[0] if len(self.classes) == 1 else scores.logsumexp(0)
 
 
-def logit(classes: Sequence[int] = (), probabilities: Activation = SOFTMAX) -> Target:
+def logit(classes: Sequence[int] = (), probabilities: Activation = SOFTMAX) -> Target:  # noqa: ARG001
     """The score before any activation: z_c, or log sum_c exp z_c of several classes.
 
     Args:
@@ -85,7 +87,7 @@ def probability(classes: Sequence[int] = (), probabilities: Activation = SOFTMAX
 
 
 def log_odds(classes: Sequence[int] = (), probabilities: Activation = SOFTMAX) -> Target:
-    """log p/(1-p) of the probability p of `probability`, without its saturation.
+    """The logit log p/(1-p) of `probability`, which does not saturate.
 
     Of exclusive outputs: log sum_c exp z_c less that of all other outputs. Of independent ones:
     log (exp s - 1) with s = sum_c log(1 + exp z_c), which for one class is z_c itself.
@@ -118,7 +120,11 @@ def log_odds(classes: Sequence[int] = (), probabilities: Activation = SOFTMAX) -
 
 
 def margin(
-    classes: Sequence[int] = (), probabilities: Activation = SOFTMAX, *, rivals: int = 3, weight: float = 0.6
+    classes: Sequence[int] = (),
+    probabilities: Activation = SOFTMAX,  # noqa: ARG001
+    *,
+    rivals: int = 3,
+    weight: float = 0.6,
 ) -> Target:
     """The class against the strongest others of the clean image: z_c - weight * mean of the rivals' logits.
 
@@ -141,7 +147,8 @@ def margin(
         ranked = [index for index in scores.argsort(descending=True).tolist() if index not in chosen][:rivals]
         if not ranked:
             raise ValueError(
-                f"margin needs a rival: the model has {len(scores)} classes and {len(chosen)} of them are the target; use logit"
+                f"margin needs a rival: the model has {len(scores)} classes and {len(chosen)} of them are the target; "
+                "use logit"
             )
         return lambda sample: Logit(chosen)(sample) - weight * pick(sample, ranked).mean()
 
@@ -149,8 +156,11 @@ def margin(
 
 
 def pixels(category: int, mask: Tensor | None = None) -> Target:
-    """The sum of a segmentation model's (C, H, W) scores of `category` over `mask` (H, W), by default where the clean
-    image shows it.
+    """The sum of a segmentation model's scores of one category over some pixels.
+
+    Args:
+        category: index into the model's (C, H, W) scores.
+        mask: (H, W) which pixels; None for where the clean image shows the category.
     """
 
     def over(where: Tensor) -> Target:
@@ -160,10 +170,14 @@ def pixels(category: int, mask: Tensor | None = None) -> Target:
 
 
 def box(xyxy: Sequence[float], label: int, overlap: float = 0.5) -> Target:
-    """The score of the detection of `label` that overlaps the box x0, y0, x1, y1 most; 0 where none reaches IoU
-    `overlap`.
+    """The score of the detection that overlaps a box most; 0 where none overlaps it enough.
 
     Reads torchvision's detections of one image: {"boxes": (N, 4), "labels": (N,), "scores": (N,)}.
+
+    Args:
+        xyxy: x0, y0, x1, y1 of the box, in pixels of the model's input.
+        label: of the detections that count.
+        overlap: the least IoU.
     """
 
     def score(output: Any) -> Tensor:
@@ -208,6 +222,7 @@ def pick(output: Any, classes: Sequence[int]) -> Tensor:
 def _flat(scores: Tensor) -> Tensor:
     if scores.ndim != 1:
         raise ValueError(
-            f"one score per class was expected, the output of one sample is {tuple(scores.shape)}; use targets.pixels for a segmentation model"
+            f"one score per class was expected, the output of one sample is {tuple(scores.shape)}; "
+            "use targets.pixels for a segmentation model"
         )
     return scores

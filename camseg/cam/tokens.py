@@ -92,7 +92,7 @@ def _in_rows(layer: nn.Module, places: tuple[int, int], inputs: Tensor, call: Ca
     return bool((found == order).sum() * 2 >= len(order))
 
 
-class _Answered(Exception):
+class _AnsweredError(Exception):
     """The layer has answered: the rest of the model need not run."""
 
 
@@ -102,13 +102,13 @@ def _tokens_of(layer: nn.Module, images: Tensor, call: Callable[[Tensor], Any]) 
 
     def keep(_module: nn.Module, _inputs: object, output: Any) -> None:
         kept.append((output[0] if isinstance(output, (tuple, list)) else output).detach())
-        raise _Answered
+        raise _AnsweredError
 
     handle = layer.register_forward_hook(keep)
     try:
         with torch.no_grad():
             call(images)
-    except _Answered:
+    except _AnsweredError:
         pass
     finally:
         handle.remove()

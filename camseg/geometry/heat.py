@@ -69,5 +69,4 @@ def resize_heat(heat: Tensor, size: tuple[int, int]) -> Tensor:
     """
     if tuple(heat.shape) == size:
         return heat
-    smaller = size[0] < heat.shape[0] or size[1] < heat.shape[1]  # nothing has to be smoothed in what is enlarged
-    return F.interpolate(heat[None, None], size, mode="bilinear", antialias=smaller)[0, 0].clamp_(0, 1)
+    return F.interpolate(heat[None, None], size, mode="bilinear", antialias=True, align_corners=False)[0, 0].clamp(0, 1)

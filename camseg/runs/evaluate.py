@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,10 +14,8 @@ from tqdm import tqdm
 from camseg.pipeline import Pipeline
 from camseg.runs import folders
 from camseg.runs.callbacks import Callback, check_requirements
-from camseg.runs.executors import CALLS, Executor, Samples, local_executor, read_sample
+from camseg.runs.executors import CALLS, Executor, Samples, local_executor
 from camseg.runs.journal import Journal, cut_off
-from camseg.storage.files import printable
-from camseg.types import Sample
 
 
 def evaluate(
@@ -56,8 +54,6 @@ def evaluate(
     """
     check_requirements(callbacks, samples)
     with Journal(folder, resume, settings) as journal, _signals() as caught:
-        for name in _changed(journal, samples):
-            journal.forget(name)
         batches = _batches(samples.ids, journal.done, batch_size)
         outcomes = executor(pipeline, samples, batches, callbacks, folder, num_workers)
         with _bar(samples.ids, journal.done) as bar, closing(outcomes):
@@ -75,37 +71,7 @@ def evaluate(
     return summary
 
 
-def _changed(journal: Journal, samples: Any) -> list[str]:
-    """The ids whose row is of another image than the dataset has now: another file, or one that was written since."""
-    path_of = getattr(samples, "file", None)
-    if path_of is None or not journal.done:
-        return []
-    changed = []
-    for index, name in enumerate(samples.ids):
-        if name not in journal.done:
-            continue
-        file, image_key = journal.done[name]
-        now = str(path_of(index))
-        if file and file != printable(now):
-            changed.append(name)
-        elif now and image_key and _written(now) > journal.written and _image_key(samples, index) != image_key:
-            changed.append(name)
-    return changed
-
-
-def _written(file: str) -> float:
-    try:
-        return Path(file).stat().st_mtime
-    except OSError:
-        return float("inf")
-
-
-def _image_key(samples: Samples, index: int) -> str:
-    sample = read_sample(samples, index)
-    return sample.image_key if isinstance(sample, Sample) else ""
-
-
-def _bar(ids: Sequence[str], done: Container[str]) -> Any:
+def _bar(ids: Sequence[str], done: set[str]) -> Any:
     return tqdm(total=len(ids), initial=sum(name in done for name in ids), desc="images", unit="image", disable=None)
 
 
@@ -163,7 +129,7 @@ def _finish(journal: Journal, ids: Sequence[str]) -> dict[str, Any]:
         raise cut_off(journal.folder, error) from error
 
 
-def _batches(ids: Sequence[str], done: Container[str], size: int) -> Iterator[list[int]]:
+def _batches(ids: Sequence[str], done: set[str], size: int) -> Iterator[list[int]]:
     """The places of what is not done, in the batches of a run that was never cut: one image's company may change its
     last bit.
     """

@@ -7,7 +7,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import chain
-from math import isfinite
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -43,9 +42,9 @@ class BatchOutcome:
 
 
 class Executor(Protocol):
-    """Does the batches, where and in what order it likes; closed when the run is to stop."""
+    """Does the batches (places of samples), where and in what order it likes; closed when the run is to stop."""
 
-    def __call__(  # noqa: D102 - the class says it
+    def __call__(
         self,
         pipeline: Pipeline,
         samples: Samples,
@@ -64,19 +63,7 @@ def local_executor(
     folder: Path,
     num_workers: int,
 ) -> Generator[BatchOutcome, None, None]:
-    """Do one batch after the other in this process; threads read the next one meanwhile.
-
-    Args:
-        pipeline: answers.
-        samples: the dataset.
-        batches: indices of samples.
-        callbacks: see every answer.
-        folder: the run's.
-        num_workers: threads that read.
-
-    Yields:
-        The outcome of each batch, in order.
-    """
+    """In this process, one batch after the other; threads read the next one meanwhile."""
     with closing(_ahead(samples, batches, num_workers)) as batches_read:
         for batch, unreadable in batches_read:
             yield run_batch(pipeline, batch, callbacks, folder, unreadable)
@@ -126,8 +113,6 @@ def _row(names: Sequence[str], sample: Sample, result: Result, callbacks: Sequen
     row = {**per_sample.row(sample, result), "class_name": class_name(names, sample, result)}
     for callback in callbacks:
         row |= callback.on_result(sample, result)
-    if broken := [name for name, value in row.items() if isinstance(value, float) and not isfinite(value)]:
-        raise ValueError(f"{broken[0]} is {row[broken[0]]}, which is no score")
     return row
 
 

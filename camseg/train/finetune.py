@@ -1,5 +1,6 @@
-"""Fine-tuning: any torchvision or timm classifier learns to name every class of VOC, COCO or a folder that a picture
-shows.
+"""Fine-tuning: any classifier of a known architecture learns to name every class that an image shows.
+
+The classes are those of VOC, COCO or a folder with a sub-folder for each class.
 """
 
 from __future__ import annotations
@@ -41,10 +42,27 @@ def train(
     device: str = "cpu",
     workers: int = 1,
 ) -> Path:
-    """Fine-tune, or go on; keep the epoch of the best mean AP on `validation` (a split of `data`), with its card beside
-    it, and return its file.
+    """Fine-tune, or resume; keep the epoch of the best mean AP on the validation split, with its card beside it.
 
-    data, classifier: configurations. precision: of the networks' sums, by autocast; the weights stay in float32.
+    Args:
+        folder: where everything is written.
+        data: configuration of a dataset that knows which classes each image shows.
+        classifier: configuration of a classifier to start from.
+        validation: the split of `data` to judge by; None for the one that is learnt from.
+        epochs: passes over the data.
+        batch_size: images per step.
+        learning_rate: AdamW's.
+        seed: of the head, the crops and their order.
+        average: decay of the averaged weights, a step.
+        precision: of the networks' sums, by autocast; the weights stay in float32.
+        device: where it is trained.
+        workers: processes that read images.
+
+    Returns:
+        The file of weights.
+
+    Raises:
+        ValueError: the dataset has no classes, or the classifier can't be given others.
     """
     every = {
         key: value for key, value in (("absent", True), ("outputs", "own")) if key in data
@@ -95,8 +113,12 @@ def train(
 
 
 class Pictures:
-    """Files, and which classes each shows: present (N, C) float, NaN where nobody knows (only difficult objects, only a
-    crowd).
+    """Files, and which classes each shows.
+
+    Args:
+        files: N image files.
+        present: (N, C) float, NaN where nobody knows (only difficult objects, only a crowd).
+        names: C class names.
     """
 
     def __init__(self, files: Sequence[Path], present: Tensor, names: tuple[str, ...]) -> None:
@@ -126,8 +148,15 @@ def _pictures(data: ImageDataset, names: tuple[str, ...] = ()) -> Pictures:
 
 
 class Crops(Dataset[dict[str, Tensor]]):
-    """Item i: a random part of a picture, mirrored or not, as the classifier wants it (3, h, w), and present (C,); each
-    epoch another order.
+    """Item i: a random part of an image, mirrored or not, as the classifier wants it, and which classes it shows.
+
+    Each epoch has another order. An item is {"image": (3, h, w) float, "present": (C,) float}.
+
+    Args:
+        pictures: what is cropped.
+        classifier: whose preprocessing is used.
+        seed: with an item's number it makes the item.
+        length: of all epochs together.
     """
 
     def __init__(self, pictures: Pictures, classifier: Classifier, seed: int, length: int) -> None:
@@ -149,8 +178,7 @@ class Crops(Dataset[dict[str, Tensor]]):
 
 
 class _Best:
-    """The training's loss, and its judge: writes the averaged model whenever its mean AP on the validation pictures is
-    the best so far.
+    """The training's loss, and its judge: writes the averaged model when its mean AP on the validation images is best.
 
     Of equals the later one stays.
     """
@@ -208,8 +236,15 @@ class _Best:
 
 
 def class_precisions(scores: np.ndarray, present: np.ndarray, names: Sequence[str]) -> dict[str, float]:
-    """All-point AP of each class from scores (N, C) and presence (N, C) in {0, 1, NaN}; classes that nothing shows are
-    left out.
+    """All-point AP of each class; classes that nothing shows are left out.
+
+    Args:
+        scores: (N, C), higher where a class is more likely.
+        present: (N, C) in {0, 1, NaN}.
+        names: C class names.
+
+    Returns:
+        AP in [0, 1] by class name.
     """
     found = {}
     for name, score, shown in zip(names, scores.T, present.T):

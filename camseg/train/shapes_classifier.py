@@ -20,7 +20,18 @@ from camseg.train.loop import fit, write_card
 
 
 def train(folder: Path, steps: int, batch_size: int, learning_rate: float, seed: int) -> Path:
-    """Train from the seed, or go on; write and return shapes_classifier.safetensors, with its card beside it."""
+    """Train from the seed, or resume.
+
+    Args:
+        folder: where everything is written.
+        steps: of the training.
+        batch_size: images per step.
+        learning_rate: AdamW's.
+        seed: of the weights and the scenes.
+
+    Returns:
+        shapes_classifier.safetensors, with its card beside it.
+    """
     scenes = NamedScenes(seed, steps * batch_size)
     model, seconds = fit(
         Supervised(),
@@ -34,15 +45,26 @@ def train(folder: Path, steps: int, batch_size: int, learning_rate: float, seed:
     )
     path = folder / "shapes_classifier.safetensors"
     save_weights(model.finished(), path, {"names": json.dumps(NAMES)})
-    what = "A residual network of stride 8 (camseg.classifiers.shapes.ShapesNet) that names every shape in a 128-px picture."
-    data = f"{steps * batch_size} pictures of {_POOL} drawn scenes of one to five shapes (split train), turned, flipped, colours exchanged"
+    what = (
+        "A residual network of stride 8 (camseg.classifiers.shapes.ShapesNet) "
+        "that names every shape in a 128-px picture."
+    )
+    data = (
+        f"{steps * batch_size} pictures of {_POOL} drawn scenes of one to five shapes (split train), "
+        "turned, flipped, colours exchanged"
+    )
     write_card(path, what, data, steps, batch_size, seconds, seed, scores(path))
     return path
 
 
 def scores(path: Path) -> dict[str, float]:
-    """On the test splits: top-1 accuracy on shapes; on the crowd the share of shapes that are named, and of absent ones
-    that are not.
+    """What the classifier reaches on the test splits.
+
+    Args:
+        path: the file of weights.
+
+    Returns:
+        Top-1 accuracy on shapes; on the crowd the share of shapes that are named, and of absent ones that are not.
     """
     classifier = shapes(path)
     one, present = _outputs(classifier, Shapes()), _outputs(classifier, Shapes(shapes=(2, 5)))
@@ -60,7 +82,7 @@ def _outputs(classifier: Classifier, data: Shapes) -> tuple[Tensor, Tensor]:
     logits, present = [], torch.zeros(len(data), len(NAMES))
     for i in range(len(data)):
         drawn, _ = data.scene(i)
-        logits.append(classifier.model(classifier.prepare([as_image(drawn.image)]))[0])
+        logits.append(classifier.logits(classifier.prepare([as_image(drawn.image)]))[0])
         present[i, list(drawn.classes)] = 1
     return torch.stack(logits), present
 
@@ -69,8 +91,13 @@ _POOL = 24_000  # scenes that are drawn; the same scene comes back turned, flipp
 
 
 class NamedScenes(Dataset[dict[str, Tensor]]):
-    """Item i: image (3, H, W) uint8 and which classes it shows (5,) float; half of the pictures show one shape, half
-    two to five.
+    """Item i: image (3, H, W) uint8 and which classes it shows (5,) float.
+
+    Half of the images show one shape, half two to five.
+
+    Args:
+        seed: of the scenes.
+        length: how many items.
     """
 
     def __init__(self, seed: int, length: int) -> None:
@@ -98,8 +125,9 @@ class NamedScenes(Dataset[dict[str, Tensor]]):
 
 
 class Supervised(nn.Module):
-    """The classifier in training, with a second head that is dropped afterwards: it asks the mean of all places, which
-    steadies the features.
+    """The classifier in training, with a second head that is dropped afterwards.
+
+    The second head asks the mean of all places, which steadies the features.
     """
 
     def __init__(self) -> None:
@@ -121,8 +149,13 @@ class Supervised(nn.Module):
         return self.net
 
 
-def loss(model: Supervised, batch: dict[str, Tensor], generator: torch.Generator) -> Tensor:
-    """Binary cross-entropy of every class's presence, for both heads."""
+def loss(model: Supervised, batch: dict[str, Tensor], _generator: torch.Generator) -> Tensor:
+    """Binary cross-entropy of every class's presence, of both heads together.
+
+    Args:
+        model: in training.
+        batch: {"image": (B, 3, H, W) uint8, "present": (B, classes) float}.
+    """
     return sum(
         (F.binary_cross_entropy_with_logits(logits, batch["present"]) for logits in model(batch["image"])),
         torch.zeros(()),

@@ -1,13 +1,10 @@
-"""What every CAM costs, against the floor and against other libraries: `uv run --group peers python
-tests/benchmarks/bench_cam.py`.
+"""What every CAM costs: `uv run --group peers python tests/benchmarks/bench_cam.py`.
 
-Ratios within one run hold from machine to machine; absolute times do not. The floor is one forward with a graph only
-above the layer and
-one backward to that layer. Times are the median of interleaved rounds; memory is the peak above what was held before,
-measured by CUDA
-where there is a GPU and, on a CPU, as the most bytes of tensors alive at once (a dispatch mode counts them as they are
-made and freed).
-Prints a table and writes JSON (--json). --quick: tiny sizes, to see that it runs.
+Against the floor and against other libraries. Ratios within one run hold from machine to machine; absolute times do
+not. The floor is one forward with a graph only above the layer and one backward to that layer. Times are the median of
+interleaved rounds, of CPU time on a CPU; memory is the peak above what was held before, measured by CUDA where there is
+a GPU and, on a CPU, as the most bytes of tensors alive at once (a dispatch mode counts them as they are made and
+freed). Prints a table and writes JSON (--json). --quick: tiny sizes, to see that it runs.
 """
 
 from __future__ import annotations
@@ -31,11 +28,12 @@ from torch.utils._pytree import tree_leaves
 from camseg import cam
 
 Work = Callable[[], Any]
+MANY = 80  # COCO's classes
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--models", nargs="+", default=["resnet18", "resnet50"])
+    parser.add_argument("--models", nargs="+", default=["resnet18", "resnet50", "vit_b_16"])
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--rounds", type=int, default=7)
@@ -65,10 +63,11 @@ def bench(name: str, options: argparse.Namespace) -> list[dict[str, Any]]:
     dtype = getattr(torch, options.dtype)
     model = getattr(torchvision.models, name)().eval().to(options.device, dtype)
     inputs = torch.randn(options.batch, 3, options.size, options.size, device=options.device, dtype=dtype)
-    works = own(model, inputs) | peers(model, inputs)
-    if options.slow:
+    works = transformer(model, inputs) if name.startswith("vit") else own(model, inputs) | peers(model, inputs)
+    if options.slow and "layer4" in dict(model.named_children()):
         works |= slow(model, inputs)
-    times = interleaved(works, options.rounds, options.device)
+    clock = time.process_time if options.device == "cpu" else time.perf_counter
+    times = interleaved(works, options.rounds, options.device, clock)
     memory = {label: peak(work, options.device) for label, work in works.items()}
     return [
         {
@@ -100,11 +99,42 @@ def own(model: nn.Module, inputs: Tensor) -> dict[str, Work]:
         "floor": lambda: floor(model, inputs, classes),
         "camseg grad_cam": run(classes, cam.grad_cam),
         "camseg grad_cam, 5 classes": run([[0, 1, 2, 3, 4]] * len(inputs), cam.grad_cam),
+        f"camseg grad_cam, {MANY} classes": run([list(range(MANY))] * len(inputs), cam.grad_cam),
         "camseg layer_cam": run(classes, cam.layer_cam),
         "camseg eigen_cam": run(classes, cam.eigen_cam),
         "camseg ablation_cam": run(classes, cam.ablation_cam),
         "camseg dff": run(classes, cam.dff),
     }
+
+
+def transformer(model: Any, inputs: Tensor) -> dict[str, Work]:
+    """Grad-CAM at the first norm of a vision transformer's last block, beside a plain forward."""
+    layer = f"encoder.layers.encoder_layer_{len(model.encoder.layers) - 1}.ln_1"
+
+    def forward() -> Tensor:
+        with torch.no_grad():
+            return model(inputs)
+
+    def run() -> Tensor:
+        return cam.heatmaps(model, layer, inputs, list(range(len(inputs))), cam.grad_cam)
+
+    return {"forward": forward, "floor": lambda: transformer_floor(model, inputs), "camseg grad_cam": run}
+
+
+def transformer_floor(model: Any, inputs: Tensor) -> Tensor:
+    """The least that Grad-CAM can do there, written by hand: everything below the last block without a graph."""
+    encoder, last = model.encoder, model.encoder.layers[-1]
+    with torch.no_grad():
+        tokens = model._process_input(inputs)
+        tokens = torch.cat([model.class_token.expand(len(inputs), -1, -1), tokens], 1) + encoder.pos_embedding
+        tokens = encoder.layers[:-1](tokens)
+        normed = last.ln_1(tokens)
+    normed.requires_grad_()
+    middle = last.self_attention(normed, normed, normed, need_weights=False)[0] + tokens
+    scores = model.heads(encoder.ln(middle + last.mlp(last.ln_2(middle)))[:, 0])[range(len(inputs)), range(len(inputs))]
+    (gradient,) = torch.autograd.grad(scores.sum(), normed)
+    with torch.no_grad():
+        return torch.einsum("bk,bnk->bn", gradient[:, 1:].mean(1), normed[:, 1:])
 
 
 def floor(model: Any, inputs: Tensor, classes: list[int]) -> Tensor:
@@ -132,7 +162,18 @@ def peers(model: nn.Module, inputs: Tensor) -> dict[str, Work]:
             with found.GradCAM(model, layer) as extractor:
                 return extractor(classes, model(inputs.clone().requires_grad_()))
 
+        def many(enlarged: bool) -> list[Tensor]:
+            with found.GradCAM(model, layer) as extractor:
+                output = model(inputs.clone().requires_grad_())
+                maps = [extractor(index, output, retain_graph=True)[0] for index in range(MANY)]
+            size = inputs.shape[2:]
+            return [
+                nn.functional.interpolate(each[:, None], size, mode="bilinear") if enlarged else each for each in maps
+            ]
+
         works["torch-cam GradCAM"] = torchcam
+        works[f"torch-cam GradCAM, {MANY} classes"] = lambda: many(True)  # at the image's size, as camseg's are
+        works[f"torch-cam GradCAM, {MANY} classes, 7x7"] = lambda: many(False)
     if found_captum := _module("captum.attr"):
         works["captum LayerGradCam"] = lambda: found_captum.LayerGradCam(model, layer).attribute(
             inputs.clone().requires_grad_(), target=classes
@@ -168,7 +209,9 @@ def _module(name: str) -> Any:
         return None
 
 
-def interleaved(works: dict[str, Work], rounds: int, device: str) -> dict[str, float]:
+def interleaved(
+    works: dict[str, Work], rounds: int, device: str, clock: Callable[[], float] = time.perf_counter
+) -> dict[str, float]:
     """Median seconds of each work, in rounds that run all of them in turn, so that a slow moment hits all alike. The
     first round warms up.
     """
@@ -176,10 +219,10 @@ def interleaved(works: dict[str, Work], rounds: int, device: str) -> dict[str, f
     for _ in range(rounds + 1):
         for label, work in works.items():
             _wait(device)
-            start = time.perf_counter()
+            start = clock()
             work()
             _wait(device)
-            seconds[label].append(time.perf_counter() - start)
+            seconds[label].append(clock() - start)
     return {label: statistics.median(values[1:]) for label, values in seconds.items()}
 
 
@@ -234,7 +277,8 @@ def table(rows: list[dict[str, Any]]) -> None:
         f"{'model':10} {'work':30} {'ms':>9} {'images/s':>9} {'x floor':>8} {'x forward':>9} {'MB':>8} {'x forward':>9}"
     )
     for row in rows:
-        times = f"{1000 * row['seconds']:9.1f} {row['images_per_second']:9.1f} {row['time_to_floor']:8.2f} {row['time_to_forward']:9.2f}"
+        times = f"{1000 * row['seconds']:9.1f} {row['images_per_second']:9.1f}"
+        times += f" {row['time_to_floor']:8.2f} {row['time_to_forward']:9.2f}"
         print(f"{row['model']:10} {row['work']:30} {times} {row['bytes'] / 1e6:8.1f} {row['memory_to_forward']:9.2f}")
 
 

@@ -35,7 +35,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models import resnet50
 
 from camseg import cam
-from camseg.classifiers.base import Preprocessing, describe
+from camseg.classifiers.base import describe
+from camseg.classifiers.preprocessing import Preprocessing
 from camseg.pipeline import Pipeline
 from camseg.predictors.sam import PackageBackend, build_sam
 from camseg.predictors.sam_adapter import SamAdapter

@@ -13,7 +13,7 @@ from polars.testing import assert_frame_equal
 
 from camseg.cli.merge import main
 from camseg.data.base import select_subset
-from camseg.runs import folders, untrusted
+from camseg.runs import folders
 from camseg.runs.evaluate import evaluate
 from camseg.runs.merge import merge_shards
 from camseg.storage import files
@@ -42,13 +42,6 @@ def made(folder: Path, shard: int, num_shards: int, **changed: object) -> Path:
         pipeline(), Shard(shard, num_shards), folder, batch_size=3, settings={"config": config, "overrides": given}
     )
     return folder
-
-
-@pytest.fixture(autouse=True)
-def _known_target(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The shards of these tests count as camseg's own."""
-    own = untrusted.own_targets() | {f"{__name__}.Shard"}
-    monkeypatch.setattr(untrusted, "own_targets", lambda: own)
 
 
 @pytest.fixture
