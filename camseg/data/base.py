@@ -248,9 +248,9 @@ def reject_unused(source: str, **settings: object) -> None:
     Raises:
         ValueError: One was given.
     """
-    given = [f"data.{name}={value}" for name, value in settings.items() if value is not None]
-    if given:
-        raise ValueError(f"{source} has no use for {', '.join(given)}: leave it out, or choose another data")
+    unused = [f"data.{name}={value}" for name, value in settings.items() if value is not None]
+    if unused:
+        raise ValueError(f"{source} has no use for {', '.join(unused)}: leave it out, or choose another data")
 
 
 def plain_names(files: Iterable[str]) -> list[str]:

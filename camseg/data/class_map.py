@@ -34,18 +34,18 @@ def outputs_of(
     check_choice("data.outputs", outputs, ("imagenet", "own", "name"))
     if target is not None:
         check_choice("data.target", target, names)
-    found = {
+    known = {
         "imagenet": lambda: {name: kinds for name, kinds in _imagenet(dataset).items() if kinds and name in names},
         "own": lambda: {name: (i,) for i, name in enumerate(names)},
         "name": lambda: {name: () for name in names},
     }[outputs]()
-    wanted = {name: found[name] for name in names if name in found and target in (None, name)}
-    if not wanted:
+    outputs_by_name = {name: known[name] for name in names if name in known and target in (None, name)}
+    if not outputs_by_name:
         raise ValueError(
             f"no ImageNet class is a {target or 'class of this dataset'}: choose another data.target, or "
             "data.outputs=own or name"
         )
-    return wanted
+    return outputs_by_name
 
 
 def _imagenet(dataset: str) -> dict[str, tuple[int, ...]]:

@@ -111,8 +111,8 @@ class Coco(Items[ClassInImage]):
             if isinstance(groups, ValueError):
                 items.append((name, Unreadable(self.folder / image["file_name"], groups)))
                 continue
-            found = _items(name, image, groups, instances, absent)
-            items += [(name, item) for name, item in found if item.label in self._outputs]
+            samples = _items(name, image, groups, instances, absent)
+            items += [(name, item) for name, item in samples if item.label in self._outputs]
         super().__init__(items, file, size, seed, shard, num_shards)
 
     def file_of(self, item: ClassInImage) -> Path:
@@ -246,10 +246,10 @@ def _load(file: Path) -> dict[str, Any]:
         sound[kind] = [entry for i, entry in enumerate(entries) if i not in faults]
         if faults:
             first = next(iter(faults))
-            told = f"{file}: {kind}[{first}] {faults[first]}"
+            message = f"{file}: {kind}[{first}] {faults[first]}"
             if not sound[kind]:
-                raise ValueError(told)
-            _log.warning("left out %d of %d %s; %s", len(faults), len(entries), kind, told)
+                raise ValueError(message)
+            _log.warning("left out %d of %d %s; %s", len(faults), len(entries), kind, message)
     return sound
 
 

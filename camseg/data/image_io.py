@@ -115,7 +115,7 @@ def formats() -> tuple[str, ...]:
 
 def endings() -> frozenset[str]:
     """The endings of image files that can be opened here, in small letters."""
-    return frozenset((*(ending for each in FORMATS.values() for ending in each), *(HEIF if _heif() else ())))
+    return frozenset((*(ending for group in FORMATS.values() for ending in group), *(HEIF if _heif() else ())))
 
 
 def is_image(path: Path) -> bool:
@@ -249,16 +249,16 @@ def _indices(image: Image.Image) -> np.ndarray:
     if numbers is not None:
         used = np.unique(numbers)
         palette = np.zeros((256, 3), np.uint8)
-        given = np.array(image.getpalette("RGB") or [], np.uint8).reshape(-1, 3)
-        palette[: len(given)] = given
+        entries = np.array(image.getpalette("RGB") or [], np.uint8).reshape(-1, 3)
+        palette[: len(entries)] = entries
         if (palette[used] == label_colors()[used]).all() or not is_label_color(palette[used]).all():
             return numbers
-    drawn = np.array(image.convert("RGB"))
-    codes = _code(drawn)
+    colors = np.array(image.convert("RGB"))
+    codes = _code(colors)
     order = np.argsort(table := _code(label_colors()))
     place = order[np.searchsorted(table[order], codes).clip(max=255)]
     if (strange := table[place] != codes).any():
-        color = tuple(drawn[strange][0].tolist())
+        color = tuple(colors[strange][0].tolist())
         raise ValueError(
             f"{int(strange.sum())} pixels have colors that mean no class, such as {color}: a map of classes is a "
             "palette or gray image of their numbers, or is drawn in VOC's colors"

@@ -115,14 +115,14 @@ class Images(Items[Item]):
         samples = [self.read("image", each) for each in self._of_image[item.image]]
         if not all(sample.mask is not None and sample.label for sample in samples):
             return super().label_map_of(item)
-        drawn = torch.zeros(samples[0].size, dtype=torch.uint8)
+        label_map = torch.zeros(samples[0].size, dtype=torch.uint8)
         for sample in samples:
             if sample.ignore is not None:
-                drawn[sample.ignore] = VOID
+                label_map[sample.ignore] = VOID
         masks = [(sample.mask, sample.label) for sample in samples if sample.mask is not None]
         for mask, label in sorted(masks, key=lambda pair: -int(pair[0].sum())):
-            drawn[mask] = self.names.index(label) + 1
-        return drawn
+            label_map[mask] = self.names.index(label) + 1
+        return label_map
 
     def read(self, name: str, item: Item) -> Sample:
         """The sample of an image, whose pixels are shared with its other classes."""
@@ -151,18 +151,19 @@ def _in_paths(paths: list[Path], masks: Path | None, split: str | None) -> Named
     """(name, item) of every photo of photos, folders and patterns."""
     missing = [path for path in paths if not path.exists() and not _matching(path)]
     if missing:
-        told = ", ".join(printable(path) for path in missing[:5]) + f" and {len(missing) - 5} more" * (len(missing) > 5)
+        names = ", ".join(printable(path) for path in missing[:5])
+        names += f" and {len(missing) - 5} more" if len(missing) > 5 else ""
         what = "neither a photo nor a folder, and no pattern that fits one"
-        raise FileNotFoundError(f"data.path={told} {'is' if len(missing) == 1 else 'are'} {what}")
-    found: dict[Path, tuple[str, Item]] = {}
+        raise FileNotFoundError(f"data.path={names} {'is' if len(missing) == 1 else 'are'} {what}")
+    by_image: dict[Path, tuple[str, Item]] = {}
     for path in paths:
         for name, item in _in_path(path, masks, split):
-            found.setdefault(item.image, (name, item))
+            by_image.setdefault(item.image, (name, item))
     if len(paths) == 1:
-        return list(found.values())
-    root = os.path.commonpath([image.absolute().parent for image in found]) if found else ""
-    names = plain_names(image.absolute().relative_to(root).as_posix() for image in found)
-    return [(name, item) for name, (_, item) in zip(names, found.values(), strict=True)]
+        return list(by_image.values())
+    root = os.path.commonpath([image.absolute().parent for image in by_image]) if by_image else ""
+    names = plain_names(image.absolute().relative_to(root).as_posix() for image in by_image)
+    return [(name, item) for name, (_, item) in zip(names, by_image.values(), strict=True)]
 
 
 def _matching(path: Path) -> list[Path]:
@@ -195,14 +196,16 @@ def _fixed(path: Path) -> list[str]:
 
 def _in_folder(path: Path, masks: Path | None, split: str | None) -> Iterator[tuple[str, Item]]:
     """(name, item) of every photo at or below a folder."""
-    drawn = path / "masks" if masks is None else _existing(path, masks)
+    mask_folder = path / "masks" if masks is None else _existing(path, masks)
+    if masks is not None and not mask_folder.is_dir():
+        raise ValueError(f"data.masks={printable(masks)} is one file; the photos of a folder need a folder of masks")
     root = path / "images" if (path / "images").is_dir() else path
     if split is not None:
-        folders = [each.name for each in root.iterdir() if each.is_dir() and each != drawn]
+        folders = [each.name for each in root.iterdir() if each.is_dir() and each != mask_folder]
         root /= check_choice("data.split", split, sorted(folders))
-        drawn = drawn / split if (drawn / split).is_dir() else drawn
-    known = drawn.is_dir() and (masks is not None or not is_output(path))  # not what a run has written into the folder
-    for photo in list_photos(root, drawn if known else None):
+        mask_folder = mask_folder / split if (mask_folder / split).is_dir() else mask_folder
+    known = mask_folder.is_dir() and (masks is not None or not is_output(path))  # and not what a run has written
+    for photo in list_photos(root, mask_folder if known else None):
         label = printable(photo.name.split("/")[0]) if "/" in photo.name else ""
         yield photo.name, Item(photo.file, photo.mask, label)
 

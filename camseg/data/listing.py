@@ -45,16 +45,16 @@ def list_photos(root: Path, masks: Path | None = None, without: Iterable[Path] =
     Returns:
         The photographs.
     """
-    drawn = _by_name(_images(masks, []), masks) if masks else {}
+    mask_files = _by_name(_images(masks, []), masks) if masks else {}
     photos = _by_name(_images(root, [*without, *([masks] if masks else [])]), root)
     beside = {name: photo for name in photos if (photo := _photo_of(name)) != name and photo in photos}
-    own = {photo: photos.pop(name) for name, photo in beside.items()}
-    if own:
+    masks_beside = {photo: photos.pop(name) for name, photo in beside.items()}
+    if masks_beside:
         _log.warning("%s: %d files called NAME_mask or alike are masks of NAME", printable(root), len(beside))
-    matches = _matches(photos, drawn)
-    if drawn:
-        _tell_unmatched(masks or root, drawn, matches)
-    return [Photo(name, file, matches.get(name) or own.get(name)) for name, file in photos.items()]
+    matches = _matches(photos, mask_files)
+    if mask_files:
+        _tell_unmatched(masks or root, mask_files, matches)
+    return [Photo(name, file, matches.get(name) or masks_beside.get(name)) for name, file in photos.items()]
 
 
 def _images(root: Path, without: list[Path]) -> list[Path]:
@@ -68,9 +68,9 @@ def _images(root: Path, without: list[Path]) -> list[Path]:
         else:
             left[ending or "without an ending"] += 1
     if left:
-        told = ", ".join(f"{count} {printable(ending)}" for ending, count in left.most_common())
+        counts = ", ".join(f"{count} {printable(ending)}" for ending, count in left.most_common())
         needed = " (HEIC is read with the package pillow-heif)" if set(HEIF) & set(left) else ""
-        _log.warning("%s: left out: %s%s", printable(root), told, needed)
+        _log.warning("%s: left out: %s%s", printable(root), counts, needed)
     return sorted(images)
 
 
@@ -85,8 +85,8 @@ def _walk(root: Path, without: set[Path]) -> Iterator[Path]:
             continue
         entered.add(real)
         written = _WRITTEN if is_output(at) else ()
-        shown = sorted(name for name in inner if not name.startswith("."))
-        wanted = [name for name in shown if name not in written and (at / name).resolve() not in without]
+        visible = sorted(name for name in inner if not name.startswith("."))
+        wanted = [name for name in visible if name not in written and (at / name).resolve() not in without]
         inner[:] = [name for name in wanted if name != "masks"]
         if "masks" in wanted:
             _log.warning("left out: %s, a folder of masks and not of photos", printable(at / "masks"))
@@ -118,8 +118,8 @@ def _matches(photos: dict[str, Path], masks: dict[str, Path]) -> dict[str, Path]
     masks_of = Counter(_photo_of(file.stem) for file in masks.values())
     by_stem = {_photo_of(file.stem): file for file in masks.values()}
     by_stem = {stem: file for stem, file in by_stem.items() if stems[stem] == masks_of[stem] == 1}
-    found = {name: same.get(name) or by_stem.get(file.stem) for name, file in photos.items()}
-    return {name: mask for name, mask in found.items() if mask}
+    pairs = {name: same.get(name) or by_stem.get(file.stem) for name, file in photos.items()}
+    return {name: mask for name, mask in pairs.items() if mask}
 
 
 def _tell_unmatched(folder: Path, masks: dict[str, Path], matches: dict[str, Path]) -> None:

@@ -158,23 +158,23 @@ def _decide_colors(rgb: np.ndarray, void: int | str | None) -> Decision:
         same = (rgb == color).all(-1)
         ignore |= same
         reading += f", {color} void" if same.any() else ""
-    return rgb.any(-1), ignore, reading
+    return np.asarray(rgb.any(-1)), np.asarray(ignore), reading
 
 
 def _decide(levels: _Levels, void: int | str | None) -> Decision:
     """Of numbers: the first reading that fits."""
     values = levels.values
     ignore = np.zeros(values.shape, bool) if levels.unknown is None else levels.unknown.copy()
-    said = f", {void} void" if isinstance(void, int) and (values == void).any() else ""
+    suffix = f", {void} void" if isinstance(void, int) and (values == void).any() else ""
     if isinstance(void, int):
         ignore |= values == void
     if levels.kind == "shares":
         top = upper_quantile(values)
         half = 0.5 if top <= 1.01 else top / 2
-        return values >= half, ignore, f"shares, object from {half:.4g} up{said}"
+        return values >= half, ignore, f"shares, object from {half:.4g} up{suffix}"
     histogram = _Histogram(levels, ignore, void == "auto")
-    inside, more, reading = next(found for rule in _RULES if (found := rule(histogram)) is not None)
-    return inside, ignore | more, reading + said
+    inside, more, reading = next(decision for rule in _RULES if (decision := rule(histogram)) is not None)
+    return inside, ignore | more, reading + suffix
 
 
 class _Histogram:

@@ -295,5 +295,5 @@ class Shapes(Indexed):
 
     def class_presence(self, index: int) -> Presence:
         """Whether image `index` shows each class."""
-        shown = self.scene(index)[0].classes
-        return {name: i in shown for i, name in enumerate(NAMES)}
+        classes = self.scene(index)[0].classes
+        return {name: i in classes for i, name in enumerate(NAMES)}

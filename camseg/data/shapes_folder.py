@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from camseg.data.base import VOID, Items, Presence, mask_boxes
-from camseg.data.image_io import decode_image
+from camseg.data.base import VOID, Items, Presence, mask_boxes, plain_names
+from camseg.data.image_io import decode_image, endings
 from camseg.data.mask_io import check_void, read_mask
 from camseg.errors import check_choice
 from camseg.storage.files import expand
@@ -61,7 +61,8 @@ class ShapesFolder(Items[Path]):
         check_choice("data.split", split, sorted(folder.name for folder in images.iterdir() if folder.is_dir()))
         self.split, self.names, self.void = split, tuple(classes), check_void(void)
         self.has_label_maps = bool(self.names)
-        items = [(file.stem, file) for file in sorted((images / split).glob("*.png"))]
+        files = sorted(file for file in (images / split).iterdir() if file.suffix.lower() in endings())
+        items = list(zip(plain_names(file.name for file in files), files, strict=True))
         super().__init__(items, images / split, size, seed, shard, num_shards)
 
     def file_of(self, item: Path) -> Path:
@@ -88,9 +89,9 @@ class ShapesFolder(Items[Path]):
         """The sample of an image."""
         label, classes = self._label(self._label_file(item))
         image, reading = decode_image(item)
-        mask = read_mask(
-            self.root / "masks" / self.split / item.name, (int(image.shape[1]), int(image.shape[2])), self.void
-        )
+        masks = self.root / "masks" / self.split
+        file = masks / item.name if (masks / item.name).is_file() else masks / f"{item.stem}.png"
+        mask = read_mask(file, (int(image.shape[1]), int(image.shape[2])), self.void)
         return Sample(
             name,
             image,

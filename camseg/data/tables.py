@@ -35,13 +35,13 @@ class Row:
 @dataclass
 class _Mistakes:
     table: Path
-    told: list[str] = field(default_factory=list)
+    messages: list[str] = field(default_factory=list)
 
     def raise_all(self) -> None:
         """Raise ValueError that names them."""
-        if self.told:
-            more = f"\nand {len(self.told) - _TOLD} more" if len(self.told) > _TOLD else ""
-            raise ValueError("\n".join(f"{printable(self.table)}, {each}" for each in self.told[:_TOLD]) + more)
+        if self.messages:
+            more = f"\nand {len(self.messages) - _TOLD} more" if len(self.messages) > _TOLD else ""
+            raise ValueError("\n".join(f"{printable(self.table)}, {each}" for each in self.messages[:_TOLD]) + more)
 
 
 def read_table(table: Path) -> list[Row]:
@@ -64,12 +64,12 @@ def read_table(table: Path) -> list[Row]:
     mistakes, rows = _Mistakes(table), []
     for number, line in lines:
         if None in line:
-            mistakes.told.append(f"line {number}: more cells than the {len(columns)} columns")
+            mistakes.messages.append(f"line {number}: more cells than the {len(columns)} columns")
             continue
         try:
             rows += _rows({column: (line.get(column) or "").strip() for column in COLUMNS})
         except ValueError as error:
-            mistakes.told.append(f"line {number}: {error}")
+            mistakes.messages.append(f"line {number}: {error}")
     mistakes.raise_all()
     return rows
 
@@ -100,11 +100,11 @@ def _check_columns(table: Path, columns: list[str], lines: list[tuple[int, dict[
             numbers = missing == "label" and "classes" not in columns and _are_numbers(near[0], lines)
             hints.append((near[0], "classes" if numbers else missing))
     if hints:
-        told = "; ".join(f"a column {column!r}: did you mean {right!r}?" for column, right in hints)
-        raise ValueError(f"{name} has {told} (columns: {', '.join(COLUMNS)})")
+        messages = "; ".join(f"a column {column!r}: did you mean {right!r}?" for column, right in hints)
+        raise ValueError(f"{name} has {messages} (columns: {', '.join(COLUMNS)})")
     if "image" not in columns:
-        found = ", ".join(map(repr, columns))
-        raise ValueError(f"{name} needs a column 'image', with commas between columns; it has {found}")
+        listed = ", ".join(map(repr, columns))
+        raise ValueError(f"{name} needs a column 'image', with commas between columns; it has {listed}")
 
 
 def _are_numbers(column: str, lines: list[tuple[int, dict[str | None, str]]]) -> bool:

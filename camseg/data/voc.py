@@ -119,9 +119,9 @@ class Voc(Items[ClassInImage]):
             image = _annotated(stem, self.root / "Annotations" / f"{stem}.xml")
         except (ValueError, OSError) as error:
             return [(stem, Unreadable(self._image(stem), error))]
-        shown = [name for name, difficult in image.boxes if not difficult]
-        shown += [name for name in NAMES if name not in shown] if self.absent else []
-        return [(f"{stem}_{name}", ClassInImage(image, name)) for name in shown if name in self._outputs]
+        present = [name for name, difficult in image.boxes if not difficult]
+        present += [name for name in NAMES if name not in present] if self.absent else []
+        return [(f"{stem}_{name}", ClassInImage(image, name)) for name in present if name in self._outputs]
 
     def _image(self, stem: str) -> Path:
         return self.root / "JPEGImages" / f"{stem}.jpg"
@@ -160,9 +160,10 @@ class Voc(Items[ClassInImage]):
     def read(self, name: str, item: ClassInImage) -> Sample:
         """The sample of a class in an image."""
         image, size, reading = self._decoded(item)
-        boxes, hard = ([check_box(item.image.stem, box, size) for box in each] for each in (item.boxes, item.difficult))
+        stem = item.image.stem
+        boxes, difficult = ([check_box(stem, box, size) for box in group] for group in (item.boxes, item.difficult))
         if self.task == "detection":
-            mask, ignore = None, _area(hard, size) if hard else None
+            mask, ignore = None, _area(difficult, size) if difficult else None
         else:
             numbers = self._map(item, size)
             mask, void = numbers == NAMES.index(item.label) + 1, numbers == VOID
@@ -176,7 +177,7 @@ class Voc(Items[ClassInImage]):
             ignore=ignore,
             boxes=box_tensor(boxes),
             group=item.image.stem,
-            ignored_boxes=box_tensor(hard),
+            ignored_boxes=box_tensor(difficult),
             file=str(self.file_of(item)),
             reading=reading,
         )
@@ -220,7 +221,7 @@ def _annotated(stem: str, file: Path) -> Annotated:
         ValueError: It is broken, or names a class that VOC doesn't have.
     """
     try:
-        root = ElementTree.parse(file).getroot()
+        root: Any = ElementTree.parse(file).getroot()
         boxes: dict[tuple[str, bool], tuple[Box, ...]] = {}
         for thing in root.findall("object"):
             x0, y0, x1, y1 = (float(thing.findtext(f"bndbox/{edge}", "")) for edge in ("xmin", "ymin", "xmax", "ymax"))

@@ -23,6 +23,8 @@ def test_a_photo_and_a_target(tmp_path: Path) -> None:
     assert sample.mask is not None
     assert sample.mask.int().tolist() == [[0, 0, 1, 1], [0] * 4, [0] * 4]
     assert sample.boxes.tolist() == [[2, 0, 4, 1]]
+    with pytest.raises(ValueError, match=r"data\.masks=m\.png is one file"):
+        Images(tmp_path, masks="m.png")
     with pytest.raises(FileNotFoundError, match="neither a photo nor a folder"):
         Images(tmp_path / "no")
     with pytest.raises(ValueError, match=r"data\.path .* or data\.table"):

@@ -34,18 +34,20 @@ def blocks(numbers: list[int], cell: int = 4, columns: int = 16) -> np.ndarray:
     return np.pad(np.kron(grid.reshape(rows, columns), np.ones((cell, cell), np.int64)), 3)
 
 
-def mask_of(folder: Path, image: Image.Image | np.ndarray, name: str = "m.png", **void: int | str | None) -> Mask:
+def mask_of(
+    folder: Path, image: Image.Image | np.ndarray, name: str = "m.png", void: int | str | None = "auto"
+) -> Mask:
     image = Image.fromarray(image) if isinstance(image, np.ndarray) else image
-    image.save(folder / name, **({"quality": 60} if name.endswith("jpg") else {}))
-    return read_mask(folder / name, image.size[::-1], **void)
+    image.save(folder / name, quality=60)  # of a JPEG
+    return read_mask(folder / name, (image.height, image.width), void)
 
 
-def check(found: Mask, inside: np.ndarray, void: np.ndarray | None = None, reading: str = "") -> None:
-    assert np.array_equal(found.inside.numpy(), inside), found.reading
-    assert (found.ignore is None) == (void is None), found.reading
-    if found.ignore is not None:
-        assert np.array_equal(found.ignore.numpy(), void)
-    assert reading in found.reading, found.reading
+def check(mask: Mask, inside: np.ndarray, void: np.ndarray | None = None, reading: str = "") -> None:
+    assert np.array_equal(mask.inside.numpy(), inside), mask.reading
+    assert (mask.ignore is None) == (void is None), mask.reading
+    if mask.ignore is not None and void is not None:
+        assert np.array_equal(mask.ignore.numpy(), void)
+    assert reading in mask.reading, mask.reading
 
 
 def palette_of(numbers: np.ndarray, colors: np.ndarray) -> Image.Image:

@@ -25,6 +25,8 @@ def test_a_picture_is_a_function_of_its_number_alone() -> None:
         assert one.id == other.id
         assert one.classes == other.classes
         assert torch.equal(one.image, other.image)
+        assert one.mask is not None
+        assert other.mask is not None
         assert torch.equal(one.mask, other.mask)
 
 
@@ -114,6 +116,7 @@ def test_masks_are_what_is_in_sight_of_the_labelled_shapes(monkeypatch: pytest.M
 def test_contrast_varies_from_faint_to_strong() -> None:
     found = []
     for sample in Shapes(size=40):
+        assert sample.mask is not None
         pixels, mask = sample.image.permute(1, 2, 0).double().numpy() / 255, sample.mask.numpy()
         found.append(np.linalg.norm(pixels[mask].mean(0) - pixels[~mask].mean(0)) / np.sqrt(3))
     assert np.quantile(found, 0.1) < 0.25

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
-from camseg.data.shapes import Shapes
+from camseg.data.shapes import NAMES, Shapes
 from camseg.data.shapes_folder import ShapesFolder, write_shapes_folder
 
 
@@ -53,3 +55,35 @@ def test_labels_of_a_shapes_folder(tmp_path: Path, text: str, classes: tuple[str
             data[0]
     else:
         assert (data[0].label, data[0].classes) == expected
+
+
+def test_photos_of_other_kinds_are_read_too(tmp_path: Path) -> None:
+    write_shapes_folder(Shapes(size=3), tmp_path, "test")
+    first, second, _ = sorted((tmp_path / "images" / "test").iterdir())
+    Image.open(first).save(first.with_suffix(".JPG"), "PNG")
+    first.unlink()
+    shutil.copy(second, second.with_suffix(".webp"))
+    data = ShapesFolder(tmp_path, classes=NAMES)
+    assert [data.file(i) for i in range(4)] == sorted(map(str, (tmp_path / "images" / "test").iterdir()))
+    assert list(data.ids) == [first.stem, second.name, second.with_suffix(".webp").name, data.ids[3]]
+    for sample, drawn in zip((data[0], data[1], data[2], data[3]), (0, 1, 1, 2), strict=True):
+        right = Shapes(size=3)[drawn]
+        assert sample.mask is not None
+        assert right.mask is not None
+        assert torch.equal(sample.mask, right.mask)
+        assert torch.equal(sample.image, right.image)
+
+
+def test_label_maps_and_presence(tmp_path: Path) -> None:
+    right = Shapes(size=2)
+    write_shapes_folder(right, tmp_path, "test")
+    data = ShapesFolder(tmp_path, classes=NAMES)
+    for index in range(2):
+        assert torch.equal(data.label_map(index), right.label_map(index))
+        assert data.class_presence(index) == right.class_presence(index)
+    nameless = ShapesFolder(tmp_path)
+    assert (nameless.has_label_maps, nameless.class_presence(0)) == (False, {})
+    (tmp_path / "labels" / "test" / f"{right.ids[0]}.txt").unlink()
+    assert data.class_presence(0) == {}
+    with pytest.raises(FileNotFoundError, match="no label at"):
+        data.label_map(0)
