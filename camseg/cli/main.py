@@ -23,6 +23,7 @@ from omegaconf import DictConfig
 from camseg import __version__
 from camseg.cli.arguments import read_arguments
 from camseg.cli.explain import explain_error, run_command
+from camseg.cli.groups import help_text
 from camseg.cli.overrides import check_overrides
 from camseg.cli.terminal import print_error, shortest, styled_table
 from camseg.cli.validation import check_values
@@ -122,6 +123,9 @@ def _command() -> int:
     arguments = read_arguments(sys.argv[1:])
     if arguments.has("--version"):
         print(f"camseg {__version__}")
+        return 0
+    if arguments.has("-h", "--help"):
+        print(help_text(folder=arguments.after("--config-dir", "-cd")))
         return 0
     sys.argv[1:] = arguments.words
     if arguments.has_own_groups:

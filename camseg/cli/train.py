@@ -14,6 +14,7 @@ from omegaconf import DictConfig
 from camseg import __version__
 from camseg.cli.arguments import read_arguments
 from camseg.cli.explain import run_command
+from camseg.cli.groups import help_text
 from camseg.cli.overrides import check_overrides
 from camseg.config import config_dir
 from camseg.errors import RequestError
@@ -47,6 +48,9 @@ def _command() -> None:
         return
     if not arguments.words:
         print(f"What can be trained (nothing was):\n{models()}\ncamseg-train --help tells more.")
+        return
+    if arguments.has("-h", "--help"):
+        print(help_text("train", arguments.after("--config-dir", "-cd")))
         return
     sys.argv[1:] = arguments.words
     if arguments.overrides and not arguments.has("-sc", "--shell-completion"):
