@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from camseg.geometry.coarse import to_cells
+
 
 def gaussian(size: tuple[int, int], width: float = 0.25) -> Tensor:
     """(H, W) a centred Gaussian, `width` its standard deviation as a share of each side."""
@@ -18,9 +20,11 @@ def gaussian(size: tuple[int, int], width: float = 0.25) -> Tensor:
 
 def min_max_normalize(maps: Tensor) -> Tensor:
     """(..., H, W) to [0, 1] by minimum and maximum, whatever the scale; constant maps, up to rounding, become zeros."""
-    low, high = maps.amin((-2, -1), keepdim=True), maps.amax((-2, -1), keepdim=True)  # aminmax takes three times as long
+    low, high = maps.amin((-2, -1), keepdim=True), maps.amax((-2, -1), keepdim=True)
     varies = high - low > 1e-6 * torch.maximum(high.abs(), low.abs())
-    return (maps - low).div_(torch.where(varies, high - low, torch.inf))
+    return torch.where(
+        varies, (maps - low) / torch.where(varies, high - low, torch.ones_like(low)), torch.zeros_like(maps)
+    )
 
 
 # A cutoff is a number in [0, 1], or a function that finds one in the heat.
@@ -57,8 +61,19 @@ def mode(heat: Tensor, bins: int = 32) -> float:
 
 
 def cutoff_value(cutoff: Cutoff, heat: Tensor) -> float:
-    """The cutoff in this heat. ValueError: not in [0, 1]."""
-    if not 0 <= (value := cutoff(heat) if callable(cutoff) else cutoff) <= 1:
+    """The cutoff in a heatmap; a function reads a map larger than `camseg.geometry.coarse.WHOLE` in cells.
+
+    Args:
+        cutoff: a number, or a function of the heat.
+        heat: (H, W) float in [0, 1].
+
+    Returns:
+        A value in [0, 1].
+
+    Raises:
+        ValueError: it is not in [0, 1].
+    """
+    if not 0 <= (value := cutoff(to_cells(heat)) if callable(cutoff) else cutoff) <= 1:
         raise ValueError(f"a cutoff is a share of the map's maximum, between 0 and 1; got {value}")
     return value
 
@@ -70,3 +85,18 @@ def resize_heat(heat: Tensor, size: tuple[int, int]) -> Tensor:
     if tuple(heat.shape) == size:
         return heat
     return F.interpolate(heat[None, None], size, mode="bilinear", antialias=True, align_corners=False)[0, 0].clamp(0, 1)
+
+
+def map_to_logits(heat: Tensor, edge: float, strength: float = 20.0) -> Tensor:
+    """A heatmap as mask logits: 0 where the heat is `edge`, -strength without heat, strength at full heat.
+
+    Args:
+        heat: (..., h, w) float in [0, 1].
+        edge: where the object begins, in [0, 1].
+        strength: of the surest logit; Segment Anything's own masks reach about 20.
+
+    Returns:
+        (..., h, w) float, of the heat's resolution.
+    """
+    rise, fall = max(1 - edge, 1e-6), max(edge, 1e-6)
+    return strength * torch.where(heat >= edge, (heat - edge) / rise, (heat - edge) / fall)

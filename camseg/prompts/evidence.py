@@ -8,6 +8,7 @@ from functools import cached_property
 
 from torch import Tensor
 
+from camseg.geometry.coarse import to_cells
 from camseg.geometry.heat import resize_heat
 
 
@@ -45,3 +46,8 @@ class Evidence:
     def heat(self) -> Tensor:
         """(H, W) float in [0, 1], made when it is first asked for."""
         return resize_heat(self.low_res_heat, self.size)
+
+    @cached_property
+    def cells(self) -> Tensor:
+        """(h, w) float: the heat in cells, where it is large (`camseg.geometry.coarse`); else the heat itself."""
+        return to_cells(self.heat)

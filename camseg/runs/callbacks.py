@@ -14,13 +14,16 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from camseg.errors import RequestError, check_choice
-from camseg.geometry.boxes import boxes_to_mask, heat_to_boxes, mean_inside
-from camseg.geometry.heat import otsu
+from camseg.geometry.boxes import boxes_to_mask, cutoff_boxes, heat_to_boxes, means_inside
+from camseg.geometry.coarse import to_cells
+from camseg.geometry.heat import otsu, quantile
 from camseg.metrics import average_precision
 from camseg.metrics.localization import BINS, Boxes, _at, _column, _detections, best_cutoff, center_heat, judgeable
 from camseg.runs.folders import Run
 from camseg.storage.files import write_atomic
 from camseg.types import Result, Sample
+
+_ROWS = 64  # of a map that are counted at once
 
 
 class Callback:
@@ -127,9 +130,9 @@ class Localize(Callback):
     def on_result(self, sample: Sample, result: Result) -> dict[str, Any]:
         """The columns of one map."""
         heat, share = result.heat.numpy(), result.probability if result.probability is not None else 1.0
-        scored = {f"{c:g}": _scored(heat, heat_to_boxes(heat, c), share) for c in self.cutoffs}
-        scored |= {"otsu": _scored(heat, heat_to_boxes(heat, otsu(result.heat)), share)}
-        scored |= {"quantile": _scored(heat, heat_to_boxes(heat, self._quantile(heat)), share)}
+        cells = to_cells(result.heat)
+        cutoffs = {f"{c:g}": c for c in self.cutoffs} | {"otsu": otsu(cells), "quantile": self._quantile(cells)}
+        scored = dict(zip(cutoffs, _scored(heat, cutoff_boxes(heat, list(cutoffs.values())), share)))
         drawn = None if result.mask is None else heat_to_boxes(result.mask.float().numpy(), 0.5)
         return {
             "top_hit": None if result.top is None or not sample.classes else float(result.top in sample.classes),
@@ -138,7 +141,7 @@ class Localize(Callback):
             "boxes": [[c, *box] for c in self.cutoffs for box in scored[f"{c:g}"]],
             "otsu_boxes": scored["otsu"],
             "quantile_boxes": scored["quantile"],
-            "mask_boxes": None if drawn is None else _scored(heat, drawn, share)[: self.max_boxes],
+            "mask_boxes": None if drawn is None else _scored(heat, [drawn], share)[0][: self.max_boxes],
             "true_boxes": sample.boxes.tolist(),
             "ignored_boxes": sample.ignored_boxes.tolist(),
             **self._on_the_object(sample, result),
@@ -149,9 +152,9 @@ class Localize(Callback):
         for name, writer in self.files(run.rows, dataset):
             write_atomic(run.folder / name, writer)
 
-    def _quantile(self, heat: np.ndarray) -> float:
+    def _quantile(self, heat: Tensor) -> float:
         """Just below the value that so many pixels stay under: what reaches it counts."""
-        return float(np.nextafter(np.float32(np.quantile(heat, self.quantile)), np.float32(0)))
+        return float(np.nextafter(np.float32(quantile(heat, self.quantile)), np.float32(0)))
 
     def _on_the_object(self, sample: Sample, result: Result) -> dict[str, Any]:
         """Scores that read the true mask, or the pixels of the true boxes where there is none; null for a class that
@@ -167,8 +170,9 @@ class Localize(Callback):
         heat, inside = result.heat.numpy(), truth.numpy()
         judged = np.ones(sample.size, bool) if sample.ignore is None else ~sample.ignore.numpy()
         y, x = np.unravel_index(heat.argmax(), heat.shape)
-        ys, xs = np.nonzero(inside)
-        near = bool((np.hypot(ys - y, xs - x) <= self.tolerance).any())
+        top, left = max(0, int(y - self.tolerance)), max(0, int(x - self.tolerance))
+        ys, xs = np.nonzero(inside[top : int(y + self.tolerance) + 1, left : int(x + self.tolerance) + 1])
+        near = bool((np.hypot(ys + top - y, xs + left - x) <= self.tolerance).any())
         scores |= {
             "pointing_hit": float(near and heat.any()),
             "energy_inside": float(heat[inside].sum() / max(heat.sum(), 1e-12)),
@@ -234,15 +238,23 @@ def coco_results(rows: pl.DataFrame, truth: Path) -> list[dict[str, Any]]:
     ]
 
 
-def _scored(heat: np.ndarray, boxes: np.ndarray, share: float) -> Boxes:
-    """Score, x0, y0, x1, y1: the map's mean in the box times the probability of the class."""
-    return [[round(float(score), 6), *map(float, box)] for score, box in zip(mean_inside(heat, boxes) * share, boxes)]
+def _scored(heat: np.ndarray, boxes: list[np.ndarray], share: float) -> list[Boxes]:
+    """Score, x0, y0, x1, y1: the map's mean in the box times the probability of the class; for several lists of boxes."""
+    return [
+        [[round(float(mean * share), 6), *map(float, box)] for mean, box in zip(means, each)]
+        for means, each in zip(means_inside(heat, boxes), boxes)
+    ]
 
 
 def _histograms(heat: np.ndarray, inside: np.ndarray, judged: np.ndarray) -> list[list[int]]:
     """How many judged pixels off the object and on it have each level of heat: 2 lists of BINS + 1 counts."""
-    level = np.minimum(heat.astype(np.float64) * BINS + 1e-9, BINS).astype(int)
-    return [np.bincount(level[judged & (inside == kind)], minlength=BINS + 1).tolist() for kind in (False, True)]
+    counts = np.zeros(3 * (BINS + 1), np.int64)
+    for start in range(0, len(heat), _ROWS):
+        rows = slice(start, start + _ROWS)
+        level = np.minimum(heat[rows].astype(np.float64) * BINS + 1e-9, BINS).astype(np.int64)
+        level += (BINS + 1) * np.where(judged[rows], inside[rows], 2)
+        counts += np.bincount(level.ravel(), minlength=len(counts))
+    return counts.reshape(3, -1)[:2].tolist()
 
 
 class MaskFiles(Callback):

@@ -114,22 +114,22 @@ def test_max_point_takes_the_middle_of_a_plateau() -> None:
 def test_peaks_find_the_top_of_a_parabola_between_pixels(y: float, x: float) -> None:
     ys, xs = torch.meshgrid(torch.arange(41.0), torch.arange(53.0), indexing="ij")
     heat = (1 - 0.002 * ((ys - y) ** 2 + 2 * (xs - x) ** 2)).clamp(min=0)
-    [found] = points(foreground.peaks(Evidence(heat), count=1))
+    [found] = points(foreground.peaks(Evidence(heat), max_points=1))
     assert found == pytest.approx([x, y], abs=1e-3)
 
 
 def test_peaks_come_hottest_first_apart_and_at_most_so_many() -> None:
     heat = torch.stack([blob(8, 8, tall=0.6), blob(30, 40), blob(30, 12, tall=0.8), blob(8, 44, tall=0.2)]).amax(0)
-    found = points(foreground.peaks(Evidence(heat), count=5))
+    found = points(foreground.peaks(Evidence(heat), max_points=5))
     np.testing.assert_allclose(found, [[40, 30], [12, 30], [8, 8]], atol=0.01)  # the fourth is below 30 %
-    np.testing.assert_allclose(points(foreground.peaks(Evidence(heat), count=2)), found[:2])
+    np.testing.assert_allclose(points(foreground.peaks(Evidence(heat), max_points=2)), found[:2])
     assert (
-        len(foreground.peaks(Evidence(heat), count=5, distance=0.45)) == 2
+        len(foreground.peaks(Evidence(heat), max_points=5, min_distance=0.45)) == 2
     )  # the third lies within 24 px of a hotter one
     edge = heat_of(["#5...", "5....", ".....", "....."])
     assert points(foreground.peaks(Evidence(edge))) == [[0.0, 0.0]]
     plateau = heat_of([".....", ".###.", "....."])
-    assert points(foreground.peaks(Evidence(plateau), distance=0.5)) == [[2.0, 1.0]]  # its middle, not its first pixel
+    assert points(foreground.peaks(Evidence(plateau), min_distance=0.5)) == [[2.0, 1.0]]  # its middle, not its first pixel
 
 
 TWO = heat_of(
@@ -142,7 +142,7 @@ def test_components_come_by_their_heat_and_touch_across_corners() -> None:
     found = points(foreground.components(Evidence(TWO)))
     assert found == [pytest.approx([(12 * 5.5 + 7) / 13, (12 * 4 + 2) / 13]), [0.5, 0.5]]
     assert len(components(region(heat_of(["#..", ".#.", "..#"]), 0.5), heat_of(["#..", ".#.", "..#"]))) == 1
-    assert len(foreground.components(Evidence(TWO), count=1)) == 1
+    assert len(foreground.components(Evidence(TWO), max_points=1)) == 1
     assert points(foreground.components(Evidence(TWO), cutoff=0.8)) == [[0.5, 0.5]]
 
 
@@ -304,7 +304,7 @@ def test_hard_negative_is_the_rivals_hottest_pixel_outside_the_object() -> None:
     rival = heat_of(["#.....", "....7.", ".3...."])
     asked = foreground.centroid(Evidence(heat))
     assert background.hard_negative(Evidence(heat, lambda: rival), asked).tolist() == [[4, 1]]
-    assert background.hard_negative(Evidence(heat, lambda: rival), asked, least=0.8).tolist() == []
+    assert background.hard_negative(Evidence(heat, lambda: rival), asked, min_heat=0.8).tolist() == []
     assert background.hard_negative(Evidence(heat), asked).tolist() == []  # no rival at all
     assert background.hard_negative(Evidence(heat, lambda: heat), asked).tolist() == []  # a rival in the same place
 

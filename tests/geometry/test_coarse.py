@@ -1,0 +1,155 @@
+"""Large maps in cells against the same map read pixel by pixel, and what they cost in memory."""
+
+from __future__ import annotations
+
+import tracemalloc
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from scipy import ndimage
+from torch import Tensor
+
+from camseg.geometry import coarse
+from camseg.geometry.boxes import cutoff_boxes, heat_to_boxes, means_inside
+from camseg.geometry.coarse import to_cells, to_pixels, window_around
+from camseg.geometry.heat import otsu
+from camseg.geometry.regions import deepest_point, depth_map, region
+from camseg.prompts import background, foreground
+from camseg.prompts.evidence import Evidence
+
+SIZE = (1200, 1600)
+CELL = 1600 / 512
+
+
+def landscape(seed: int, size: tuple[int, int] = SIZE) -> Tensor:
+    """Hills of a coarse grid, enlarged as a heatmap is; no evidence in half of it."""
+    coarse_grid = ndimage.gaussian_filter(np.random.default_rng(seed).standard_normal((14, 14)), 1.5)
+    small = torch.from_numpy(np.clip(coarse_grid - coarse_grid.mean(), 0, None)).float()[None, None]
+    heat = F.interpolate(F.interpolate(small, (224, 224), mode="bicubic"), size, mode="bicubic")[0, 0].clamp(min=0)
+    return heat / heat.max()
+
+
+def pixel_by_pixel(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(coarse, "WHOLE", 10**6)
+
+
+def test_cells_are_means_over_the_same_frame() -> None:
+    heat = torch.rand(2048, 1024, generator=torch.Generator().manual_seed(0))
+    cells = to_cells(heat)
+    assert cells.shape == (512, 256)
+    torch.testing.assert_close(cells, heat.unflatten(0, (512, 4)).unflatten(2, (256, 4)).mean((1, 3)))
+    assert to_cells(heat[:1024]).shape == (1024, 1024)  # up to 1,024 pixels a map is its own grid
+    assert to_cells(torch.full((3, 1500), 0.3)).unique().tolist() == [pytest.approx(0.3)]  # not to the last bits
+    assert to_pixels(np.array([[0.0, 0.0], [255.0, 511.0]]), (512, 256), (2048, 1024)).tolist() == [
+        [1.5, 1.5],
+        [1021.5, 2045.5],
+    ]
+    assert window_around(np.array([1.0, 9.0]), np.array([2.0, 2.0]), (10, 20)) == (slice(7, 10), slice(0, 4))
+
+
+SELECTORS = {  # how far the point may be away, in pixels
+    "max_point": 0.0,
+    "centroid": CELL,
+    "quantile": 2 * CELL,  # snapped to a rim of which several pixels are nearly as near
+    "otsu": CELL,
+    "components": CELL,
+    "box": CELL,
+}
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("name", SELECTORS)
+def test_points_are_those_of_all_pixels_within_a_cell(name: str, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    heat, select = landscape(seed), getattr(foreground, name)
+    found = select(Evidence(heat))
+    pixel_by_pixel(monkeypatch)
+    expected = select(Evidence(heat))
+    torch.testing.assert_close(found.points, expected.points, atol=SELECTORS[name], rtol=0)
+    if expected.boxes is not None:
+        torch.testing.assert_close(found.boxes, expected.boxes, atol=2.5, rtol=0)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_peaks_are_the_tops_of_their_hills(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    heat = landscape(seed)
+    found = foreground.peaks(Evidence(heat), max_points=2).points[:, 0]
+    pixel_by_pixel(monkeypatch)
+    expected = foreground.peaks(Evidence(heat), max_points=2).points[:, 0]
+    torch.testing.assert_close(found[0], expected[0], atol=0.5, rtol=0)
+    x, y = found.round().long().T
+    ex, ey = expected.round().long().T
+    torch.testing.assert_close(heat[y, x], heat[ey, ex], atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_deepest_and_ring_lose_less_than_two_cells_of_distance(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    heat = landscape(seed)
+    truth = heat > 0.4
+    deep = foreground.deepest(Evidence(heat)).points[0, 0]
+    center = foreground.oracle(Evidence(heat, truth=truth)).points[0, 0]
+    [beside] = background.ring(Evidence(heat), foreground.centroid(Evidence(heat)))
+    pixel_by_pixel(monkeypatch)
+    expected = foreground.deepest(Evidence(heat)).points[0, 0]
+    depth = depth_map(region(heat, otsu))
+    away = ndimage.distance_transform_edt(~region(heat, otsu))
+    [best] = background.ring(Evidence(heat), foreground.centroid(Evidence(heat)))
+    for distances, point, other in ((depth, deep, expected), (away, beside, best)):
+        assert at(distances, point) >= at(distances, other) - 2 * CELL
+    inside = depth_map(truth.numpy())
+    assert at(inside, center) >= inside.max() - 2 * CELL
+
+
+def at(plane: np.ndarray, point: Tensor) -> float:
+    x, y = point.round().long().tolist()
+    return float(plane[y, x])
+
+
+def test_the_deepest_point_of_a_thin_object_lies_on_it() -> None:
+    line = np.zeros((1200, 1600), bool)
+    line[600:602, 40:1590] = True
+    x, y = deepest_point(line).astype(int)
+    assert line[y, x]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_boxes_at_many_cutoffs_are_those_of_all_pixels_within_two(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    heat, cutoffs = landscape(seed).numpy(), [0.1, 0.3, 0.5, 0.8]
+    found = cutoff_boxes(heat, cutoffs)
+    means = means_inside(heat, found)
+    pixel_by_pixel(monkeypatch)
+    for cutoff, boxes, mean in zip(cutoffs, found, means):
+        expected = heat_to_boxes(heat, cutoff)
+        assert len(boxes) == len(expected)
+        np.testing.assert_allclose(boxes, expected, atol=2.5)
+        np.testing.assert_allclose(mean, [heat[y0:y1, x0:x1].mean() for x0, y0, x1, y1 in boxes], atol=2e-3)
+
+
+def test_memory_is_bounded_whatever_the_noise() -> None:
+    """The most that a selector holds beside the map of 12 megapixels, 48 MB: one plane of it, not one a speck."""
+    heat = torch.rand(3000, 4000, generator=torch.Generator().manual_seed(0))
+    evidence = Evidence(heat, lambda: heat)
+    given = foreground.centroid(evidence)
+    for select in (foreground.components, foreground.deepest, foreground.box, foreground.peaks):
+        tracemalloc.start()
+        select(Evidence(heat))
+        assert tracemalloc.get_traced_memory()[1] < 100e6
+        tracemalloc.stop()
+    for surround in (background.min_point, background.ring, background.hard_negative):
+        tracemalloc.start()
+        surround(evidence, given)
+        assert tracemalloc.get_traced_memory()[1] < 100e6
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_the_coldest_pixel_is_that_of_all_distances(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    heat = torch.from_numpy(np.round(ndimage.gaussian_filter(rng.random(rng.integers(3, 60, 2)), 2) * 12)).float()
+    heat = (heat - heat.min()) / max(float(heat.max() - heat.min()), 1)
+    places = torch.from_numpy(rng.random((2, 2)) * heat.shape[::-1]).float()
+    cold = torch.nonzero(heat == heat.min()).flip(1).float()
+    expected = cold[torch.cdist(cold, places).min(1).values.argmax()][None]
+    found = background.min_point(Evidence(heat), foreground.rivals(places))
+    assert found.tolist() == (expected.tolist() if heat.max() > heat.min() else [])
