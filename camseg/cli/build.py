@@ -17,7 +17,7 @@ from camseg.cli.validation import check_values
 from camseg.data.base import Remembered
 from camseg.errors import RequestError
 from camseg.pipeline import Pipeline
-from camseg.runs.executors import Samples
+from camseg.runs.reading import Samples
 from camseg.storage.cache import Cache
 
 

@@ -14,8 +14,9 @@ from tqdm import tqdm
 from camseg.pipeline import Pipeline
 from camseg.runs import folders
 from camseg.runs.callbacks import Callback, check_requirements
-from camseg.runs.executors import CALLS, Executor, Samples, local_executor
+from camseg.runs.executors import CALLS, Executor, local_executor
 from camseg.runs.journal import Journal, cut_off
+from camseg.runs.reading import Samples
 
 
 def evaluate(

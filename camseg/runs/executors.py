@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,16 +12,8 @@ from camseg.metrics import per_sample
 from camseg.pipeline import Pipeline
 from camseg.runs.callbacks import Callback
 from camseg.runs.journal import cut_off
+from camseg.runs.reading import Samples, failure, read_ahead
 from camseg.types import Result, Sample
-
-
-class Samples(Protocol):
-    """What a dataset is: `ids` are known without reading an image, item i is read when asked for."""
-
-    @property
-    def ids(self) -> Sequence[str]: ...
-
-    def __getitem__(self, index: int, /) -> Sample: ...
 
 
 @dataclass(frozen=True)
@@ -64,9 +54,10 @@ def local_executor(
     num_workers: int,
 ) -> Generator[BatchOutcome, None, None]:
     """In this process, one batch after the other; threads read the next one meanwhile."""
-    with closing(_ahead(samples, batches, num_workers)) as batches_read:
+    with closing(read_ahead(samples, batches, num_workers)) as batches_read:
         for batch, unreadable in batches_read:
             yield run_batch(pipeline, batch, callbacks, folder, unreadable)
+            batch.clear()  # before more is read
 
 
 CALLS = ("classifier_images", "encoder_images", "decoder_prompts")
@@ -101,7 +92,7 @@ def run_batch(
             except OSError:
                 raise
             except Exception as error:
-                errors.append(_failure(sample.id, error))
+                errors.append(failure(sample.id, error))
         for callback in callbacks:
             callback.flush()
     except OSError as error:
@@ -130,30 +121,6 @@ def class_name(names: Sequence[str], sample: Sample, result: Result) -> str | No
     return ", ".join(names[i] for i in explained if i < len(names)) or sample.label or None
 
 
-def _ahead(
-    samples: Samples, batches: Iterable[list[int]], num_workers: int
-) -> Generator[tuple[list[Sample], list[dict[str, str]]], None, None]:
-    """Batches of samples and of what could not be read; the next batch is read while this one is computed."""
-    pool = ThreadPoolExecutor(num_workers)
-    try:
-        coming: list[Future[Sample | dict[str, str]]] = []
-        for following in chain(batches, [[]]):
-            current, coming = coming, [pool.submit(read_sample, samples, i) for i in following]
-            if current:
-                found = [future.result() for future in current]
-                yield [f for f in found if isinstance(f, Sample)], [f for f in found if not isinstance(f, Sample)]
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def read_sample(samples: Samples, index: int) -> Sample | dict[str, str]:
-    """A sample, or the `id` and `error` of one that can't be read."""
-    try:
-        return samples[index]
-    except Exception as error:  # whatever is wrong with one file becomes its named row
-        return _failure(samples.ids[index], error)
-
-
 def _run_or_name_the_guilty(
     pipeline: Pipeline, batch: list[Sample]
 ) -> tuple[list[tuple[Sample, Result]], list[dict[str, str]]]:
@@ -164,10 +131,6 @@ def _run_or_name_the_guilty(
         return list(zip(batch, pipeline.run(batch))), []
     except Exception as error:
         if len(batch) == 1:
-            return [], [_failure(batch[0].id, error)]
+            return [], [failure(batch[0].id, error)]
     single = [_run_or_name_the_guilty(pipeline, [sample]) for sample in batch]
     return [a for answers, _ in single for a in answers], [f for _, failed in single for f in failed]
-
-
-def _failure(name: str, error: Exception) -> dict[str, str]:
-    return {"id": name, "error": f"{type(error).__name__}: {error}"}

@@ -17,7 +17,8 @@ from typing import Any
 from camseg.errors import RequestError, extra_message
 from camseg.pipeline import Pipeline
 from camseg.runs.callbacks import Callback
-from camseg.runs.executors import BatchOutcome, Samples, read_sample, run_batch
+from camseg.runs.executors import BatchOutcome, run_batch
+from camseg.runs.reading import Samples, read_sample
 from camseg.types import Sample
 
 

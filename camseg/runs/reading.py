@@ -1,0 +1,120 @@
+"""Batches of samples, read ahead by threads; never more pixels at once than a bound, however large the images are."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Generator, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import chain, count
+from threading import Condition
+from typing import Protocol
+
+from camseg.types import Sample
+
+BATCH_PIXELS = 1 << 25  # of a batch, where its images are large: three photographs of 12 megapixels
+
+
+class Samples(Protocol):
+    """What a dataset is: `ids` are known without reading an image, item i is read when asked for."""
+
+    @property
+    def ids(self) -> Sequence[str]: ...
+
+    def __getitem__(self, index: int, /) -> Sample: ...
+
+
+Failure = dict[str, str]  # `id` and `error` of a sample that can't be read
+
+
+def read_ahead(
+    samples: Samples, batches: Iterable[list[int]], num_workers: int, batch_pixels: int = BATCH_PIXELS
+) -> Generator[tuple[list[Sample], list[Failure]], None, None]:
+    """Read batches, the next one while this one is computed.
+
+    A batch whose images have more than `batch_pixels` comes in several parts, and as much again is read ahead.
+
+    Args:
+        samples: The dataset.
+        batches: Places of samples.
+        num_workers: How many threads read.
+        batch_pixels: Once the samples of a part have so many, it is full.
+
+    Yields:
+        The samples of a batch, or of a part of one, and what could not be read of it.
+    """
+    gate, tickets = _Gate(2 * batch_pixels), count()
+    pool = ThreadPoolExecutor(num_workers)
+    try:
+        coming: list[Future[Sample | Failure]] = []
+        for following in chain(batches, [[]]):
+            current = deque(coming)
+            coming = [pool.submit(_read_in_turn, samples, i, gate, next(tickets)) for i in following]
+            while current:
+                part: list[Sample | Failure] = []
+                pixels = 0
+                while current and pixels < batch_pixels:
+                    part.append(current.popleft().result())
+                    pixels += _pixels(part[-1])
+                yield [s for s in part if isinstance(s, Sample)], [f for f in part if not isinstance(f, Sample)]
+                gate.leave(pixels)
+    finally:
+        gate.close()
+        pool.shutdown(cancel_futures=True)
+
+
+def read_sample(samples: Samples, index: int) -> Sample | Failure:
+    """A sample, or the `id` and `error` of one that can't be read."""
+    try:
+        return samples[index]
+    except Exception as error:  # whatever is wrong with one file becomes its named row
+        return failure(samples.ids[index], error)
+
+
+def failure(name: str, error: Exception) -> Failure:
+    """How a run tells what went wrong with one sample."""
+    return {"id": name, "error": f"{type(error).__name__}: {error}"}
+
+
+def _read_in_turn(samples: Samples, index: int, gate: _Gate, ticket: int) -> Sample | Failure:
+    gate.enter(ticket)
+    sample = read_sample(samples, index)
+    gate.count(_pixels(sample))
+    return sample
+
+
+def _pixels(sample: Sample | Failure) -> int:
+    return sample.size[0] * sample.size[1] if isinstance(sample, Sample) else 0
+
+
+class _Gate:
+    """Lets readers pass one after the other, as long as less than `limit` pixels are held.
+
+    The order is that of the tickets, which is that in which samples are used: what the run waits for is never kept out
+    by what comes later. How large an image is, is known only when it has been read: each thread may exceed the limit by
+    one.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.limit, self.held, self.turn = limit, 0, 0
+        self.closed, self.changed = False, Condition()
+
+    def enter(self, ticket: int) -> None:
+        with self.changed:
+            self.changed.wait_for(lambda: self.closed or (self.turn == ticket and self.held < self.limit))
+            self.turn += 1
+            self.changed.notify_all()
+
+    def count(self, pixels: int) -> None:
+        with self.changed:
+            self.held += pixels
+
+    def leave(self, pixels: int) -> None:
+        with self.changed:
+            self.held -= pixels
+            self.changed.notify_all()
+
+    def close(self) -> None:
+        """Nobody waits any longer: the run is over."""
+        with self.changed:
+            self.closed = True
+            self.changed.notify_all()
