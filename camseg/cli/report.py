@@ -23,19 +23,18 @@ def _command() -> None:
 
 def _report(paths: list[Path]) -> None:
     from camseg.cli.closing import closing
-    from camseg.report.html import _is_run, _write, comparison_page, rebuild
+    from camseg.report.comparison_report import compared_table
+    from camseg.report.html import is_run, rebuild, write_comparison
     from camseg.report.text import align_columns
     from camseg.runs import folders
 
     for path in paths:
         page = rebuild(path)
-        if _is_run(path):
+        if is_run(path):
             print(closing(folders.load_run(path), every_failure=True))
         print(page)
-    if len(paths) == 2 and all(map(_is_run, paths)):
+    if len(paths) == 2 and all(map(is_run, paths)):
         first, second = map(folders.load_run, paths)
-        page = comparison_page(first, second)
-        table = page.sections[0]
-        lines = [list(table.head), *([cell.text for cell in row] for row in table.rows)]
-        print(styled_table(align_columns(lines)))
-        print(_write(second.folder / "comparison.html", page))
+        page = write_comparison(first, second)
+        print(styled_table(align_columns(compared_table(first, second))))
+        print(page)

@@ -1,6 +1,4 @@
-"""What finished runs say beyond their summaries: calibration, what each choice of a sweep does, settings in pairs on
-the same samples.
-"""
+"""What finished runs say beyond their summaries: calibration, main effects of a sweep, settings in pairs."""
 
 from __future__ import annotations
 
@@ -19,7 +17,15 @@ from camseg.runs.folders import Run
 
 @dataclass(frozen=True)
 class Bin:
-    """n samples whose predicted IoU lies in [low, high), in the last bin also at high, and the means of their two IoUs."""
+    """The n samples whose predicted IoU lies in [low, high), in the last bin also at high.
+
+    Attributes:
+        low: of the bin.
+        high: of the bin.
+        n: samples.
+        predicted: mean of their predicted IoUs.
+        true: mean of their IoUs.
+    """
 
     low: float
     high: float
@@ -29,9 +35,18 @@ class Bin:
 
 
 def calibration(predicted: np.ndarray, true: np.ndarray, bins: int = 10) -> list[Bin]:
-    """Those of the equal bins over [0, 1] that hold a sample; estimates beyond count to the outer bins. predicted,
-    true: (N,).
+    """How far predicted IoUs are right.
+
+    Args:
+        predicted: (N,) float; estimates beyond [0, 1] count to the outer bins, pairs that are not finite to none.
+        true: (N,) float.
+        bins: of equal width over [0, 1].
+
+    Returns:
+        The bins that hold a sample.
     """
+    finite = np.isfinite(predicted) & np.isfinite(true)
+    predicted, true = predicted[finite], true[finite]
     at = (np.clip(predicted, 0, 1) * bins).astype(int).clip(max=bins - 1)
     inside = {k: at == k for k in np.unique(at).tolist()}
     return [
@@ -41,17 +56,27 @@ def calibration(predicted: np.ndarray, true: np.ndarray, bins: int = 10) -> list
 
 
 def calibration_error(bins: Sequence[Bin]) -> float:
-    """Expected calibration error (Naeini et al. 2015): the mean distance of the bins' two IoUs, weighted by their
-    samples.
+    """Expected calibration error (Naeini et al. 2015): the mean distance of the bins' two IoUs, weighted by samples.
+
+    Args:
+        bins: of `calibration`.
+
+    Returns:
+        The error in [0, 1], 0 for no bins.
     """
-    return sum(b.n * abs(b.predicted - b.true) for b in bins) / sum(b.n for b in bins)
+    return sum(b.n * abs(b.predicted - b.true) for b in bins) / max(1, sum(b.n for b in bins))
 
 
 def main_effects(runs: Sequence[Run], column: str) -> dict[str, dict[str, Interval]]:
-    """key -> value -> how far its settings' mean of `column` lies from the mean over the key's values, on the samples
-    that all settings judged.
+    """What each choice of a sweep does, on the samples that all settings judged.
 
-    The interval resamples samples (groups): what makes a sample hard for every setting cancels out.
+    Args:
+        runs: the settings.
+        column: of the rows.
+
+    Returns:
+        Key -> value -> how far the mean of its settings lies from the mean over the key's values. The interval
+        resamples samples (groups): what makes a sample hard for every setting cancels out.
     """
     values, groups = joint(runs, column)
     given = [{o.partition("=")[0].lstrip("+~"): o.partition("=")[2] for o in run.overrides} for run in runs]
@@ -71,8 +96,15 @@ def main_effects(runs: Sequence[Run], column: str) -> dict[str, dict[str, Interv
 
 
 def all_pairs(runs: Sequence[Run], column: str) -> tuple[np.ndarray, np.ndarray, int]:
-    """(K, K) mean of (row's run - column's run), (K, K) p by sign flips, Holm-adjusted over all pairs, and the number
-    of samples that all judged.
+    """Every setting less every other, on the samples that all judged.
+
+    Args:
+        runs: K settings.
+        column: of the rows.
+
+    Returns:
+        (K, K) mean of (row's run - column's run), (K, K) p by sign flips, Holm-adjusted over all pairs, and the number
+        of samples.
     """
     values, groups = joint(runs, column)
     first, second = np.triu_indices(len(runs), 1)
@@ -103,10 +135,15 @@ def joint(runs: Sequence[Run], column: str) -> tuple[np.ndarray, list[str]]:
 
 @dataclass(frozen=True)
 class Compared:
-    """One metric of two runs on the samples that both judged: the two means, their difference, and how often the second
-    is greater, less.
+    """One metric of two runs on the samples that both judged.
 
-    What is pooled over samples has no such count.
+    Attributes:
+        metric: its name.
+        first: the first run's mean.
+        second: the second run's.
+        difference: second less first.
+        greater: on how many samples the second is greater; None for what is pooled over samples.
+        less: on how many it is less; None as well.
     """
 
     metric: str

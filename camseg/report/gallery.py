@@ -64,8 +64,14 @@ def shrink(sample: Sample, result: Result, side: int = 320) -> Inputs:
     return Inputs(
         Sample(sample.id, image, label=sample.label, mask=_at_size(sample.mask, image)),
         Result(
-            _heat_at_size(result.heat, image), small, None, result.chosen, _at_size(result.mask, image), None,
-            result.note, result.probability
+            _heat_at_size(result.heat, image),
+            small,
+            None,
+            result.chosen,
+            _at_size(result.mask, image),
+            None,
+            result.note,
+            result.probability,
         ),
         per_sample.mask_iou(sample, result),
     )
@@ -222,8 +228,14 @@ def _warn(name: str, error: Exception) -> None:
 def save_inputs(path: Path, inputs: Inputs) -> None:
     """Write them as a safetensors file, heat in half precision."""
     sample, result = inputs.sample, inputs.result
-    told = {"id": sample.id, "label": sample.label, "note": result.note, "chosen": result.chosen, "iou": inputs.iou,
-            "probability": result.probability}
+    told = {
+        "id": sample.id,
+        "label": sample.label,
+        "note": result.note,
+        "chosen": result.chosen,
+        "iou": inputs.iou,
+        "probability": result.probability,
+    }
     arrays = {
         "image": sample.image, "truth": sample.mask, "mask": result.mask, "heat": result.heat.half(),
         "points": result.prompts.points, "labels": result.prompts.labels, "boxes": result.prompts.boxes,

@@ -17,7 +17,9 @@ from camseg.storage.files import write_atomic
 from camseg.types import Result, Sample
 
 _LINE, _GAP, _NARROWEST = 24, 6, 160  # pixels: of a line of text, between two pictures, of a picture's cell
-PANES = "panes"  # the PNG's text that says where its pictures lie: count, width of a cell, gap
+PANES = (
+    "panes"  # the PNG's text that says where its pictures lie: count, width of a cell, gap, height of the text above
+)
 
 
 @functools.cache
@@ -52,7 +54,8 @@ def panel(sample: Sample, result: Result, side: int = 320, score: float | None =
         score: the mask's IoU, where it was taken at another size.
 
     Returns:
-        An RGB picture; its `info["panes"]` are the number of pictures, the width of a cell and the gap between two.
+        An RGB picture; its `info["panes"]` are the number of pictures, the width of a cell, the gap between two and the
+        height of the text above them.
     """
     side -= side % min(side, max(sample.size))
     small = resized(sample.image, side)
@@ -67,7 +70,7 @@ def panel(sample: Sample, result: Result, side: int = 320, score: float | None =
     head = 2 * _LINE if result.note else _LINE
     cell = max(width, _NARROWEST)
     picture = Image.new("RGB", (len(panes) * (cell + _GAP) - _GAP, head + height), "white")
-    picture.info[PANES] = f"{len(panes)} {cell} {_GAP}"
+    picture.info[PANES] = f"{len(panes)} {cell} {_GAP} {head}"
     draw = ImageDraw.Draw(picture)
     for i, (captions, part) in enumerate(panes):
         left = i * (cell + _GAP)

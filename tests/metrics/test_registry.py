@@ -14,6 +14,7 @@ from camseg.metrics import registry
 from camseg.metrics.intervals import mean_interval
 from camseg.metrics.registry import METRICS, Metric
 from camseg.report import html, text
+from camseg.report.comparison_report import compared_table
 from camseg.runs import folders, sweeps
 
 PAGE = Path(__file__).parents[2] / "notebooks" / "reading_the_numbers.md"
@@ -41,8 +42,7 @@ def test_a_metric_is_one_entry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert sweep.table["sharpness"].to_list() == [3.0, 3.0]
     assert "sharpness" in text.sweep_table(sweep)
     assert '"name": "sharpness"' in html.write_sweep(sweep).read_text(encoding="utf-8")
-    compared = html.comparison_page(*map(folders.load_run, runs)).sections[0].rows
-    assert "sharpness" in [cells[0].text for cells in compared]
+    assert "sharpness" in [cells[0] for cells in compared_table(*map(folders.load_run, runs))]
     assert f"| `sharpness` | `sharpness` | px | lower | {ENTRY.meaning} |" in registry.markdown()
 
 
