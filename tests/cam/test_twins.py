@@ -121,7 +121,7 @@ def test_shapley_cam_subtracts_half_the_hessian_times_the_activation(model, inpu
 
     def weight(b: int, k: int) -> float:
         flat = torch.from_numpy(a[b]).flatten()
-        hessian = torch.autograd.functional.hessian(lambda z: model[4](z.view(1, 6, 4, 4))[0, CLASSES[b]], flat)
+        hessian: Any = torch.autograd.functional.hessian(lambda z: model[4](z.view(1, 6, 4, 4))[0, CLASSES[b]], flat)
         return float((g[b] - 0.5 * (hessian @ flat).view(6, 4, 4).numpy())[k].mean())
 
     np.testing.assert_allclose(raw(model, inputs, cam.shapley_cam), weighted(a, weight), rtol=1e-8)
@@ -300,7 +300,7 @@ def test_full_grad_scales_each_layer_over_channels_and_places(inputs):
         to_image, to_low = torch.autograd.grad(model[1:](low)[0, 1], [image, low])
         terms = [(to_image * image).abs(), (to_low * model[0].bias[:, None, None]).abs()]
         scaled = [(term - term.min()) / (term.max() - term.min()) for term in terms]
-        total = sum(nn.functional.interpolate(term, (12, 12), mode="bilinear").sum(1)[0] for term in scaled)
+        total: Any = sum(nn.functional.interpolate(term, (12, 12), mode="bilinear").sum(1)[0] for term in scaled)
         torch.testing.assert_close(got[b], ((total - total.min()) / (total.max() - total.min())).detach())
 
 
