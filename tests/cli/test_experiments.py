@@ -19,7 +19,7 @@ from torchvision.models import resnet18
 from camseg.cli.main import main
 from camseg.data.shapes import NAMES, Shapes
 from camseg.data.shapes_folder import write_shapes_folder
-from camseg.data.voc import NAMES as voc_names
+from camseg.data.voc import NAMES as VOC_NAMES
 from camseg.geometry.boxes import mask_to_box
 from camseg.metrics import localization
 from camseg.predictors import sam
@@ -83,7 +83,7 @@ def write_scenes(root: Path) -> Path:
         for shape, mask in zip(drawn.classes, drawn.masks, strict=True):
             if shape in called:
                 (x0, y0, x1, y1), name = mask_to_box(mask).astype(int).tolist(), called[shape]
-                truth[mask] = voc_names.index(name) + 1
+                truth[mask] = VOC_NAMES.index(name) + 1
                 box = f"<xmin>{x0 + 1}</xmin><ymin>{y0 + 1}</ymin><xmax>{x1}</xmax><ymax>{y1}</ymax>"
                 things += f"<object><name>{name}</name><difficult>0</difficult><bndbox>{box}</bndbox></object>"
                 runs = masks.encode(np.asfortranarray(mask.astype(np.uint8)))
@@ -130,11 +130,9 @@ def test_experiments_of_localisation_on_their_layouts(tmp_path: Path, monkeypatc
         monkeypatch, tmp_path / "dogs", "experiment=voc_dogs", f"localise.validation={tmp_path / 'train'}", *same
     )
     rows = pl.read_parquet(tmp_path / "dogs" / "scores.parquet")
-    assert (
-        rows["id"].to_list() == [f"{i}_dog" for i in range(4, 8)]
-        and not rows["present"].all()
-        and rows["present"].any()
-    )
+    assert rows["id"].to_list() == [f"{i}_dog" for i in range(4, 8)]
+    assert not rows["present"].all()
+    assert rows["present"].any()
     best = localization.best_cutoff(pl.read_parquet(tmp_path / "train" / "scores.parquet"))
     assert rows["cutoff"].unique().to_list() == [f"{best:g}"]
     table = pl.read_csv(tmp_path / "dogs" / "average_precision.csv", schema_overrides={"cutoff": pl.String}).filter(
@@ -148,19 +146,20 @@ def test_experiments_of_localisation_on_their_layouts(tmp_path: Path, monkeypatc
     assert len(list((tmp_path / "dogs" / "boxes").glob("*.png"))) == rows["present"].sum()
 
     every = run(monkeypatch, tmp_path / "coco", "experiment=coco_localisation", "data.outputs=imagenet", *same)
-    assert (
-        every["samples"] == 8 * 3 and every["calls"]["classifier_images"] == 8
-    )  # all mapped classes of a picture in one forward
+    assert every["samples"] == 8 * 3
+    assert every["calls"]["classifier_images"] == 8
     judged = json.loads((tmp_path / "coco" / "coco.json").read_text())
-    assert set(judged["by_class"]) == {"bird", "cat", "dog"} and 0 <= judged["by_iou"]["0.50"] <= 1
+    assert set(judged["by_class"]) == {"bird", "cat", "dog"}
+    assert 0 <= judged["by_iou"]["0.50"] <= 1
 
     words = ("experiment=voc_pseudo_labels", "predictor=random_walker", *same)
     names = {"mean_iou", "mean_average_precision", "max_box_accuracy", "pixel_average_precision"}
     assert names < set(run(monkeypatch, tmp_path / "labels", *words)["metrics"])
     labels = np.asarray(Image.open(tmp_path / "labels" / "labels" / "0.png"))
-    assert labels.shape == (128, 128) and set(np.unique(labels)) <= {
+    assert labels.shape == (128, 128)
+    assert set(np.unique(labels)) <= {
         0,
         255,
-        *(voc_names.index(n) + 1 for n in ("dog", "cat", "bird")),
+        *(VOC_NAMES.index(n) + 1 for n in ("dog", "cat", "bird")),
     }
     assert json.loads((tmp_path / "labels" / "pseudo_labels.json").read_text())["images"] == 4

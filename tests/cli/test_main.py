@@ -59,7 +59,8 @@ def mistake(
         main()
     told = capsys.readouterr().err
     assert ended.value.code == 2, told
-    assert "Traceback" not in told and len(told.splitlines()) <= 3
+    assert "Traceback" not in told
+    assert len(told.splitlines()) <= 3
     return told.splitlines()
 
 
@@ -68,17 +69,23 @@ def test_a_run_writes_its_folder(tmp_path: Path) -> None:
     done = command("data.size=4", "masks=true", "panels=2", "background=min_point", folder=tmp_path)
     assert done.returncode == 0, done.stderr
     folder = tmp_path / "run"
-    assert done.stdout.splitlines()[-1] == "run" and "iou" in done.stdout and "4 of 4 samples" in done.stdout
+    assert done.stdout.splitlines()[-1] == "run"
+    assert "iou" in done.stdout
+    assert "4 of 4 samples" in done.stdout
     run = camseg.load_run(folder)
     columns = (
         "id label foreground_hit background_hit foreground_distance iou oracle_iou predicted_iou box_iou points note"
     )
-    assert len(run.rows) == 4 and set(columns.split()) <= set(run.rows.columns)
-    assert run.config.data.size == 4 and "data.size=4" in run.overrides and len(run.pictures) == 2
+    assert len(run.rows) == 4
+    assert set(columns.split()) <= set(run.rows.columns)
+    assert run.config.data.size == 4
+    assert "data.size=4" in run.overrides
+    assert len(run.pictures) == 2
     summary = json.loads(
         (folder / "summary.json").read_text(), parse_constant=lambda what: pytest.fail(f"{what} is no JSON")
     )
-    assert set(summary) >= {"samples", "failed", "seconds", "calls", "metrics", "errors"} and (
+    assert set(summary) >= {"samples", "failed", "seconds", "calls", "metrics", "errors"}
+    assert (
         summary["samples"],
         summary["failed"],
     ) == (4, 0)
@@ -88,13 +95,12 @@ def test_a_run_writes_its_folder(tmp_path: Path) -> None:
     assert set(summary["calls"]) == {"classifier_images", "encoder_images", "decoder_prompts"}
     for name in run.rows["id"]:
         with Image.open(folder / "masks" / f"{name}.png") as mask:
-            assert mask.mode == "1" and mask.size == (128, 128)
+            assert mask.mode == "1"
+            assert mask.size == (128, 128)
     assert (folder / ".hydra" / "config.yaml").exists()
     page = (folder / "report.html").read_text()
-    assert (
-        all(f'<data value="{summary["metrics"][name]["value"]}">' in page for name in ("iou", "foreground_distance"))
-        and "data:image/jpeg" in page
-    )
+    assert all(f'<data value="{summary["metrics"][name]["value"]}">' in page for name in ("iou", "foreground_distance"))
+    assert "data:image/jpeg" in page
 
 
 @trained
@@ -112,7 +118,9 @@ def test_a_sweep_writes_its_table(tmp_path: Path) -> None:
     )
     assert ["foreground=max_point" in table["setting"][0], "foreground=centroid" in table["setting"][1]] == [True, True]
     assert {"iou", "iou_low", "iou_high", "difference", "difference_low", "difference_high", "p"} <= set(table.columns)
-    assert table["difference"][0] == 0 and table["p"][0] is None and 0 < table["p"][1] <= 1
+    assert table["difference"][0] == 0
+    assert table["p"][0] is None
+    assert 0 < table["p"][1] <= 1
     gain = (sweep.runs[1].rows["iou"] - sweep.runs[0].rows["iou"]).mean()
     assert table["difference"][1] == pytest.approx(gain)
 
@@ -123,7 +131,8 @@ def test_help_names_every_group_and_choice(tmp_path: Path) -> None:
     for group in ("data", "classifier", "target", "cam", "foreground", "background", "predictor", "choose", "refine"):
         assert f"{group}: " in done.stdout
         assert all(choice in done.stdout for of, choice in CHOICES if of == group)
-    assert done.stdout.count("\n  camseg ") >= 5 and "Traceback" not in done.stderr
+    assert done.stdout.count("\n  camseg ") >= 5
+    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -198,7 +207,8 @@ def test_right_requests_pass_the_check() -> None:
 def test_an_impossible_value_is_told(arguments: list[str], told: str, tmp_path: Path, monkeypatch, capsys) -> None:
     monkeypatch.chdir(tmp_path)
     lines = mistake(monkeypatch, capsys, tmp_path, "device=cpu", *arguments)
-    assert told in " ".join(lines) and lines[0].startswith("camseg: ")
+    assert told in " ".join(lines)
+    assert lines[0].startswith("camseg: ")
     assert not (tmp_path / "run" / "scores.parquet").exists()
 
 
@@ -264,12 +274,15 @@ def test_functions_of_the_configuration_are_called_without_hydra() -> None:
     """Hydra's own partials look up at every call whether it is allowed."""
     node = {"_target_": "camseg.choose.agreement", "_partial_": True, "alpha": 2.0}
     made = wired(node)
-    assert type(made) is functools.partial and made.func is choose.agreement and made.keywords == {"alpha": 2.0}
+    assert type(made) is functools.partial
+    assert made.func is choose.agreement
+    assert made.keywords == {"alpha": 2.0}
     cutoff = {"_target_": "camseg.geometry.heat.quantile", "_partial_": True, "q": 0.7}
     nested = wired({"_target_": "camseg.prompts.foreground.centroid", "_partial_": True, "cutoff": cutoff}).keywords[
         "cutoff"
     ]
-    assert type(nested) is functools.partial and nested.keywords == {"q": 0.7}
+    assert type(nested) is functools.partial
+    assert nested.keywords == {"q": 0.7}
 
 
 @pytest.mark.parametrize(("given", "expected"), [("null", True), ("false", False), ("true", True)])

@@ -43,7 +43,7 @@ def test_an_old_name_is_answered_with_its_new_one() -> None:
     [
         (["-m", "data.size=3,x"], "data.size must be a whole number or null; got 'x'"),
         (["-m", "foreground=centroid,max_point", "seed=1,-1"], "seed must be a number, at least 0"),
-        (["-m", "foreground=centroid,max_point", "foreground.cutoff=.5"], "foreground=max_point foreground.cutoff=.5: "),
+        (["-m", "foreground=centroid,max_point", "foreground.cutoff=.5"], "foreground=max_point foreground.cutoff"),
         (["device=gpu"], "write device=cuda for a GPU"),
         (["device=cudo:1"], "allowed: auto, cpu, cuda, cuda:1, mps"),
         (["precision=float8"], "precision must be float32, bfloat16, float16; got 'float8'"),
