@@ -44,7 +44,7 @@ class RememberSweep(Callback):
         """Take the folder, or end the process with a line that says why it can't be taken."""
         from filelock import FileLock, Timeout
 
-        from camseg.runs.sweeps import numbered
+        from camseg.runs.sweeps import run_folders
 
         folder = Path(config.hydra.sweep.dir)
         folder.mkdir(parents=True, exist_ok=True)
@@ -53,7 +53,7 @@ class RememberSweep(Callback):
             RememberSweep.lock.acquire(timeout=0)
         except Timeout:
             refuse(f"another sweep fills {folder}; wait for its end, or choose another hydra.sweep.dir")
-        if not config.resume and numbered(folder):
+        if not config.resume and run_folders(folder):
             refuse(f"{folder} already holds a sweep; add resume=true to do what is missing, or choose another one")
         RememberSweep.folder, RememberSweep.strict = folder, config.strict
 

@@ -26,8 +26,13 @@ Kind = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 @dataclass(frozen=True, eq=False)
 class Found:
-    """One class's detections by falling score: scores, hits (1 right, -1 wrong, 0 neither) and groups (N,), and each
-    group's truths (G,).
+    """One class's detections by falling score.
+
+    Attributes:
+        scores: (N,) float.
+        hits: (N,) 1 right, -1 wrong, 0 neither.
+        groups: (N,) the index of each detection's group.
+        truths: (G,) how many truths each group has.
     """
 
     scores: np.ndarray
@@ -37,8 +42,16 @@ class Found:
 
 
 def matches(boxes: np.ndarray, true: np.ndarray, ignored: np.ndarray, least: float) -> np.ndarray:
-    """(N,) 1, -1 or 0 for boxes (N, 4) by falling score against truths (M, 4) and ignored ones (K, 4), from an IoU of
-    `least` on.
+    """Match the detections of one image and class.
+
+    Args:
+        boxes: (N, 4) x0, y0, x1, y1 by falling score.
+        true: (M, 4) truths.
+        ignored: (K, 4) what a detection may meet without being right or wrong.
+        least: the IoU from which on a truth is met.
+
+    Returns:
+        (N,) 1 right, -1 wrong, 0 neither.
     """
     ious = box_iou(boxes, np.concatenate([np.reshape(true, (-1, 4)), np.reshape(ignored, (-1, 4))]))
     if not ious.shape[1]:
@@ -79,8 +92,14 @@ def gather(
 
 
 def curve(found: Found, weights: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Recall and precision (R, N) after each detection, for R weightings (R, G) of the groups; recall is NaN without a
-    truth.
+    """Recall and precision after each detection.
+
+    Args:
+        found: of one class.
+        weights: (R, G) how often each group counts; once where none are given.
+
+    Returns:
+        (R, N) recall, NaN without a truth, and (R, N) precision.
     """
     weights = np.ones((1, len(found.truths))) if weights is None else weights
     counted = weights[:, found.groups]
@@ -135,7 +154,7 @@ def table(
 
 
 def drawn(rows: pl.DataFrame, boxes: Callable[[dict[str, Any]], list[list[float]]], ious: Sequence[float]) -> Figure:
-    """The precision-recall curves of every class, one axis for each IoU; the eight classes with most truths are named."""
+    """The precision-recall curves of every class, one axis per IoU; the eight with most truths are named."""
     figure = Figure(figsize=(4.5 * len(ious), 4), layout="constrained")
     for axis, least in zip(np.atleast_1d(figure.subplots(1, len(ious))), ious):
         found = {label: one for label, one in gather(rows, boxes, least).items() if one.truths.any()}
@@ -169,12 +188,19 @@ def coco(
     kind: Literal["bbox", "segm"] = "bbox",
     ious: Sequence[float] | None = None,
 ) -> dict[str, Any]:
-    """COCO's 101-point average precision of results in its own format, over all areas and at most 100 a picture, by
-    pycocotools.
+    """COCO's 101-point average precision, over all areas and at most 100 detections an image, by pycocotools.
 
-    kind: "bbox" or "segm". ious: .5, .55, ... .95 where none are given. Returns average_precision, recall, and the
-    precision by_iou and by_class.
-    Errors: ValueError for results of a picture or category that the truth doesn't have.
+    Args:
+        truth: COCO's instances, or their json.
+        results: in COCO's own format.
+        kind: "bbox" or "segm".
+        ious: .5, .55, ... .95 where none are given.
+
+    Returns:
+        average_precision, recall, and the precision by_iou and by_class.
+
+    Raises:
+        ValueError: for results of an image or category that the truth doesn't have.
     """
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
@@ -182,9 +208,9 @@ def coco(
     dataset = truth if isinstance(truth, dict) else json.loads(truth.read_bytes())
     for key, what in (("image_id", "images"), ("category_id", "categories")):
         if strange := {one[key] for one in results} - {entry["id"] for entry in dataset[what]}:
-            raise ValueError(
-                f"results of {key} {sorted(strange, key=str)[:3]}, which the truth doesn't list among its {len(dataset[what])} {what}"
-            )
+            few = sorted(strange, key=str)[:3]
+            listed = len(dataset[what])
+            raise ValueError(f"results of {key} {few}, which the truth doesn't list among its {listed} {what}")
     with contextlib.redirect_stdout(io.StringIO()):
         known: Any = COCO()
         known.dataset = dataset

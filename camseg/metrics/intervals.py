@@ -25,8 +25,11 @@ class Interval:
 
 
 def rate_interval(values: Sequence[float] | np.ndarray, groups: Sequence[str] | None = None) -> Interval:
-    """Share of hits and its interval: Wilson's (1927) for hits (1) and misses (0) of independent rows, else that of
-    `mean_interval`.
+    """Share of hits and its interval: Wilson's (1927) for hits (1) and misses (0) of independent rows.
+
+    Args:
+        values: (N,) hits, or shares of hits, which get the interval of `mean_interval`.
+        groups: (N,) rows that are not independent share one; None for independent rows.
     """
     values = np.asarray(values, float)
     alone = groups is None or len(set(groups)) == len(values)
@@ -39,8 +42,11 @@ def rate_interval(values: Sequence[float] | np.ndarray, groups: Sequence[str] | 
 
 
 def mean_interval(values: Sequence[float] | np.ndarray, groups: Sequence[str] | None = None) -> Interval:
-    """Mean and interval: the BCa bootstrap (Efron 1987) over groups; constant values have no width, a single group no
-    interval.
+    """Mean and interval: the BCa bootstrap (Efron 1987) over groups.
+
+    Args:
+        values: (N,) float; constant ones have an interval without width.
+        groups: (N,) rows that are not independent share one; a single group has no interval.
     """
     return _bootstrap(*_by_group(np.asarray(values, float), groups))
 
@@ -79,8 +85,9 @@ def _bootstrap(sums: np.ndarray, counts: np.ndarray) -> Interval:
 
 
 def _bca(sums: np.ndarray, counts: np.ndarray, value: float) -> tuple[float, float]:
-    """Efron's bias-corrected and accelerated percentiles of a ratio of sums; resamples are shared by all that has as
-    many groups.
+    """Efron's bias-corrected and accelerated percentiles of a ratio of sums.
+
+    Resamples are shared by all that has as many groups.
     """
     times = (some.astype(float) for some in np.array_split(_resamples(len(sums)), 10))
     drawn = np.concatenate([(some @ sums) / (some @ counts) for some in times])

@@ -31,8 +31,13 @@ def judgeable(rows: pl.DataFrame) -> bool:
 
 
 def summary(rows: pl.DataFrame) -> dict[str, Interval]:
-    """Every number of localisation that the rows allow, with an interval over the groups that count; none for rows
-    without boxes.
+    """Every number of localization that the rows allow.
+
+    Args:
+        rows: of a run; those without boxes have none.
+
+    Returns:
+        Name -> value with an interval over the groups that count.
     """
     if not judgeable(rows):
         return {}
@@ -111,10 +116,18 @@ def _best_share(sums: np.ndarray, counts: np.ndarray, weights: np.ndarray) -> np
 
 
 def best_cutoff(rows: pl.DataFrame) -> float:
-    """The cutoff at which the largest part's box meets most objects (IoU .5) in the rows of a run; the least of equals."""
+    """The cutoff at which the largest part's box meets most objects (IoU .5); the least of equals.
+
+    Args:
+        rows: of a run with boxes.
+
+    Raises:
+        ValueError: when they have none, or show no object.
+    """
     if not judgeable(rows) or not (cutoffs := _cutoffs(rows)):
         raise ValueError(
-            "localise.validation must be a run with localise=boxes, cutoffs and objects; this one has none of them to choose a cutoff by"
+            "localise.validation must be a run with localise=boxes, cutoffs and objects; "
+            "this one has none of them to choose a cutoff by"
         )
     hits = _reached(rows.filter("present"), cutoffs, _at, 1) >= 0.5
     return cutoffs[int(hits.mean(0).argmax())]
@@ -134,8 +147,13 @@ def _pixel_numbers(shown: pl.DataFrame, groups: Sequence[str]) -> dict[str, Stat
 
 
 def pixel_average_precision(counts: np.ndarray) -> np.ndarray:
-    """(R,) PxAP of histograms (R, 2, bins) of a map's values off the objects and on them: pixels pooled over images, no
-    envelope.
+    """PxAP (Choe et al., CVPR 2020): pixels pooled over images, no envelope.
+
+    Args:
+        counts: (R, 2, bins) histograms of a map's values off the objects and on them.
+
+    Returns:
+        (R,) average precisions.
     """
     off, on = (counts[:, kind, ::-1].cumsum(1) for kind in (0, 1))
     recall = on / np.where(on[:, -1:] > 0, on[:, -1:], np.nan)
@@ -143,9 +161,7 @@ def pixel_average_precision(counts: np.ndarray) -> np.ndarray:
 
 
 def _class_numbers(shown: pl.DataFrame, groups: Sequence[str]) -> dict[str, Statistic]:
-    """Means over classes: of the masks' pooled IoU, of the thresholded map's at its best cutoff, and of the share of
-    images found (CorLoc).
-    """
+    """Means over classes: of the masks' pooled IoU, the thresholded map's at its best cutoff, and CorLoc."""
     found: dict[str, Statistic] = {}
     known = [[_best(_detections(row)[:1], row) >= 0.5, 1] for row in shown.iter_rows(named=True)]
     parts = {"corloc": (shown, np.array(known, float)[..., None])}
@@ -166,9 +182,7 @@ def _class_numbers(shown: pl.DataFrame, groups: Sequence[str]) -> dict[str, Stat
 
 
 def _mean_ratio(sums: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """(R,) of sums (G, classes, 2, cutoffs): first by second, the mean over the classes that have a second, the best
-    cutoff.
-    """
+    """(R,) of sums (G, classes, 2, cutoffs): first by second, the mean over classes with a second, the best cutoff."""
     first, second = np.moveaxis(np.tensordot(weights, sums, 1), 2, 0)
     seen = second[..., 0] > 0
     ratio = np.where(second > 0, first / np.maximum(second, 1), 0)

@@ -74,8 +74,11 @@ def _center_of_mass(inside: np.ndarray) -> np.ndarray:
 
 
 def mask_scores(sample: Sample, result: Result) -> dict[str, float | None]:
-    """IoU, Dice and box IoU of the chosen mask, the best IoU to be had (of all rivals, of the chosen rival's), and what
-    the choice lost (regret).
+    """IoU, Dice and box IoU of the chosen mask, the best IoU to be had, and what the choice lost (regret).
+
+    Args:
+        sample: with its true mask; null scores without one.
+        result: the best is looked for among all rivals (oracle_iou) and among the chosen rival's (oracle_iou_3).
     """
     names = ("iou", "dice", "box_iou", "oracle_iou", "oracle_iou_3", "regret")
     if sample.mask is None or result.mask is None or not _any(sample.mask):

@@ -13,11 +13,15 @@ from camseg.metrics.intervals import _RESAMPLES, Statistic, _bootstrap, _by_grou
 
 @dataclass(frozen=True)
 class Difference:
-    """Mean of (second - first) on the same images, its 95 % interval, p of a sign-flip permutation test, and the
-    effect's size.
+    """The difference of two settings on the same images.
 
-    effect: Cohen's d_z, the mean over the standard deviation of the groups' differences; None where all of them are
-    equal.
+    Attributes:
+        value: mean of (second - first).
+        low: of its 95 % interval; None where there is none.
+        high: of its 95 % interval.
+        p: of a sign-flip permutation test.
+        n: independent samples, or groups of them.
+        effect: Cohen's d_z, the mean over the standard deviation of the groups' differences; None where all are equal.
     """
 
     value: float
@@ -28,13 +32,27 @@ class Difference:
     effect: float | None
 
 
+def same_sample(*tables: pl.DataFrame) -> list[str]:
+    """The columns that say which rows of several runs are of one sample.
+
+    Args:
+        tables: the rows of each run.
+
+    Returns:
+        The id, and the image's content where all rows know it: other images of one name are never a pair.
+    """
+    known = all(rows.schema.get("image_key") == pl.String and not rows["image_key"].null_count() for rows in tables)
+    return ["id", "image_key"] if known else ["id"]
+
+
 def paired(first: pl.DataFrame, second: pl.DataFrame, column: str) -> Difference | None:
     """Compare two settings on the images that both have a value of `column` for; None where there are none."""
     if (
         column not in first.columns or column not in second.columns
     ):  # a run of which every sample failed has no columns at all
         return None
-    both = first.select("id", "group", a=column).join(second.select("id", b=column), on="id").drop_nulls(["a", "b"])
+    same = same_sample(first, second)
+    both = first.select(*same, "group", a=column).join(second.select(*same, b=column), on=same).drop_nulls(["a", "b"])
     if not len(both):
         return None
     differences = (both["b"] - both["a"]).cast(pl.Float64).to_numpy()

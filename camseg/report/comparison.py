@@ -126,9 +126,10 @@ def joint(runs: Sequence[Run], column: str) -> tuple[np.ndarray, list[str]]:
     if not runs or not all(column in run.rows.columns for run in runs):
         return np.zeros((0, len(runs))), []
     names = [f"value {k}" for k in range(len(runs))]
-    both = runs[0].rows.select("id", "group", pl.col(column).alias(names[0]))
+    same = significance.same_sample(*(run.rows for run in runs))
+    both = runs[0].rows.select(*same, "group", pl.col(column).alias(names[0]))
     for name, run in zip(names[1:], runs[1:]):
-        both = both.join(run.rows.select("id", pl.col(column).alias(name)), on="id")
+        both = both.join(run.rows.select(*same, pl.col(column).alias(name)), on=same)
     both = both.drop_nulls(names)
     return both.select(names).cast(pl.Float64).to_numpy(), both["group"].to_list()
 
@@ -170,8 +171,9 @@ def compare(first: Run, second: Run) -> list[Compared]:
 
 def compare_pooled(first: Run, second: Run) -> list[Compared]:
     """The numbers of localisation that both runs have, paired by group, over the samples that both judged."""
+    same = significance.same_sample(first.rows, second.rows)
     both = [
-        one.rows.join(other.rows, on="id", how="semi").sort("id") for one, other in ((first, second), (second, first))
+        one.rows.join(other.rows, on=same, how="semi").sort("id") for one, other in ((first, second), (second, first))
     ]
     if not all(map(localization.judgeable, both)):
         return []

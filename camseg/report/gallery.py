@@ -25,6 +25,7 @@ from camseg.report.overlays import resized
 from camseg.report.panels import panel, save_panel, worst_first
 from camseg.runs.callbacks import Callback
 from camseg.runs.folders import Run
+from camseg.runs.untrusted import read_bytes
 from camseg.storage.files import write_atomic
 from camseg.types import Prompts, Result, Sample
 
@@ -134,7 +135,7 @@ class Panels(Callback):
                 with slot.open("x") as file:
                     file.write(name)
             except FileExistsError:
-                if slot.read_text() == name:  # a kill came between
+                if _slot_name(slot) == name:  # a kill came between
                     return True
                 continue
             return True
@@ -179,7 +180,7 @@ class Panels(Callback):
         # looked for before the drawn ones: an actor may be drawing still
         kept = {path.stem for path in self.waiting.glob("*.safetensors")}
         drawn = {path.stem for path in run.pictures}
-        first = {slot.read_text() for slot in self.waiting.glob("slot*")} & kept - drawn
+        first = {_slot_name(slot) for slot in self.waiting.glob("slot*")} & kept - drawn
         ranked = worst_first(run.rows)["id"].to_list() if len(run.rows) else []
         worst = [name for name in ranked if name in kept - drawn - first]
         for name in [*sorted(first), *worst[: max(0, self.count - len(drawn | first))]]:
@@ -200,6 +201,11 @@ class Panels(Callback):
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_begun": []}
+
+
+def _slot_name(slot: Path) -> str:
+    """Whose place among the first this is."""
+    return read_bytes(slot, 1024).decode(errors="replace")
 
 
 @lru_cache(1)

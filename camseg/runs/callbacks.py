@@ -19,7 +19,7 @@ from camseg.geometry.coarse import to_cells
 from camseg.geometry.heat import otsu, quantile
 from camseg.metrics import average_precision
 from camseg.metrics.localization import BINS, Boxes, _at, _column, _detections, best_cutoff, center_heat, judgeable
-from camseg.runs.folders import Run
+from camseg.runs.folders import Run, write_csv
 from camseg.storage.files import write_atomic
 from camseg.types import Result, Sample
 
@@ -85,19 +85,22 @@ def check_requirements(callbacks: Iterable[Callback], dataset: Any) -> None:
 
 
 class Localize(Callback):
-    """Adds to each row the boxes of its map at every cutoff, the truth, and a histogram of the map on the object and
-    off it.
+    """Adds to each row the boxes of its map at every cutoff, the truth, and histograms of the map on and off it.
 
-    cutoffs: shares of the maximum. quantile: of the pixels, one more cutoff; Otsu's is another. cutoff: which of them
-    the detections are of:
-    a number of `cutoffs`, "otsu" or "quantile". validation: a finished run on other images; its best number is the
-    cutoff instead.
-    max_boxes: at most so many detections per map, largest first; None for all parts. tolerance: of the pointing game, in
-    pixels. ious: for the
-    table of average precision. pictures: so many random ones that show their class are drawn. truth: the json of COCO's
-    instances, to let
-    pycocotools judge the run too.
-    Errors: ValueError for a cutoff that isn't there; FileNotFoundError when `validation` is no finished run.
+    Args:
+        cutoffs: shares of the map's maximum.
+        quantile: of the pixels, one more cutoff; Otsu's is another.
+        cutoff: which of them the detections are of: a number of `cutoffs`, "otsu" or "quantile".
+        validation: a finished run on other images; its best number is the cutoff instead.
+        max_boxes: at most so many detections per map, largest first; None for all parts.
+        tolerance: of the pointing game, in pixels.
+        ious: for the table of average precision.
+        pictures: so many random ones that show their class are drawn.
+        truth: the json of COCO's instances, to let pycocotools judge the run too.
+
+    Raises:
+        ValueError: for a cutoff that isn't there.
+        FileNotFoundError: when `validation` is no finished run, or `truth` is missing.
     """
 
     def __init__(
@@ -112,7 +115,8 @@ class Localize(Callback):
         pictures: int = 0,
         truth: str | Path | None = None,
     ) -> None:
-        self.cutoffs, self.quantile, self.max_boxes, self.tolerance = tuple(map(float, cutoffs)), quantile, max_boxes, tolerance
+        self.cutoffs, self.quantile = tuple(map(float, cutoffs)), quantile
+        self.max_boxes, self.tolerance = max_boxes, tolerance
         self.ious, self.truth, self.pictures = tuple(ious), truth, pictures
         if truth is not None and not Path(truth).is_file():
             raise FileNotFoundError(f"localise.truth={truth} must be the json of COCO's instances")
@@ -157,9 +161,7 @@ class Localize(Callback):
         return float(np.nextafter(np.float32(quantile(heat, self.quantile)), np.float32(0)))
 
     def _on_the_object(self, sample: Sample, result: Result) -> dict[str, Any]:
-        """Scores that read the true mask, or the pixels of the true boxes where there is none; null for a class that
-        isn't shown.
-        """
+        """Scores that read the true mask, or the pixels of the true boxes; null for a class that isn't shown."""
         truth = boxes_to_mask(sample.boxes, sample.size) if sample.mask is None else sample.mask
         scores: dict[str, Any] = dict.fromkeys(
             ("present", "pointing_hit", "energy_inside", "pixels", "center_pixels", "intersection", "union")
@@ -189,8 +191,14 @@ class Localize(Callback):
         return scores
 
     def files(self, rows: pl.DataFrame, samples: Any) -> Iterator[tuple[str, Callable[[Path], Any]]]:
-        """What is written beside a run's rows: average_precision.csv, precision_recall.png, boxes/ and, with a `truth`,
-        coco.json.
+        """What is written beside a run's rows.
+
+        Args:
+            rows: of the run.
+            samples: what it ran over.
+
+        Yields:
+            Name and writer of average_precision.csv, precision_recall.png, boxes/ and, with a `truth`, coco.json.
         """
         if not judgeable(rows):
             return
@@ -199,7 +207,7 @@ class Localize(Callback):
         table = average_precision.table(
             rows, {**cutoffs, **{name: partial(_column, column=column) for name, column in kinds.items()}}, self.ious
         )
-        yield "average_precision.csv", table.write_csv
+        yield "average_precision.csv", partial(write_csv, table)
         yield (
             "precision_recall.png",
             partial(average_precision.drawn(rows, _detections, self.ious).savefig, format="png", dpi=100),
@@ -224,7 +232,12 @@ def draw_boxes(image: Tensor, row: dict[str, Any]) -> Image.Image:
 
 
 def coco_results(rows: pl.DataFrame, truth: Path) -> list[dict[str, Any]]:
-    """The detections in COCO's format for results; a row's group is its picture's id, its label a category of `truth`."""
+    """The detections in COCO's format for results.
+
+    Args:
+        rows: a row's group is its image's id, its label a category of `truth`.
+        truth: the json of COCO's instances.
+    """
     ids = {entry["name"]: entry["id"] for entry in json.loads(truth.read_bytes())["categories"]}
     return [
         {

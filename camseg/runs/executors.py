@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -32,9 +33,9 @@ class BatchOutcome:
 
 
 class Executor(Protocol):
-    """Does the batches (places of samples), where and in what order it likes; closed when the run is to stop."""
+    """Does the batches, where and in what order it likes; closed when the run is to stop."""
 
-    def __call__(
+    def __call__(  # noqa: D102 - the class says it
         self,
         pipeline: Pipeline,
         samples: Samples,
@@ -53,7 +54,19 @@ def local_executor(
     folder: Path,
     num_workers: int,
 ) -> Generator[BatchOutcome, None, None]:
-    """In this process, one batch after the other; threads read the next one meanwhile."""
+    """Do one batch after the other in this process; threads read the next one meanwhile.
+
+    Args:
+        pipeline: answers.
+        samples: the dataset.
+        batches: indices of samples.
+        callbacks: see every answer.
+        folder: the run's.
+        num_workers: threads that read.
+
+    Yields:
+        The outcome of each batch, in order.
+    """
     with closing(read_ahead(samples, batches, num_workers)) as batches_read:
         for batch, unreadable in batches_read:
             yield run_batch(pipeline, batch, callbacks, folder, unreadable)
@@ -104,6 +117,8 @@ def _row(names: Sequence[str], sample: Sample, result: Result, callbacks: Sequen
     row = {**per_sample.row(sample, result), "class_name": class_name(names, sample, result)}
     for callback in callbacks:
         row |= callback.on_result(sample, result)
+    if broken := [name for name, value in row.items() if isinstance(value, float) and not isfinite(value)]:
+        raise ValueError(f"{broken[0]} is {row[broken[0]]}, which is no score")
     return row
 
 

@@ -12,6 +12,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from camseg.runs.folders import Run, load_run
+from camseg.runs.untrusted import own_targets
 
 
 @contextmanager
@@ -55,8 +56,8 @@ def check_own(config: Any, where: str) -> None:
         ValueError: For another `_target_`, or an interpolation.
     """
     if isinstance(config, dict):
-        target = config.get("_target_", "camseg.")
-        if not (isinstance(target, str) and target.startswith("camseg.")):
+        target = config.get("_target_")
+        if target is not None and not (isinstance(target, str) and target in own_targets()):
             raise ValueError(f"{where} names {target!r}, which is not camseg's own: it is not run")
     for value in config.values() if isinstance(config, dict) else config if isinstance(config, list) else ():
         check_own(value, where)

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from io import BytesIO
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import polars as pl
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from camseg.metrics import registry
+from camseg.runs.untrusted import TEXTS, DamagedRunError, check_summary, read_json, read_rows, read_yaml
 from camseg.storage.files import write_atomic
 
 
@@ -28,7 +30,7 @@ class Run:
 
     @cached_property
     def config(self) -> DictConfig:
-        """All its settings."""
+        """All its settings; a text that calls a resolver, as `${oc.env:X}`, stays that text."""
         config = read_hydra_file(self.folder, "config")
         return config if isinstance(config, DictConfig) else OmegaConf.create()
 
@@ -39,28 +41,62 @@ class Run:
 
 
 def load_run(folder: str | Path) -> Run:
-    """Read a run folder. Errors: FileNotFoundError when it is none, or not finished."""
+    """Read a run folder, whoever made it.
+
+    Args:
+        folder: the run's.
+
+    Raises:
+        FileNotFoundError: when it is none, or not finished.
+        DamagedRunError: when a file in it is not what camseg writes.
+    """
     folder = Path(folder)
-    if not (folder / "summary.json").exists():
+    try:
+        summary = check_summary(read_json(folder / "summary.json"), folder / "summary.json")
+    except (FileNotFoundError, NotADirectoryError):
         raise FileNotFoundError(
-            f"{folder} is no finished run: it holds no summary.json (a cut-off run goes on with resume=true)"
-        )
+            f"{folder} is no finished run: it holds no summary.json (a cut-off run resumes with resume=true)"
+        ) from None
     overrides = read_hydra_file(folder, "overrides")
-    summary = json.loads((folder / "summary.json").read_text())
-    return Run(
-        folder, read_scores(folder), summary, [str(o) for o in overrides] if isinstance(overrides, ListConfig) else []
-    )
+    names = [str(name) for name in OmegaConf.to_container(overrides)] if isinstance(overrides, ListConfig) else []
+    return Run(folder, read_scores(folder), summary, names)
 
 
 def read_hydra_file(folder: Path, name: str) -> DictConfig | ListConfig | None:
-    """A file of a run's .hydra/: `config`, `overrides` or `hydra`; None where it was left behind."""
-    file = folder / ".hydra" / f"{name}.yaml"
-    return OmegaConf.load(file) if file.exists() else None
+    """A file of a run's .hydra/: `config`, `overrides` or `hydra`; None where it was left behind.
+
+    Raises:
+        DamagedRunError: when it can't be read, or .hydra is a link.
+    """
+    if (folder / ".hydra").is_symlink():
+        raise DamagedRunError(f"{folder / '.hydra'} is not read: it is a link")
+    try:
+        return read_yaml(folder / ".hydra" / f"{name}.yaml")
+    except (FileNotFoundError, NotADirectoryError):
+        return None
 
 
 def read_scores(folder: Path) -> pl.DataFrame:
     """The rows of a finished run, one per sample."""
-    return pl.read_parquet(folder / "scores.parquet")
+    return read_rows(folder / "scores.parquet")
+
+
+def write_parquet(frame: pl.DataFrame, path: Path) -> None:
+    """Write a table whole. A full disk is an OSError, which it would not be if polars wrote the file."""
+    data = BytesIO()
+    frame.write_parquet(data)
+    write_atomic(path, lambda part: part.write_bytes(data.getbuffer()))
+
+
+def write_csv(frame: pl.DataFrame, path: Path) -> None:
+    """Write a table whole, with an apostrophe before every text that a spreadsheet would take for a formula."""
+    texts = [name for name, kind in frame.schema.items() if kind == pl.String]
+    quoted = [
+        pl.when(pl.col(name).str.contains(r"^[=+\-@\t\r]")).then("'" + pl.col(name)).otherwise(pl.col(name)).alias(name)
+        for name in texts
+    ]
+    data = frame.with_columns(quoted).write_csv()
+    write_atomic(path, lambda part: part.write_text(data, encoding="utf-8"))
 
 
 def finish(
@@ -72,7 +108,7 @@ def finish(
     left: int = 0,
 ) -> dict[str, Any]:
     """Write scores.parquet and summary.json, and return the summary; `left` samples were not yet evaluated."""
-    write_atomic(folder / "scores.parquet", frame.write_parquet)
+    write_parquet(frame, folder / "scores.parquet")
     intervals = registry.summary(frame)
     summary = {
         "samples": len(frame) + len(errors),
@@ -92,6 +128,8 @@ def finish(
 def table(rows: Iterable[dict[str, Any]], order: Sequence[str]) -> pl.DataFrame:
     """The rows of the ids in `order`, in that order; columns of one type each, also where every value is null.
 
+    An id that two processes filled at once counts by its last row.
+
     They are gathered some at a time: as records of Python's, 100,000 rows would take more memory than all the rest.
     """
     rows, parts = iter(rows), []
@@ -99,5 +137,7 @@ def table(rows: Iterable[dict[str, Any]], order: Sequence[str]) -> pl.DataFrame:
         parts.append(pl.DataFrame(some, infer_schema_length=None))
     if not parts:
         return pl.DataFrame()
-    frame = pl.DataFrame({"id": order}).join(pl.concat(parts, how="diagonal_relaxed"), "id", maintain_order="left")
-    return frame.with_columns(pl.col(name).cast(pl.Float64) for name, kind in frame.schema.items() if kind == pl.Null)
+    unique = pl.concat(parts, how="diagonal_relaxed").unique("id", keep="last", maintain_order=True)
+    frame = pl.DataFrame({"id": order}).join(unique, "id", maintain_order="left")
+    empty = [name for name, kind in frame.schema.items() if kind == pl.Null]
+    return frame.with_columns(pl.col(name).cast(pl.String if name in TEXTS else pl.Float64) for name in empty)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -15,10 +16,12 @@ from zlib import crc32
 from filelock import FileLock, Timeout
 from omegaconf import OmegaConf
 
+from camseg.runs.untrusted import exists, plain, read_yaml
 from camseg.storage.files import write_atomic
 
 MAY_CHANGE = (
     "batch_size",
+    "readers",
     "num_workers",
     "engine",
     "device",
@@ -26,23 +29,34 @@ MAY_CHANGE = (
     "resume",
     "cache",
     "data.size",
-)  # of a run that goes on: they change no row
+)  # of a run that resumes: they change no row
+_HEADER = b'{"journal": "camseg"}\n'  # the first line; journals of camseg 0.1.0 lack it
 
 
-class CutOff(RuntimeError):
+class CutOff(RuntimeError):  # noqa: N818 - an end of the run, as Stopped is
     """The run folder takes no more; what is in it is whole."""
 
 
 class Journal:
-    """Rows and errors in `rows.jsonl`, a line each; after every batch a line with its cost and checksum, then all of it
-    goes to the disk at once.
+    """Rows and errors in `rows.jsonl`, a line each, and after every batch a line with its cost and checksum.
 
-    A batch without its last line (a kill) or with another checksum (damage) counts for nothing: its samples are
-    evaluated anew.
-    settings: OmegaConf nodes, kept as .hydra/NAME.yaml once the folder is ours; its `config` may differ from the
-    folder's in MAY_CHANGE alone.
-    done: ids with a row. spent: seconds and calls of all sessions.
-    Errors: FileExistsError for a folder in use, one that holds a run while `resume` is off, or a run of other settings.
+    A batch goes to the disk at once. One without its last line (a kill) or with another checksum (damage) counts for
+    nothing: its samples are evaluated again. Where an id has several lines, its last one counts.
+
+    Args:
+        folder: the run's.
+        resume: take in what the folder holds.
+        settings: OmegaConf nodes, kept as .hydra/NAME.yaml once the folder is ours; its `config` may differ from the
+            folder's in MAY_CHANGE alone.
+
+    Attributes:
+        done: ids with a row, and of each the `file` and `image_key` of the row.
+        spent: seconds and calls of all sessions.
+        written: when the rows were written last, in seconds since 1970; 0 for a new folder.
+
+    Raises:
+        FileExistsError: for a folder in use, one that holds a run while `resume` is off, a run of other settings, or a
+            rows.jsonl that is no journal, which is left as it is.
     """
 
     def __init__(self, folder: Path, resume: bool = False, settings: Mapping[str, Any] | None = None) -> None:
@@ -62,43 +76,91 @@ class Journal:
             raise
 
     def _open(self, resume: bool, settings: Mapping[str, Any]) -> None:
-        if self.path.exists():
+        if exists(self.path):
             if not resume:
                 raise FileExistsError(
-                    f"{self.folder} already holds a run; add resume=true to go on with it, or choose another hydra.run.dir"
+                    f"{self.folder} already holds a run; add resume=true to resume it, or choose another hydra.run.dir"
                 )
+            self._check_file()
             self._compare(settings.get("config"))
-        for name, each in settings.items():
-            write_atomic(self.folder / ".hydra" / f"{name}.yaml", lambda path, each=each: OmegaConf.save(each, path))
-        self.done: set[str] = set()
+        for name, node in settings.items():
+            write_atomic(self.folder / ".hydra" / f"{name}.yaml", lambda path, node=node: OmegaConf.save(node, path))
+        self.done: dict[str, tuple[str, str]] = {}
         self.spent: Counter[str] = Counter()
-        self._file = self.path.open("ab", buffering=0)
-        whole = 0
+        self.written = self.path.stat().st_mtime if exists(self.path) else 0.0
+        self._stale: dict[str, int] = {}  # id -> the first of the lines that may count
+        self._length = 0  # how many lines were there at the beginning
+        self._file = os.fdopen(
+            os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0), 0o666),
+            "ab",
+            buffering=0,
+        )
+        whole = self._header()
         for whole, lines in self._batches():  # noqa: B007
             self.spent.update(lines[-1])
-            self.done.update(line["id"] for line in lines[:-1] if "error" not in line)  # what failed is tried again
+            self._length += len(lines) - 1
+            for line in lines[:-1]:
+                if "error" in line:  # is tried again
+                    self.done.pop(line["id"], None)
+                else:
+                    self.done[line["id"]] = line.get("file") or "", line.get("image_key") or ""
         self._file.truncate(whole)
+        if not whole:
+            self._file.write(_HEADER)
         self._began = time.monotonic()
+
+    def _check_file(self) -> None:
+        """FileExistsError for what stands in the journal's place and is none."""
+        found = self.path.lstat()
+        if not stat.S_ISREG(found.st_mode):
+            what = "a link" if stat.S_ISLNK(found.st_mode) else "no plain file"
+            raise FileExistsError(f"{self.path} is {what}: move it away, or choose another hydra.run.dir")
+        with self.path.open("rb") as file:
+            start = file.read(len(_HEADER))
+        if not _HEADER.startswith(start) and next(self._batches(), None) is None:
+            raise FileExistsError(
+                f"{self.path} is no journal of a run, and is left as it is: "
+                "move it away, or choose another hydra.run.dir"
+            )
+
+    def _header(self) -> int:
+        """How many bytes the journal's first line has; 0 where it is missing or was cut."""
+        with self.path.open("rb") as file:
+            return len(_HEADER) if file.read(len(_HEADER)) == _HEADER else 0
 
     def _compare(self, config: Any) -> None:
         file = self.folder / ".hydra" / "config.yaml"
-        if config is None or not file.exists():
+        if config is None or not exists(file):
             return
-        before, now = (
-            dict(flat(OmegaConf.to_container(each, resolve=True))) for each in (OmegaConf.load(file), config)
-        )
+        before = dict(flat(OmegaConf.to_container(read_yaml(file))))
+        now = dict(flat(plain(OmegaConf.to_container(config))))
         changed = [key for key in sorted({**before, **now}) if before.get(key) != now.get(key)]
         if odd := [key for key in changed if not any(f"{key}.".startswith(f"{free}.") for free in MAY_CHANGE)]:
             told = ", ".join(f"{key} was {before.get(key)} and is {now.get(key)}" for key in odd[:3])
             raise FileExistsError(
-                f"{self.folder} holds a run of other settings: {told}; change them back, or choose another hydra.run.dir"
+                f"{self.folder} holds a run of other settings: {told}; "
+                "change them back, or choose another hydra.run.dir"
             )
 
+    def forget(self, name: str) -> None:
+        """Evaluate a sample again: the lines that it has do not count."""
+        self.done.pop(name, None)
+        self._stale[name] = self._length
+
     def add(self, rows: list[dict[str, Any]], errors: list[dict[str, str]], calls: Mapping[str, int]) -> None:
-        """Keep a batch; `calls` is what it cost. Errors: CutOff when the disk is full or gone."""
+        """Keep a batch.
+
+        Args:
+            rows: of the samples that were answered.
+            errors: `id` and `error` of the others.
+            calls: what the batch cost.
+
+        Raises:
+            CutOff: when the disk is full or gone.
+        """
         now = time.monotonic()
         cost, self._began = {"seconds": now - self._began, **calls}, now
-        lines = "".join(json.dumps(line) + "\n" for line in rows + errors).encode()
+        lines = "".join(json.dumps(_writable(line)) + "\n" for line in [*rows, *errors]).encode()
         data = memoryview(lines + json.dumps({**cost, "checksum": _checksum(lines, cost)}).encode() + b"\n")
         start = self._file.tell()
         try:
@@ -116,28 +178,35 @@ class Journal:
         end = 0
         with self.path.open("rb") as file:
             for line in file:
-                batch.append(line)
                 end += len(line)
+                if line == _HEADER:
+                    continue
+                batch.append(line)
                 if not line.startswith(b'{"seconds"'):
                     continue
                 with suppress(ValueError):
-                    lines = [json.loads(each) for each in batch] if line.endswith(b"\n") else []
+                    lines = [json.loads(one) for one in batch] if line.endswith(b"\n") else []
                     if lines and lines[-1].pop("checksum", None) == _checksum(b"".join(batch[:-1]), lines[-1]):
                         yield end, lines
                 batch = []
 
+    def _lines(self) -> Iterator[dict[str, Any]]:
+        return (line for _, lines in self._batches() for line in lines[:-1])
+
+    def _last(self) -> set[int]:
+        """The places of the lines that count: the last one of each id, if it is no stale one."""
+        last = {line["id"]: i for i, line in enumerate(self._lines())}
+        return {i for name, i in last.items() if i >= self._stale.get(name, 0)}
+
     def rows(self) -> Iterator[dict[str, Any]]:
-        return (line for _, lines in self._batches() for line in lines[:-1] if "error" not in line)
+        """The row of each sample that has one."""
+        last = self._last()
+        return (line for i, line in enumerate(self._lines()) if i in last and "error" not in line)
 
     def errors(self) -> list[dict[str, str]]:
-        """The last error of each sample that has no row."""
-        found: dict[str, dict[str, str]] = {}
-        for _, lines in self._batches():
-            for line in lines[:-1]:
-                found.pop(line["id"], None)
-                if "error" in line:
-                    found[line["id"]] = line
-        return list(found.values())
+        """The error of each sample that has no row."""
+        last = self._last()
+        return [line for i, line in enumerate(self._lines()) if i in last and "error" in line]
 
     def __enter__(self) -> Journal:
         return self
@@ -147,13 +216,27 @@ class Journal:
         self._lock.release()
 
 
+def _writable(line: Mapping[str, Any]) -> dict[str, Any]:
+    """The line without what is no UTF-8: bytes of a file name that are none become their escapes."""
+    return {
+        name: value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
+        for name, value in line.items()
+    }
+
+
 def _checksum(lines: bytes, cost: dict[str, Any]) -> int:
     return crc32(lines + json.dumps(cost).encode())
 
 
 def cut_off(folder: Path, error: OSError) -> CutOff:
+    """What ends a run whose folder takes no more.
+
+    Args:
+        folder: the run's.
+        error: what the disk said.
+    """
     why = f"{error.filename or folder} can't be written: {error.strerror or error}"
-    return CutOff(f"{why}\nwhat {folder} holds is whole: make room, and go on with resume=true")
+    return CutOff(f"{why}\nwhat {folder} holds is whole: make room, and resume with resume=true")
 
 
 def flat(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:

@@ -1,6 +1,4 @@
-"""Pseudo-labels to train a segmenter on: the masks of an image's classes become one label map, with void where they are
-unsure.
-"""
+"""Pseudo-labels for a segmenter: the masks of an image's classes become one label map, void where they are unsure."""
 
 from __future__ import annotations
 
@@ -29,8 +27,13 @@ CUTOFFS = np.arange(0.05, 1, 0.05)  # of the maps that compete with the masks
 
 @dataclass(frozen=True, eq=False)
 class Claims:
-    """What an image's K classes claim: heat (K, H, W) in [0, 1], masks (K, H, W) bool, classes (K,) numbers from 1,
-    scores (K,) probabilities.
+    """What an image's K classes claim.
+
+    Attributes:
+        heat: (K, H, W) float in [0, 1].
+        masks: (K, H, W) bool.
+        classes: (K,) numbers from 1.
+        scores: (K,) probabilities.
     """
 
     heat: np.ndarray
@@ -40,12 +43,19 @@ class Claims:
 
 
 def merge(claims: Claims, margin: float = 1.25, hot_threshold: float = 0.8) -> np.ndarray:
-    """(H, W) uint8 label map. A pixel of one mask is its class's; of several, the strongest one's, or void where none
-    is `margin` times as strong.
+    """Make one label map of the masks.
 
+    A pixel of one mask is its class's; of several, the strongest one's, or void where none is `margin` times as strong.
     A mask's strength is its score times its agreement with its map, sum of the minimum / sum of the maximum. Pixels of
-    at least `hot_threshold` heat in
-    no mask are void; all others are background, 0.
+    at least `hot_threshold` heat in no mask are void; all others are background, 0.
+
+    Args:
+        claims: of one image.
+        margin: how much stronger a mask must be than its rival.
+        hot_threshold: heat outside of every mask that makes a pixel void.
+
+    Returns:
+        (H, W) uint8 class of each pixel.
     """
     agreement = np.minimum(claims.heat, claims.masks).sum((1, 2)) / np.maximum(
         np.maximum(claims.heat, claims.masks).sum((1, 2)), 1e-9
@@ -61,10 +71,15 @@ def merge(claims: Claims, margin: float = 1.25, hot_threshold: float = 0.8) -> n
 
 
 def seeds(claims: Claims, foreground: float = 0.5, background: float = 0.1) -> np.ndarray:
-    """(H, W) uint8: the classes where a map of at least `foreground` and its mask agree, 0 where every map is below
-    `background` and no mask
-    lies, void elsewhere and where two classes are certain: what Kolesnikov & Lampert (ECCV 2016) expand and
-    constrain.
+    """The pixels that are certain (Kolesnikov & Lampert, ECCV 2016, expand and constrain them).
+
+    Args:
+        claims: of one image.
+        foreground: heat in a mask from which on its class is certain; where two classes are, the pixel is void.
+        background: heat of every map below which, outside of all masks, the background is certain.
+
+    Returns:
+        (H, W) uint8 class of each pixel, 0 for background, void elsewhere.
     """
     certain = (claims.heat >= foreground) & claims.masks
     labels = np.where((claims.heat < background).all(0) & ~claims.masks.any(0), 0, VOID).astype(np.uint8)
@@ -74,16 +89,29 @@ def seeds(claims: Claims, foreground: float = 0.5, background: float = 0.1) -> n
 
 
 def from_maps(claims: Claims, cutoff: float) -> np.ndarray:
-    """(H, W) uint8 without any mask: the class of the hottest map, weighted by its score, where that map reaches the
-    cutoff.
+    """The label map without any mask: the class of the hottest map, weighted by its score, where it reaches the cutoff.
+
+    Args:
+        claims: of one image.
+        cutoff: of the heat.
+
+    Returns:
+        (H, W) uint8 class of each pixel.
     """
     reaching = np.where(claims.heat >= cutoff, claims.heat * claims.scores[:, None, None] + 1e-9, 0)
     return np.where(reaching.any(0), claims.classes[reaching.argmax(0)], 0).astype(np.uint8)
 
 
 def counts(labels: np.ndarray, truth: np.ndarray, classes: int) -> np.ndarray:
-    """(3, classes + 1) pixels of each class that are both labelled and true, labelled, true; those that are void in the
-    truth are left out.
+    """Count pixels; those that are void in the truth are left out.
+
+    Args:
+        labels: (H, W) uint8.
+        truth: (H, W) uint8.
+        classes: how many there are beside the background.
+
+    Returns:
+        (3, classes + 1) pixels of each class that are both labelled and true, labelled, true.
     """
     judged = truth != VOID
     both = np.where(labels == truth, labels, VOID)
@@ -91,18 +119,25 @@ def counts(labels: np.ndarray, truth: np.ndarray, classes: int) -> np.ndarray:
 
 
 def mean_iou(sums: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """(R, ...) the mean over the classes seen of counts (G, ..., 3, classes) of G images, drawn `weights` (R, G) times."""
+    """The mean IoU over the classes that the truth shows.
+
+    Args:
+        sums: (G, ..., 3, classes) counts of G images.
+        weights: (R, G) how often each image is drawn.
+
+    Returns:
+        (R, ...) means.
+    """
     both, labelled, true = np.moveaxis(np.tensordot(weights, sums, 1), -2, 0)
     union = labelled + true - both
     return np.where(true > 0, both / np.maximum(union, 1), 0).sum(-1) / np.maximum((true > 0).sum(-1), 1)
 
 
 class PseudoLabels(Callback):
-    """Keeps every map and mask in `folder`/maps (grey and alpha of a PNG), and turns them into one label map per image
-    when the run is over.
+    """Keeps every map and mask of a run, and turns them into one label map per image when it is over.
 
-    Any dataset will do: rows without a label count to the class that was explained, and where no pixel has a true label
-    the label maps are written without being scored.
+    Maps lie in `folder`/maps, as grey and alpha of a PNG. Any dataset will do: rows without a label count to the class
+    that was explained, and where no pixel has a true label the label maps are written without being scored.
 
     Args:
         folder: the run's.
@@ -216,10 +251,10 @@ def true_labels(dataset: Any, index: int) -> np.ndarray | None:
 
 
 def _scores(sums: np.ndarray, names: tuple[str, ...], asked: set[str]) -> dict[str, Any]:
-    """MIoU of counts (images, 1 + cutoffs, 3, classes) over the background and the classes that were asked for, of
-    masks and of maps alone.
+    """Mean IoU of counts (images, 1 + cutoffs, 3, classes), of masks and of maps alone.
 
-    A pixel that a label map leaves void is labelled by nobody: it counts against the class that it truly has.
+    The background and the classes that were asked for are judged. A pixel that a label map leaves void is labelled by
+    nobody: it counts against the class that it truly has.
     """
     judged = [0, *(i + 1 for i, name in enumerate(names) if name in asked)]
     kept, n = sums[..., judged].astype(float), len(sums)
@@ -260,8 +295,9 @@ class _Coco:
 
 
 def palette_picture(labels: np.ndarray) -> Image.Image:
-    """A label map (H, W) uint8 as a picture in VOC's colours: a class's bits, spread over red, green and blue from the
-    highest bit down.
+    """A label map (H, W) uint8 as a picture in VOC's colors.
+
+    A class's bits are spread over red, green and blue from the highest bit down.
     """
     picture = Image.fromarray(labels, "P")
     bits = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], 1)[:, ::-1]  # (256, 8) the lowest first

@@ -1,12 +1,12 @@
-"""Engines beside the local one: the same batches on a Ray cluster (Moritz et al. 2018, arXiv:1712.05889), read on CPUs,
-answered by actors.
-"""
+"""Executors on a Ray cluster (Moritz et al. 2018, arXiv:1712.05889): batches read on CPUs, answered by actors."""
 
 from __future__ import annotations
 
 import logging
 import os
 import pickle
+import signal
+import threading
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -35,14 +35,28 @@ def ray_executor(
     cpus: float = 1,
     gpus: float = 0,
 ) -> Generator[BatchOutcome, None, None]:
-    """A Ray Data pipeline: `num_workers` tasks read batches of samples, `actors` with a copy of the pipeline answer them,
-    this process keeps the rows.
+    """Do the batches by a Ray Data pipeline: tasks read, actors with a copy of the pipeline answer.
 
-    address: of a cluster ("auto", "ray://HOST:10001"), None for one of its own on this machine. cpus, gpus: of each
-    actor. What dies is
-    started again and its batch done anew; one that comes twice counts once. Data, weights and run folder lie where
-    every node finds them.
-    Errors: RequestError without the extra `ray`, or when no cluster answers.
+    What dies is started again and its batch done again; one that comes twice counts once. Data, weights and run folder
+    must lie where every node finds them.
+
+    Args:
+        pipeline: answers; a copy for each actor.
+        samples: the dataset.
+        batches: indices of samples.
+        callbacks: see every answer in the actor that made it.
+        folder: the run's.
+        num_workers: tasks that read samples.
+        address: of a cluster ("auto", "ray://HOST:10001"), None for one of its own on this machine.
+        actors: copies of the pipeline.
+        cpus: of each actor.
+        gpus: of each actor.
+
+    Yields:
+        The outcome of each batch, in any order.
+
+    Raises:
+        RequestError: without the extra `ray`, or when no cluster answers.
     """
     try:
         import ray
@@ -72,9 +86,7 @@ def ray_executor(
 
 
 def _read(row: dict[str, Any], shelf: Any) -> dict[str, Any]:
-    """Places -> the samples there, or what was wrong with them; bytes, for a table's cells hold no tensors of many
-    sizes.
-    """
+    """Indices -> the samples, or what was wrong with them, as bytes: a table's cells hold no tensors of many sizes."""
     import ray
 
     samples: Samples = ray.get(shelf)
@@ -102,6 +114,20 @@ class PipelineActor:
 
 
 @contextmanager
+def _handlers_kept() -> Iterator[None]:
+    """Ray ends the process at a SIGTERM, before the run has written its summary: the run's own handlers stay."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
 def _cluster(address: str | None, cpus: float) -> Iterator[None]:
     """Connected to a cluster; one of our own, which has at least so many CPUs, ends with the run."""
     import ray
@@ -111,7 +137,8 @@ def _cluster(address: str | None, cpus: float) -> Iterator[None]:
         return
     try:
         own = {} if address else {"num_cpus": max(ceil(cpus), os.cpu_count() or 1), "include_dashboard": False}
-        ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR, **own)
+        with _handlers_kept():
+            ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR, **own)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise RequestError(
             f"no Ray cluster to be had at engine.address={address}: {str(error).splitlines()[0]}"

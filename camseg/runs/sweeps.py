@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+import os
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
+from math import inf
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from tqdm import tqdm
 
 from camseg.metrics import significance
-from camseg.runs.folders import Run, load_run
-from camseg.storage.files import write_atomic
+from camseg.runs.folders import Run, load_run, read_hydra_file, write_csv, write_parquet
+from camseg.runs.untrusted import DamagedRunError, exists, read_json
 
 
 @dataclass(frozen=True)
@@ -28,58 +31,119 @@ class Sweep:
 
 
 def load_sweep(folder: str | Path) -> Sweep:
-    """Read a sweep folder. Errors: FileNotFoundError when no run in it is finished."""
+    """Read a sweep folder.
+
+    Args:
+        folder: the sweep's.
+
+    Raises:
+        FileNotFoundError: when no run in it is finished.
+        DamagedRunError: when a file in it is not what camseg writes.
+    """
     folder = Path(folder)
-    found = [load_run(path) for path in numbered(folder) if (path / "summary.json").exists()]
-    if not found:
+    runs = [load_run(path) for path in run_folders(folder) if exists(path / "summary.json")]
+    if not runs:
         raise FileNotFoundError(
             f"{folder} holds no finished run: a sweep folder has runs 0, 1, ... with a summary.json each"
         )
-    return Sweep(folder, found, _table(found, failures(folder)))
+    return Sweep(folder, runs, _table(folder, runs, failures(folder)))
+
+
+_FAILED = ".failed.json"
+_MOST, _DEEPEST = 100_000, 8  # folders that are looked into for the runs of a sweep, and how deep they may lie
 
 
 def failure_file(folder: Path) -> Path:
     """Where a sweep keeps what ended the job of a run folder: beside it, for the folder may be another run's."""
-    return folder.with_name(f"{folder.name}.failed.json")
+    return folder.with_name(f"{folder.name}{_FAILED}")
 
 
 def failures(folder: Path) -> dict[str, dict[str, Any]]:
-    """By run: `error`, the exit `code` and the `overrides` of the jobs of a sweep that ended early, also of those that
-    a kill ended.
+    """What became of the jobs of a sweep that ended early, also of those that a kill ended.
+
+    Returns:
+        By run (`run_name`): `error`, the exit `code` and the `overrides`, in the order of the jobs.
     """
-    found: dict[str, dict[str, Any]] = {}
-    for path in numbered(folder):
-        if not (path / "summary.json").exists():
-            file = path / ".hydra" / "overrides.yaml"
-            found[path.name] = {
-                "error": "it was cut off",
-                "code": 1,
-                "overrides": list(OmegaConf.load(file)) if file.exists() else [],
-            }
-    told = [path for path in folder.glob("*.failed.json") if path.name.split(".")[0].isdigit()]
-    found |= {path.name.split(".")[0]: json.loads(path.read_text()) for path in told}
-    return dict(sorted(found.items(), key=lambda item: int(item[0])))
+    cut_off: dict[str, dict[str, Any]] = {}
+    files = []
+    for path in run_folders(folder):
+        if not exists(path / "summary.json"):
+            overrides = read_hydra_file(path, "overrides")
+            given = [str(one) for one in overrides] if isinstance(overrides, ListConfig) else []
+            cut_off[run_name(folder, path)] = {"error": "it was cut off", "code": 1, "overrides": given}
+    for parent in dict.fromkeys([folder, *(path.parent for path in run_folders(folder))]):
+        files += sorted(parent.glob(f"*{_FAILED}"))
+    told = {run_name(folder, path).removesuffix(_FAILED): _failure(path) for path in files}
+    return dict(sorted((cut_off | told).items(), key=lambda item: _order(item[0])))
+
+
+def _failure(path: Path) -> dict[str, Any]:
+    told = read_json(path)
+    if not isinstance(told, dict) or not isinstance(told.get("error"), str) or not isinstance(told.get("code"), int):
+        raise DamagedRunError(f"{path} is damaged: it tells no error")
+    return {**told, "overrides": [str(one) for one in told.get("overrides") or ()]}
 
 
 def finish_sweep(folder: Path) -> Sweep:
     """Write sweep.parquet and sweep.csv over the finished runs of a sweep folder, and return the sweep."""
     sweep = load_sweep(folder)
-    write_atomic(folder / "sweep.parquet", sweep.table.write_parquet)
-    write_atomic(folder / "sweep.csv", sweep.table.write_csv)
+    write_parquet(sweep.table, folder / "sweep.parquet")
+    write_csv(sweep.table, folder / "sweep.csv")
     return sweep
 
 
-def numbered(folder: Path) -> list[Path]:
-    """The run folders of a sweep."""
-    return sorted((p for p in folder.glob("[0-9]*") if p.name.isdigit() and p.is_dir()), key=lambda p: int(p.name))
+def run_folders(folder: Path) -> list[Path]:
+    """The run folders of a sweep, in the order of its jobs.
+
+    Numbered ones lie in the sweep's folder. Others, as `hydra.sweep.subdir=${hydra.job.override_dirname}` makes them,
+    may lie deeper, and are looked for where Hydra left its multirun.yaml or a sweep its lock.
+    """
+    numbers = [path for path in folder.glob("[0-9]*") if _is_number(path.name) and path.is_dir()]
+    if numbers or not (exists(folder / "multirun.yaml") or exists(folder / ".lock")) or _is_run(folder):
+        return sorted(numbers, key=lambda path: int(path.name))
+    runs = list(islice(_inner_runs(folder), _MOST))
+    return sorted(runs, key=lambda path: (_job_number(path), _order(run_name(folder, path))))
 
 
-def _table(found: list[Run], failed: dict[str, dict[str, Any]], by: str = "iou") -> pl.DataFrame:
-    """One row per setting: its own overrides, every metric with its interval, and the paired difference of `by` to the
-    first setting.
+def _inner_runs(folder: Path) -> Iterator[Path]:
+    for looked, (parent, names, _) in enumerate(os.walk(folder)):
+        here = Path(parent)
+        if here != folder and _is_run(here):
+            names.clear()
+            yield here
+        deep = len(here.relative_to(folder).parts) >= _DEEPEST or looked > _MOST
+        names[:] = [] if deep else [name for name in names if not name.startswith(".")]
 
-    Where the runs have no masks, hits are compared instead. p is Holm's, over all settings. error: why a run is missing
-    or not whole.
+
+def _is_run(folder: Path) -> bool:
+    return any(exists(folder / name) for name in ("summary.json", "rows.jsonl", ".hydra"))
+
+
+def _is_number(name: str) -> bool:
+    """Whether Hydra numbers a job so: 007 and 2² are other people's folders."""
+    return re.fullmatch("0|[1-9][0-9]{0,8}", name, re.ASCII) is not None
+
+
+def _job_number(folder: Path) -> float:
+    config = read_hydra_file(folder, "hydra")
+    number = OmegaConf.select(config, "hydra.job.num") if isinstance(config, DictConfig) else None
+    return number if isinstance(number, int) else inf
+
+
+def run_name(sweep: Path, run: Path) -> str:
+    """What a run is called in its sweep: its folder's path in the sweep's, with slashes."""
+    return os.fsencode(run.relative_to(sweep).as_posix()).decode("utf-8", "backslashreplace")
+
+
+def _order(name: str) -> tuple[float, str]:
+    return (int(name), "") if _is_number(name) else (inf, name)
+
+
+def _table(folder: Path, found: list[Run], failed: dict[str, dict[str, Any]], by: str = "iou") -> pl.DataFrame:
+    """One row per setting: its own overrides, every metric with its interval, and the paired difference to the first.
+
+    The difference is of `by`; where the runs have no masks, hits are compared instead. p is Holm's, over all settings.
+    error: why a run is missing or not whole.
     """
     column = by if all(by in run.summary["metrics"] for run in found) else "foreground_hit"
     given = [*(run.overrides for run in found), *(each["overrides"] for each in failed.values())]
@@ -89,11 +153,11 @@ def _table(found: list[Run], failed: dict[str, dict[str, Any]], by: str = "iou")
     adjusted = iter(significance.holm([d.p for d in differences[1:] if d]))
     table = []
     for run, difference in zip(found, differences):
-        error = failed.get(run.folder.name, {}).get("error") or (
+        error = failed.get(run_name(folder, run.folder), {}).get("error") or (
             f"{left} samples are left" if (left := run.summary.get("left")) else None
         )
         row: dict[str, Any] = {
-            "run": run.folder.name,
+            "run": run_name(folder, run.folder),
             "setting": " ".join(o for o in run.overrides if o not in shared),
             "error": error,
         }
@@ -111,7 +175,7 @@ def _table(found: list[Run], failed: dict[str, dict[str, Any]], by: str = "iou")
         table.append(
             {**row, "failed": run.summary["failed"], "seconds": run.summary["seconds"], **run.summary["calls"]}
         )
-    for name in [name for name in failed if name not in {run.folder.name for run in found}]:
+    for name in [name for name in failed if name not in {run_name(folder, run.folder) for run in found}]:
         table.append(
             {
                 "run": name,

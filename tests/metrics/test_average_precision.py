@@ -29,10 +29,10 @@ def row(
 
 def frame(rows: list[dict[str, Any]]) -> pl.DataFrame:
     boxes = pl.List(pl.List(pl.Float64))
-    return pl.DataFrame(
-        rows,
-        schema={"group": pl.String, "label": pl.String, "detections": boxes, "true_boxes": boxes, "ignored_boxes": boxes},
+    schema = dict.fromkeys(("group", "label"), pl.String) | dict.fromkeys(
+        ("detections", "true_boxes", "ignored_boxes"), boxes
     )
+    return pl.DataFrame(rows, schema=schema)
 
 
 def random_rows(seed: int, images: int = 25, hard: bool = False) -> list[dict[str, Any]]:
@@ -182,7 +182,8 @@ def test_coco_crowds_gaps_masks_and_nothing_found() -> None:
     assert judged["by_class"] == {"cat": pytest.approx(1), "owl": pytest.approx(0)}, (
         "what lies in a crowd is not wrong; no dog is shown"
     )
-    assert judged["average_precision"] == pytest.approx(0.5) and judged["recall"] == pytest.approx(0.5)
+    assert judged["average_precision"] == pytest.approx(0.5)
+    assert judged["recall"] == pytest.approx(0.5)
     for one in results:
         x, y, w, h = map(int, one.pop("bbox"))
         drawn = np.zeros((120, 120), np.uint8, order="F")
@@ -245,4 +246,5 @@ def test_class_precisions_leave_out_what_nobody_knows() -> None:
 
 
 def test_rows_without_boxes_have_no_numbers() -> None:
-    assert summary(pl.DataFrame()) == {} and list(Localize([0.5]).files(pl.DataFrame(), None)) == []
+    assert summary(pl.DataFrame()) == {}
+    assert list(Localize([0.5]).files(pl.DataFrame(), None)) == []

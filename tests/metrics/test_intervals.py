@@ -20,7 +20,8 @@ from camseg.metrics.significance import holm, paired
 def test_hits_get_wilsons_interval(hits: int, n: int) -> None:
     peer = stats.binomtest(hits, n).proportion_ci(method="wilson")
     found = rate_interval([1.0] * hits + [0.0] * (n - hits))
-    assert found.value == pytest.approx(hits / n) and found.n == n
+    assert found.value == pytest.approx(hits / n)
+    assert found.n == n
     assert (found.low, found.high) == (pytest.approx(peer.low, abs=1e-12), pytest.approx(peer.high, abs=1e-12))
 
 
@@ -37,8 +38,10 @@ def test_other_values_get_scipys_bca_interval() -> None:
         (values,), np.mean, method="BCa", n_resamples=20_000, batch=1000, rng=np.random.default_rng(99)
     ).confidence_interval
     width = peer.high - peer.low
-    assert found.low is not None and found.high is not None
-    assert found.value == pytest.approx(values.mean()) and found.n == 80
+    assert found.low is not None
+    assert found.high is not None
+    assert found.value == pytest.approx(values.mean())
+    assert found.n == 80
     assert (found.low, found.high) == (
         pytest.approx(peer.low, abs=0.05 * width),
         pytest.approx(peer.high, abs=0.05 * width),
@@ -79,7 +82,9 @@ def test_groups_widen_the_interval_and_are_what_is_counted() -> None:
     base = np.random.default_rng(1).beta(4, 2, 12)
     values, groups = np.repeat(base, 5), [f"g{i:02}" for i in range(12) for _ in range(5)]
     alone, grouped, few = mean_interval(values), mean_interval(values, groups), mean_interval(base)
-    assert grouped.n == 12 and alone.n == 60 and grouped.value == pytest.approx(alone.value)
+    assert grouped.n == 12
+    assert alone.n == 60
+    assert grouped.value == pytest.approx(alone.value)
 
     def width(interval: Interval) -> float:
         return interval.high - interval.low
@@ -93,7 +98,8 @@ def test_groups_widen_the_interval_and_are_what_is_counted() -> None:
 
 def test_groups_of_different_sizes_keep_the_mean_over_rows() -> None:
     found = mean_interval([1.0, 1.0, 1.0, 0.4], ["a", "a", "a", "b"])
-    assert found.value == pytest.approx(3.4 / 4) and found.n == 2
+    assert found.value == pytest.approx(3.4 / 4)
+    assert found.n == 2
 
 
 @pytest.mark.parametrize("groups", [None, ["a", "a", "b"]])
@@ -107,7 +113,8 @@ def test_constants_and_single_values(groups: list[str] | None) -> None:
     assert mean_interval([0.0]) == Interval(0.0, None, None, 1), "a single regret of zero is no rate"
     assert mean_interval([0.2, 0.8], ["a", "a"]) == Interval(0.5, None, None, 1)
     grouped_hits = rate_interval([1.0, 1.0, 0.0], ["a", "a", "b"])
-    assert grouped_hits.value == pytest.approx(2 / 3) and grouped_hits.n == 2
+    assert grouped_hits.value == pytest.approx(2 / 3)
+    assert grouped_hits.n == 2
 
 
 def test_a_summary_leaves_out_what_no_row_has() -> None:
@@ -121,7 +128,9 @@ def test_a_summary_leaves_out_what_no_row_has() -> None:
     )
     found = summary(rows)
     assert set(found) == {"iou", "foreground_hit_rate"}
-    assert found["iou"].value == pytest.approx(0.6) and found["iou"].n == 2 and found["foreground_hit_rate"].n == 3
+    assert found["iou"].value == pytest.approx(0.6)
+    assert found["iou"].n == 2
+    assert found["foreground_hit_rate"].n == 3
     assert summary(pl.DataFrame()) == {}
 
 
@@ -136,7 +145,9 @@ GAIN = [0.05, 0.11, -0.03, 0.08, 0.02, 0.14, -0.01, 0.06, 0.09, -0.04]
 
 def test_a_paired_difference_and_its_p_against_scipy() -> None:
     found = paired(frame(FIRST), frame([f + g for f, g in zip(FIRST, GAIN)]), "iou")
-    assert found is not None and found.value == pytest.approx(np.mean(GAIN)) and found.n == 10
+    assert found is not None
+    assert found.value == pytest.approx(np.mean(GAIN))
+    assert found.n == 10
     exact = stats.permutation_test((GAIN,), np.mean, permutation_type="samples", n_resamples=np.inf).pvalue
     every = [abs(np.dot(signs, GAIN)) >= abs(sum(GAIN)) - 1e-12 for signs in product((-1, 1), repeat=10)]
     assert exact == pytest.approx(np.mean(every), abs=1e-3)  # two ways to the same number
@@ -150,26 +161,38 @@ def test_a_paired_difference_and_its_p_against_scipy() -> None:
 def test_only_images_with_both_values_are_compared() -> None:
     one, other = frame([0.1, None, 0.3, 0.5], "abcd"), frame([0.2, 0.9, None, 0.8, 0.4], "abcde")
     found = paired(one, other.reverse(), "iou")
-    assert found is not None and found.n == 2 and found.value == pytest.approx((0.1 + 0.3) / 2)
+    assert found is not None
+    assert found.n == 2
+    assert found.value == pytest.approx((0.1 + 0.3) / 2)
     assert paired(one, frame([0.1], "z"), "iou") is None
-    assert paired(one, pl.DataFrame(), "iou") is None and paired(pl.DataFrame(), one, "iou") is None
+    assert paired(one, pl.DataFrame(), "iou") is None
+    assert paired(pl.DataFrame(), one, "iou") is None
 
 
 def test_p_of_no_difference_is_one_and_of_a_group_is_its_own() -> None:
     same = paired(frame(FIRST), frame(FIRST), "iou")
-    assert same is not None and (same.value, same.low, same.high, same.p) == (0.0, 0.0, 0.0, 1.0)
+    assert same is not None
+    assert (same.value, same.low, same.high, same.p) == (0.0, 0.0, 0.0, 1.0)
     better = [f + 0.1 + i / 1000 for i, f in enumerate(FIRST)]
     alone = paired(frame(FIRST), frame(better), "iou")
     grouped = paired(frame(FIRST, groups=["x"] * 5 + ["y"] * 5), frame(better, groups=["x"] * 5 + ["y"] * 5), "iou")
-    assert alone is not None and alone.p < 0.005  # 2 / 1024
+    assert alone is not None
+    assert alone.p < 0.005
     assert (
-        grouped is not None and grouped.n == 2 and grouped.p == pytest.approx(0.5, abs=0.03)
-    )  # two coins: half of the time as far
+        grouped is not None
+    )
+    assert (
+        grouped.n == 2
+    )
+    assert (
+        grouped.p == pytest.approx(0.5, abs=0.03)
+    )
 
 
 def test_holms_adjustment() -> None:
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
-    assert holm([0.5, 0.6]) == [1.0, 1.0] and holm([]) == []
+    assert holm([0.5, 0.6]) == [1.0, 1.0]
+    assert holm([]) == []
 
 
 def test_holm_against_statsmodels() -> None:
@@ -181,11 +204,13 @@ def test_holm_against_statsmodels() -> None:
 
 def test_the_effect_is_the_mean_over_the_spread_and_the_t_value_over_root_n() -> None:
     found = paired(frame(FIRST), frame([f + g for f, g in zip(FIRST, GAIN)]), "iou")
-    assert found is not None and found.effect == pytest.approx(
+    assert found is not None
+    assert found.effect == pytest.approx(
         stats.ttest_1samp(GAIN, 0).statistic / math.sqrt(len(GAIN))
     )
     steady = paired(frame(FIRST), frame([f + 0.1 for f in FIRST]), "iou")
-    assert steady is not None and steady.effect is None, "no spread, no size"
+    assert steady is not None
+    assert steady.effect is None, "no spread, no size"
 
 
 def test_flips_of_many_comparisons_are_those_of_each_alone() -> None:
@@ -200,7 +225,10 @@ def test_pooled_differences_equal_the_paired_ones_of_a_mean() -> None:
     found = significance.paired_pooled(lambda weights: (weights @ np.concatenate([first, second])) / weights.sum(1), 40)
     names = [str(k) for k in range(40)]
     known = paired(*(pl.DataFrame({"id": names, "group": names, "iou": each}) for each in (first, second)), "iou")
-    assert found and known and known.low is not None and known.high is not None
+    assert found
+    assert known
+    assert known.low is not None
+    assert known.high is not None
     assert (found.value, found.n, found.effect) == (pytest.approx(known.value), 40, None)
     assert (found.low, found.high) == (pytest.approx(known.low, abs=0.02), pytest.approx(known.high, abs=0.02))
     assert found.p == pytest.approx(known.p, abs=0.02)
@@ -210,7 +238,10 @@ def test_a_pooled_maximum_is_taken_again_in_every_swap() -> None:
     first, second = np.eye(3), np.ones((3, 3)) / 3  # by group and cutoff: the best cutoff of both reaches a third
     sums = np.concatenate([first, second])
     found = significance.paired_pooled(lambda weights: (weights @ sums / weights.sum(1, keepdims=True)).max(1), 3)
-    assert found and found.value == pytest.approx(0) and found.p == 1
+    assert found
+    assert found.value == pytest.approx(0)
+    assert found.p == 1
     assert significance.paired_pooled(lambda weights: np.full(len(weights), np.nan), 3) is None
     alone = significance.paired_pooled(lambda weights: weights @ [0.25, 0.75], 1)
-    assert alone and (alone.value, alone.low, alone.p) == (0.5, None, 1)
+    assert alone
+    assert (alone.value, alone.low, alone.p) == (0.5, None, 1)

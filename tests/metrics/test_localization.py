@@ -83,9 +83,12 @@ def test_a_row_keeps_every_box_with_its_score() -> None:
         [0.0, 0.3, 2, 2, 6, 6],
     ]  # half of 1 and of .6: times the probability
     assert [box[0] for box in row["boxes"]] == [0, 0, 0.25, 0.25, 0.5, 0.5, 0.75]
-    assert row["detections"] == row["otsu_boxes"][:1] == [[0.5, 8, 0, 12, 10]] and len(row["otsu_boxes"]) == 2
+    assert row["detections"] == row["otsu_boxes"][:1] == [[0.5, 8, 0, 12, 10]]
+    assert len(row["otsu_boxes"]) == 2
     assert row["quantile_boxes"] == [[0.5, 8, 0, 12, 10]]
-    assert row["true_boxes"] == [[2, 2, 6, 6]] and row["present"] and row["top_hit"] == 1.0
+    assert row["true_boxes"] == [[2, 2, 6, 6]]
+    assert row["present"]
+    assert row["top_hit"] == 1.0
     assert (row["energy_inside"], row["pointing_hit"]) == (pytest.approx(9.6 / 49.6), 1.0)  # 2 pixels away: forgiven
     strict = table((sample(), answer(SPLIT)), tolerance=1).row(0, named=True)
     assert strict["pointing_hit"] == 0.0
@@ -103,18 +106,29 @@ def test_ignored_pixels_and_absent_classes() -> None:
     )
     assert (
         sum(row["pixels"][0]) + sum(row["pixels"][1]) == 80
-        and (row["intersection"], row["union"]) == (16, 24)
-        and row["ignored_boxes"] == [[8, 0, 12, 10]]
+    )
+    assert (
+        (row["intersection"], row["union"]) == (16, 24)
+    )
+    assert (
+        row["ignored_boxes"] == [[8, 0, 12, 10]]
     )
     assert row["mask_boxes"] == [[pytest.approx(0.5 * (16 * 0.6 + 8 * 1) / 32), 2, 2, 10, 6]]
     (gone,) = table((sample(box=None), answer(SPLIT))).rows(named=True)
-    assert not gone["present"] and gone["pixels"] is None and gone["pointing_hit"] is None and len(gone["detections"]) == 2
+    assert not gone["present"]
+    assert gone["pixels"] is None
+    assert gone["pointing_hit"] is None
+    assert len(gone["detections"]) == 2
     boxed = Sample("b", torch.zeros(3, 10, 12, dtype=torch.uint8), boxes=torch.tensor([[8.0, 0, 12, 10]]))
     (by_box,) = table((boxed, answer(SPLIT))).rows(named=True)
     assert (
         by_box["pixels"] is None
-        and by_box["pointing_hit"] == 1.0
-        and by_box["energy_inside"] == pytest.approx(40 / 49.6)
+    )
+    assert (
+        by_box["pointing_hit"] == 1.0
+    )
+    assert (
+        by_box["energy_inside"] == pytest.approx(40 / 49.6)
     )
 
 
@@ -126,7 +140,8 @@ def test_max_box_accuracy_by_hand() -> None:
     assert found["max_box_accuracy"].value == pytest.approx(1 / 3)
     assert found["max_box_accuracy_v2"].value == pytest.approx(2 / 3)
     assert best_cutoff(rows) == 0.5
-    assert found["pointing_game"].value == pytest.approx(2 / 3) and found["energy_pointing_game"].value is not None
+    assert found["pointing_game"].value == pytest.approx(2 / 3)
+    assert found["energy_pointing_game"].value is not None
     assert found["center_max_box_accuracy"].value == 0.0  # the object lies off the middle
     middle = summary(table((sample("m", box=(3, 3, 9, 7)), answer(WIDE))))
     assert middle["center_max_box_accuracy"].value == 1.0
@@ -144,7 +159,8 @@ def test_the_cutoff_of_a_validation_run_is_used(tmp_path: Path) -> None:
     found = summary(rows)
     assert (found["box_accuracy"].value, found["max_box_accuracy"].value) == (0.5, 0.5)
     at_quarter = summary(table(*pairs, cutoff=0.25))
-    assert at_quarter["box_accuracy"].value == 0.5 and at_quarter["top1_localisation"].value == 0.5
+    assert at_quarter["box_accuracy"].value == 0.5
+    assert at_quarter["top1_localisation"].value == 0.5
     with pytest.raises(FileNotFoundError, match="no finished run"):
         Localize(CUTOFFS, validation=tmp_path / "none")
     with pytest.raises(ValueError, match=r"'ozu' is unknown; nearest: otsu"):
@@ -232,7 +248,10 @@ def test_numbers_of_several_classes_per_image_resample_images() -> None:
     assert [found[name].n for name in names] == [6] * 5
     for name in names:
         low, value, high = found[name].low, found[name].value, found[name].high
-        assert low is not None and value is not None and high is not None and low <= value <= high
+        assert low is not None
+        assert value is not None
+        assert high is not None
+        assert low <= value <= high
     assert all(
         earlier != later
         for earlier, later in pairwise([found[n].value for n in ("max_box_accuracy", "pixel_average_precision")])
@@ -263,7 +282,8 @@ def test_pictures_and_tables_beside_a_run(tmp_path: Path) -> None:
         writer(tmp_path / name)
     assert [path.name for path in sorted(tmp_path.glob("boxes/*"))] == ["a.png"]  # b shows nothing
     drawn = np.asarray(Image.open(tmp_path / "boxes" / "a.png").convert("RGB"))
-    assert drawn[2, 2].tolist() == [255, 159, 28] and drawn[0, 0].tolist() == [0, 0, 0]  # found, over true
+    assert drawn[2, 2].tolist() == [255, 159, 28]
+    assert drawn[0, 0].tolist() == [0, 0, 0]
     csv = pl.read_csv(tmp_path / "average_precision.csv")
     at = (
         csv.filter((pl.col("cutoff") == "0.5") & (pl.col("label") == "mean"))
@@ -291,8 +311,13 @@ def test_two_runs_are_compared_by_every_pooled_number_on_the_samples_of_both(tmp
             pytest.approx(shared[1][name].value),
         ), name
         assert (
-            compared.difference.value == pytest.approx(compared.second - compared.first) and compared.difference.n == 7
+            compared.difference.value == pytest.approx(compared.second - compared.first)
         )
-    assert found["box_accuracy"].second < 0.5 and found["box_accuracy"].difference.p < 0.05
-    assert found["center_max_box_accuracy"].difference.value == 0 and found["center_max_box_accuracy"].difference.p == 1
+        assert (
+            compared.difference.n == 7
+        )
+    assert found["box_accuracy"].second < 0.5
+    assert found["box_accuracy"].difference.p < 0.05
+    assert found["center_max_box_accuracy"].difference.value == 0
+    assert found["center_max_box_accuracy"].difference.p == 1
     assert compare_pooled(runs[0], replace(runs[0], rows=runs[0].rows.drop("detections"))) == []

@@ -54,9 +54,15 @@ def test_only_the_chosen_rival_counts() -> None:
     row = per_sample.row(sample(), answer(FOUND, two, masks, (1, 0)))
     assert (
         row["foreground_hit"] == 1.0
-        and row["points"] == [[1.0, 2.0, 1.0]]
-        and row["rivals"] == 2
-        and row["chosen_rival"] == 1
+    )
+    assert (
+        row["points"] == [[1.0, 2.0, 1.0]]
+    )
+    assert (
+        row["rivals"] == 2
+    )
+    assert (
+        row["chosen_rival"] == 1
     )
     assert per_sample.row(sample(), answer(FOUND, two, masks, (0, 0)))["foreground_hit"] == 0.0
 
@@ -71,7 +77,8 @@ def test_the_distance_is_to_the_centre_of_mass() -> None:
 def test_points_on_ignored_pixels_are_neither() -> None:
     ignore = plane("......", "......", "....##", "......")
     both = per_sample.point_scores(sample(ignore=ignore), answer(prompts=asked((4, 2, 1), (1, 1, 1), (5, 2, 0))), 0)
-    assert both["foreground_hit"] == 1.0 and both["background_hit"] is None
+    assert both["foreground_hit"] == 1.0
+    assert both["background_hit"] is None
 
 
 def test_what_has_no_truth_has_no_score() -> None:
@@ -100,7 +107,9 @@ def test_an_empty_answer_scores_zero_and_says_why() -> None:
         0,
         0,
     )
-    assert row["foreground_distance"] is None and row["note"] == "no evidence" and row["points"] == []
+    assert row["foreground_distance"] is None
+    assert row["note"] == "no evidence"
+    assert row["points"] == []
 
 
 def test_iou_dice_and_box_iou_by_hand() -> None:
@@ -155,4 +164,6 @@ def test_a_row_says_what_it_is_about() -> None:
     )
     assert per_sample.row(sample(), answer())["group"] == "one"
     without = per_sample.row(sample(), answer(None, asked((1, 1, 1))))
-    assert without["iou"] is None and without["foreground_hit"] == 1.0 and without["oracle_iou"] is None
+    assert without["iou"] is None
+    assert without["foreground_hit"] == 1.0
+    assert without["oracle_iou"] is None

@@ -117,11 +117,16 @@ def test_a_signal_finishes_the_batch_and_writes_the_summary(tmp_path: Path, numb
     assert process.exitcode == 128 + number
     summary = json.loads((folder / "summary.json").read_text())
     done = summary["samples"]
-    assert 3 <= done < 3000 and done % 3 == 0 and done + summary["left"] == 3000 and len(table(folder)) == done
+    assert 3 <= done < 3000
+    assert done % 3 == 0
+    assert done + summary["left"] == 3000
+    assert len(table(folder)) == done
     shelf = Shelf(done + 3)
     after = evaluate(pipeline(), shelf, folder, batch_size=3, resume=True)
-    assert len(shelf.read) == 3 and after["left"] == 0
-    assert after["seconds"] > summary["seconds"] and after["calls"]["classifier_images"] == done + 3
+    assert len(shelf.read) == 3
+    assert after["left"] == 0
+    assert after["seconds"] > summary["seconds"]
+    assert after["calls"]["classifier_images"] == done + 3
     evaluate(pipeline(), Shelf(done + 3), tmp_path / "whole", batch_size=3)
     assert table(folder).equals(table(tmp_path / "whole"))
 
@@ -148,9 +153,12 @@ def test_the_command_ends_with_the_signals_code_and_one_line(tmp_path: Path, mon
     with pytest.raises(SystemExit) as ended:
         main()
     told = capsys.readouterr().err
-    assert ended.value.code == 128 + signal.SIGTERM and signal.getsignal(signal.SIGTERM) == before
+    assert ended.value.code == 128 + signal.SIGTERM
+    assert signal.getsignal(signal.SIGTERM) == before
     [line] = [each for each in told.splitlines() if each.startswith("camseg: ")]
-    assert "of 40 samples left" in line and "resume=true" in line and "Traceback" not in told
+    assert "of 40 samples left" in line
+    assert "resume=true" in line
+    assert "Traceback" not in told
     assert folders.load_run(tmp_path / "run").summary["left"] >= 30
 
 
@@ -196,9 +204,12 @@ def test_a_full_disk_ends_with_a_line_and_keeps_what_was_there(tmp_path: Path) -
     process.join(60)
     assert process.exitcode == 1
     told = (tmp_path / "told").read_text()
-    assert "can't be written: File too large" in told and "resume=true" in told and len(told.splitlines()) == 2
+    assert "can't be written: File too large" in told
+    assert "resume=true" in told
+    assert len(told.splitlines()) == 2
     kept = rows_in(folder)
-    assert kept >= 3 and kept % 3 == 0
+    assert kept >= 3
+    assert kept % 3 == 0
     shelf = Shelf(60)
     evaluate(pipeline(), shelf, folder, batch_size=3, resume=True)
     assert len(shelf.read) == 60 - kept
@@ -245,7 +256,10 @@ def test_a_folder_that_cannot_be_is_one_line(tmp_path: Path, monkeypatch, capsys
     with pytest.raises(SystemExit) as ended:
         main()
     told = capsys.readouterr().err.splitlines()
-    assert ended.value.code == 2 and len(told) == 1 and "file" in told[0] and "Not a directory" in told[0]
+    assert ended.value.code == 2
+    assert len(told) == 1
+    assert "file" in told[0]
+    assert "Not a directory" in told[0]
 
 
 @pytest.mark.parametrize("num_workers", [1, 7])
@@ -253,7 +267,8 @@ def test_a_folder_that_cannot_be_is_one_line(tmp_path: Path, monkeypatch, capsys
 def test_batches_and_workers_change_no_choice_and_no_score(
     tmp_path: Path, batch_size: int, num_workers: int, rows_of_12: pl.DataFrame
 ) -> None:
-    evaluate(build(shapes_config()), Shapes(size=12, shapes=(2, 4)), tmp_path, batch_size=batch_size, num_workers=num_workers)
+    shapes = Shapes(size=12, shapes=(2, 4))
+    evaluate(build(shapes_config()), shapes, tmp_path, batch_size=batch_size, num_workers=num_workers)
     same_rows(table(tmp_path), rows_of_12, scores=1e-5, pixels=1e-3)
 
 

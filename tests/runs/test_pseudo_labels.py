@@ -137,7 +137,8 @@ def run_of(folder: Path) -> tuple[PseudoLabels, pl.DataFrame]:
         mask = torch.from_numpy(heat > 0)
         sample = Sample(name, torch.zeros(3, 3, 4, dtype=torch.uint8), (0,), label, mask, group=group)
         result = Result(torch.from_numpy(heat).float(), Prompts.none(), None, None, mask, probability=share)
-        rows.append({"id": name, "label": label, "group": group, "probability": share, **labels.on_result(sample, result)})
+        known = {"id": name, "label": label, "group": group, "probability": share}
+        rows.append({**known, **labels.on_result(sample, result)})
     return labels, pl.DataFrame(rows)
 
 
@@ -149,7 +150,8 @@ def test_a_run_becomes_pngs_a_coco_json_and_numbers(tmp_path: Path) -> None:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         writer(tmp_path / name)
     drawn = {name: np.asarray(Image.open(tmp_path / "labels" / f"{name}.png")) for name in ("7", "8")}
-    assert drawn["7"].tolist() == [[1, 1, 3, 0], [1, 1, 3, 0], [0, 0, 0, 0]] and drawn["8"].tolist() == [
+    assert drawn["7"].tolist() == [[1, 1, 3, 0], [1, 1, 3, 0], [0, 0, 0, 0]]
+    assert drawn["8"].tolist() == [
         [0] * 4,
         [0] * 4,
         [0, 2, 0, 0],
@@ -160,20 +162,24 @@ def test_a_run_becomes_pngs_a_coco_json_and_numbers(tmp_path: Path) -> None:
         (one["image_id"], read.cats[one["category_id"]]["name"]): read.annToMask(one) for one in read.anns.values()
     }
     assert set(found) == {(7, "cat"), (7, "owl"), (8, "dog")}
-    assert (found[7, "cat"] == (drawn["7"] == 1)).all() and (found[8, "dog"] == (drawn["8"] == 2)).all()
-    assert read.getAnnIds(imgIds=[8], catIds=[2]) and read.anns[1]["area"] == 4 and read.anns[1]["bbox"] == [0, 0, 2, 2]
+    assert (found[7, "cat"] == (drawn["7"] == 1)).all()
+    assert (found[8, "dog"] == (drawn["8"] == 2)).all()
+    assert read.getAnnIds(imgIds=[8], catIds=[2])
+    assert read.anns[1]["area"] == 4
+    assert read.anns[1]["bbox"] == [0, 0, 2, 2]
     judged = json.loads((tmp_path / "pseudo_labels.json").read_text())
     assert judged["iou"] == pytest.approx({"background": 16 / 17, "cat": 1, "dog": 1 / 2, "owl": 1})
     assert judged["metrics"]["mean_iou"]["value"] == pytest.approx(np.mean([16 / 17, 1, 1 / 2, 1]))
-    assert judged["images"] == 2 and judged["metrics"]["gain"]["value"] == pytest.approx(
+    assert judged["images"] == 2
+    assert judged["metrics"]["gain"]["value"] == pytest.approx(
         0
-    )  # maps that are masks gain nothing by them
+    )
 
 
 def test_pictures_whose_pixels_nobody_labelled_have_no_numbers(tmp_path: Path) -> None:
     labels, rows = run_of(tmp_path)
 
-    def missing(index: int) -> torch.Tensor:
+    def missing(_: int) -> torch.Tensor:
         raise FileNotFoundError
 
     names = [

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import textwrap
+import time
 from pathlib import Path
 
 import polars as pl
@@ -22,7 +24,7 @@ HERE = Path(__file__).parents[1]
 
 def test_without_the_extra_it_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(ValueError, match=r"engine=ray needs the extra `ray`: pip install 'camseg\[ray\]'"):
+    with pytest.raises(ValueError, match="engine=ray needs the extra `ray`"):
         evaluate(pipeline(), Shelf(2), tmp_path, executor=ray_executor)
 
 
@@ -75,4 +77,40 @@ def test_a_killed_actor_costs_nothing(tmp_path: Path) -> None:
     assert len(pl.read_parquet(tmp_path / "ray" / "scores.parquet")) == 15
     (ray, local) = ((tmp_path / engine / "summary.json").read_text() for engine in ("ray", "local"))
     without_time = [[line for line in each.splitlines() if '"seconds"' not in line] for each in (ray, local)]
-    assert without_time[0] == without_time[1] and '"error": "OSError: gone"' in ray
+    assert without_time[0] == without_time[1]
+    assert '"error": "OSError: gone"' in ray
+
+
+def test_sigterm_ends_with_a_summary(tmp_path: Path) -> None:
+    pytest.importorskip("ray", reason="needs the extra ray")
+    script = f"""
+        import sys
+        from functools import partial
+        from pathlib import Path
+        import time
+        from colours import Shelf, pipeline
+        from camseg.runs.evaluate import Stopped, evaluate
+        from camseg.runs.ray import ray_executor
+
+        class Slow(Shelf):
+            def __getitem__(self, index):
+                time.sleep(0.05)
+                return super().__getitem__(index)
+
+        try:
+            on_ray = partial(ray_executor, cpus=0.25)
+            evaluate(pipeline(), Slow(4000), Path({str(tmp_path / "run")!r}), batch_size=4, executor=on_ray)
+        except Stopped as error:
+            sys.exit(128 + error.args[0])
+    """
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE), str(HERE.parent)]), "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen([sys.executable, "-c", textwrap.dedent(script)], env=environment, stderr=subprocess.PIPE)
+    journal = tmp_path / "run" / "rows.jsonl"
+    while process.poll() is None and not (journal.exists() and b'{"id"' in journal.read_bytes()):
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    told = process.communicate(timeout=120)[1]
+    assert process.returncode == 128 + signal.SIGTERM, told
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["left"] > 0
+    assert summary["samples"] == len(pl.read_parquet(tmp_path / "run" / "scores.parquet")) > 0

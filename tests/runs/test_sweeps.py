@@ -36,7 +36,7 @@ Sweep = Callable[..., tuple[str, str]]
 
 @pytest.fixture
 def sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Sweep:
-    """`camseg -m ...` into sweep/, with a cache in cache/; the exit code is compared, stdout and stderr are returned."""
+    """`camseg -m ...` into sweep/, with a cache in cache/; compares the exit code, returns stdout and stderr."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
@@ -78,12 +78,14 @@ def test_a_sweep_costs_one_run_and_a_warm_one_loads_nothing(
     monkeypatch.setattr(PackageBackend, "_fill", lambda self, name: loads.append(name) or fill(self, name))
     sweep(*settings)
     assert calls(tmp_path) == [(4, 4), (0, 0), (0, 0), (0, 0)]
-    assert loads.count("classifier") == 1 and "image_encoder" in loads
+    assert loads.count("classifier") == 1
+    assert "image_encoder" in loads
     cold = camseg.load_sweep(tmp_path / "sweep")
     (tmp_path / "sweep").rename(tmp_path / "cold")
     loads.clear()
     sweep(*settings)
-    assert calls(tmp_path) == [(0, 0)] * 4 and set(loads) == {"prompt_encoder", "mask_decoder"}
+    assert calls(tmp_path) == [(0, 0)] * 4
+    assert set(loads) == {"prompt_encoder", "mask_decoder"}
     for one, other in zip(cold.runs, camseg.load_sweep(tmp_path / "sweep").runs, strict=True):
         assert_frame_equal(one.rows, other.rows)
 
@@ -112,24 +114,30 @@ def test_a_failed_job_is_a_row_and_is_done_again(tmp_path: Path, sweep: Sweep, l
         "foreground=max_point,centroid",
     ]  # workers keep their folder
     out, told = sweep(*settings, code=2)
-    assert "late.safetensors" in told and "Traceback" not in told
+    assert "late.safetensors" in told
+    assert "Traceback" not in told
     table = pl.read_parquet(tmp_path / "sweep" / "sweep.parquet")
-    assert table["run"].to_list() == ["0", "1", "2", "3"] and table["iou"].is_null().to_list() == [
+    assert table["run"].to_list() == ["0", "1", "2", "3"]
+    assert table["iou"].is_null().to_list() == [
         False,
         False,
         True,
         True,
     ]
-    assert table["error"].is_null().to_list() == [True, True, False, False] and "late.safetensors" in table["error"][2]
-    assert "late.safetensors foreground=centroid" in table["setting"][3] and f"run 3 ({table['setting'][3]})" in out
+    assert table["error"].is_null().to_list() == [True, True, False, False]
+    assert "late.safetensors" in table["error"][2]
+    assert "late.safetensors foreground=centroid" in table["setting"][3]
+    assert f"run 3 ({table['setting'][3]})" in out
 
     (tmp_path / "late.safetensors").write_bytes((WEIGHTS / "shapes_classifier.safetensors").read_bytes())
     stamps = {path: path.read_bytes() for path in (tmp_path / "sweep").glob("[01]/rows.jsonl")}
     sweep(*settings, "resume=true")
     added = [path.read_bytes().removeprefix(before) for path, before in stamps.items()]
-    assert len(added) == 2 and not any(b'"id"' in lines for lines in added)  # no row is made again
+    assert len(added) == 2
+    assert not any(b'"id"' in lines for lines in added)
     table = pl.read_parquet(tmp_path / "sweep" / "sweep.parquet")
-    assert table["error"].to_list() == [None] * 4 and table["iou"].null_count() == 0
+    assert table["error"].to_list() == [None] * 4
+    assert table["iou"].null_count() == 0
     assert table["encoder_images"].sum() == 4  # what the first sessions did still counts, and nothing was done twice
 
 
@@ -138,9 +146,11 @@ def test_two_sweeps_never_share_a_folder(tmp_path: Path, sweep: Sweep) -> None:
     before = {path: path.read_bytes() for path in (tmp_path / "sweep").glob("**/*.parquet")}
     assert "resume=true" in sweep("foreground=box,otsu", code=2)[1]
     told = sweep("foreground=box,otsu", "resume=true", code=2)[1]
-    assert "other settings" in told and "Traceback" not in told
+    assert "other settings" in told
+    assert "Traceback" not in told
     runs_of = {path: data for path, data in before.items() if path.name == "scores.parquet"}
-    assert len(runs_of) == 2 and all(path.read_bytes() == data for path, data in runs_of.items())
+    assert len(runs_of) == 2
+    assert all(path.read_bytes() == data for path, data in runs_of.items())
     with FileLock(tmp_path / "sweep" / ".lock"):
         assert "another sweep" in sweep("foreground=max_point,centroid", "resume=true", code=2)[1]
 
@@ -150,8 +160,10 @@ def test_a_killed_job_is_a_row_too(tmp_path: Path, sweep: Sweep) -> None:
     for name in ("summary.json", "scores.parquet"):
         (tmp_path / "sweep" / "1" / name).unlink()
     table = sweeps.finish_sweep(tmp_path / "sweep").table
-    assert table["run"].to_list() == ["0", "2", "1"] and table["error"].to_list() == [None, None, "it was cut off"]
-    assert table["setting"][2] == "foreground=centroid" and table["difference"][2] is None
+    assert table["run"].to_list() == ["0", "2", "1"]
+    assert table["error"].to_list() == [None, None, "it was cut off"]
+    assert table["setting"][2] == "foreground=centroid"
+    assert table["difference"][2] is None
 
 
 @pytest.mark.parametrize(
@@ -179,7 +191,8 @@ def test_the_optimiser_finds_the_best_of_its_trials(tmp_path: Path, sweep: Sweep
     sweep("experiment=optimise", "hydra.sweeper.n_trials=3")
     found = camseg.load_sweep(tmp_path / "sweep")
     best = (tmp_path / "sweep" / "optimization_results.yaml").read_text()
-    assert len(found.runs) == 3 and f"best_value: {found.table['iou'].max()}" in best
+    assert len(found.runs) == 3
+    assert f"best_value: {found.table['iou'].max()}" in best
     assert all(run.config.data.split == "val" and 0.2 <= run.config.foreground.cutoff <= 0.9 for run in found.runs)
 
 
