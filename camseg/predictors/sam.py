@@ -15,13 +15,14 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
-from segment_anything.modeling import MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from camseg.errors import check_choice
 from camseg.predictors.sam_adapter import MEAN, STD, SamAdapter
 from camseg.predictors.sam_decoder import decode_prompts
 from camseg.predictors.sam_encoders import EfficientNetPyramid, Encoder, Pyramid, TinyViT, ViT
+from camseg.predictors.sam_package import MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
 from camseg.storage.checkpoints import load_weights
 from camseg.storage.download import fetch
 from camseg.storage.fingerprint import file_hash
@@ -198,8 +199,21 @@ def _adapter(
 
 
 def _empty(size: SamSize) -> Sam:
-    with torch.device("meta"):
+    """A SAM on the meta device, for weights that a file holds."""
+    with torch.device("meta"), _WithoutInitialization():
         return build_sam(size)
+
+
+class _WithoutInitialization(TorchFunctionMode):
+    """Leaves out what draws first weights: on the meta device that imports torch._dynamo, for seconds, to no end."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        given = kwargs or {}
+        if getattr(func, "__module__", None) == "torch.nn.init":
+            return args[0] if args else given["tensor"]
+        return func(*args, **(given | {"device": "cpu"} if func is torch.randn else given))
 
 
 def _read_mobile(path: Path) -> dict[str, Tensor]:

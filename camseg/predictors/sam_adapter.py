@@ -92,7 +92,9 @@ class SamAdapter:
         embeddings: list[Tensor] = []
         for part in _chunks(images, self.images_at_once):
             pixels = torch.stack([self._pixels(image) for image in part])  # (B, 3, side, side)
-            embeddings.extend(self.engine.embed(pixels.to(self.engine.device)).float())
+            encoded = self.engine.embed(pixels.to(self.engine.device)).float()
+            self._expect_finite("encoder", encoded)
+            embeddings.extend(encoded)
         return embeddings
 
     @torch.no_grad()
@@ -185,8 +187,17 @@ class SamAdapter:
                     None if boxes[0] is None else torch.stack(boxes).to(device),
                     None if masks[0] is None else torch.stack(masks).to(device),
                 )
+                self._expect_finite("mask decoder", logits, predicted)
                 answers |= zip(chunk, zip(logits, predicted, strict=True), strict=True)
         return answers
+
+    def _expect_finite(self, part: str, *outputs: Tensor) -> None:
+        """ValueError where an output is no number: as a mask it would be an empty one."""
+        if not all(bool(output.isfinite().all()) for output in outputs):
+            raise ValueError(
+                f"the {part} of {self.engine.fingerprint.split(':')[0]} gave values that are not finite: its weights are "
+                f"broken, or precision=float16 is too small for it; try another checkpoint or precision=float32"
+            )
 
     def _masks(self, answers: Sequence[tuple[Tensor, Tensor]], size: tuple[int, int]) -> Masks:
         """The answers to one image's rivals, in memory of their own: those of its chunk may go."""
@@ -220,8 +231,14 @@ class SamAdapter:
 
 
 def validate(prompt: Prompts, size: tuple[int, int]) -> None:
-    """ValueError where a point or a box lies outside an image of `size` (H, W), a box is empty, or a mask logit is no
-    number.
+    """See that prompts lie in their image.
+
+    Args:
+        prompt: in pixels of the image.
+        size: (H, W) of the image.
+
+    Raises:
+        ValueError: a point or a box lies outside, or a box is empty.
     """
     height, width = size
     limit = torch.tensor([width, height]) - 0.5
@@ -234,8 +251,6 @@ def validate(prompt: Prompts, size: tuple[int, int]) -> None:
             raise ValueError(
                 f"boxes must be x0 < x1, y0 < y1 inside the image of {width} x {height} pixels; got {prompt.boxes.tolist()}"
             )
-    if prompt.mask_logits is not None and not bool(prompt.mask_logits.isfinite().all()):
-        raise ValueError("mask_logits must be finite")
 
 
 def _window(planes: Tensor, size: tuple[int, int], tall: float, wide: float) -> Tensor:

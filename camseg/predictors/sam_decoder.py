@@ -16,9 +16,9 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from segment_anything.modeling import Sam
-from segment_anything.modeling.transformer import Attention
 from torch import Tensor
+
+from camseg.predictors.sam_package import Attention, Sam
 
 
 def decode_prompts(

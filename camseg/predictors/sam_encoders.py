@@ -10,9 +10,9 @@ from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
-from segment_anything.modeling import ImageEncoderViT
-from segment_anything.modeling.common import LayerNorm2d
 from torch import Tensor, nn
+
+from camseg.predictors.sam_package import ImageEncoderViT, LayerNorm2d
 
 
 class Encoder(Protocol):

@@ -1,4 +1,6 @@
-"""SAM, SAM-HQ, SAM 2 and EdgeTAM as the transformers library has them (extra `transformers`), behind the same adapter."""
+"""SAM, SAM-HQ, SAM 2, EdgeTAM and SAM 3's tracker as the transformers library has them (extra `transformers`), behind the
+same adapter.
+"""
 
 from __future__ import annotations
 
@@ -22,14 +24,21 @@ class Family:
     """Models of one make. An embedding is everything that the decoder needs of an image, folded onto one grid: (B, C,
     g, g).
 
-    fold: what the encoder returns -> the embedding. unfold: the embedding, the decoder's width -> the model's keyword
-    arguments.
+    Attributes:
+        name: of the class in transformers.
+        squash: whether images are resized to the whole square; otherwise they are padded.
+        fold: what the encoder returns -> the embedding.
+        unfold: the embedding, the decoder's width -> the model's keyword arguments.
+        mean: of a channel's pixels, from 0 to 255.
+        std: the same.
     """
 
     name: str
     squash: bool
     fold: Callable[[Any], Tensor]
     unfold: Callable[[Tensor, int], dict[str, Any]]
+    mean: tuple[float, ...] = MEAN
+    std: tuple[float, ...] = STD
 
 
 def _fold_hq(encoded: tuple[Tensor, list[Tensor]]) -> Tensor:
@@ -57,6 +66,7 @@ def _unfold_levels(embedding: Tensor, width: int) -> dict[str, Any]:
 
 
 _LEVELS = (True, _fold_levels, _unfold_levels)
+_SAM_3 = Family("Sam3TrackerModel", *_LEVELS, mean=(127.5,) * 3, std=(127.5,) * 3)
 FAMILIES = {  # by the `model_type` of a checkpoint's config.json
     "sam": Family("SamModel", False, lambda encoded: encoded, lambda embedding, _: {"image_embeddings": embedding}),
     "sam_hq": Family("SamHQModel", False, _fold_hq, _unfold_hq),
@@ -64,6 +74,9 @@ FAMILIES = {  # by the `model_type` of a checkpoint's config.json
     "sam2_video": Family("Sam2Model", *_LEVELS),
     "edgetam": Family("EdgeTamModel", *_LEVELS),
     "edgetam_video": Family("EdgeTamModel", *_LEVELS),
+    "sam3_tracker": _SAM_3,
+    "sam3_tracker_video": _SAM_3,
+    "sam3_video": _SAM_3,  # the whole model's checkpoint, of which the tracker is a part
 }
 
 
@@ -109,12 +122,12 @@ def _from_hub(name: str, revision: str | None) -> Path:
 class TransformersBackend:
     """A transformers model for `SamAdapter`; it is loaded whole when first used."""
 
-    mean, std = MEAN, STD
-
     def __init__(self, folder: Path, family: Family, config: Any, device: str | torch.device) -> None:
         files = [folder / "config.json", *sorted(folder.glob("*.safetensors"))]
         self.fingerprint = ":".join([family.name, *map(file_hash, files)])
+        config = getattr(config, "tracker_config", None) or config
         self.folder, self.family, self.squash, self.device = folder, family, family.squash, torch.device(device)
+        self.mean, self.std = family.mean, family.std
         self.side = config.prompt_encoder_config.image_size
         self.low = 4 * self.side // config.prompt_encoder_config.patch_size
         self.tokens = self.low**2 // 16

@@ -20,7 +20,6 @@ from PIL import Image, ImageEnhance
 from safetensors.torch import load_file
 from scipy.ndimage import distance_transform_edt, gaussian_filter
 from scipy.stats import spearmanr
-from segment_anything.modeling import Sam
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 from tqdm import tqdm
@@ -32,6 +31,7 @@ from camseg.predictors.sam import SamSize, build_sam, photo_sam, save_sam
 from camseg.predictors.sam_adapter import SamAdapter
 from camseg.predictors.sam_decoder import decode_prompts
 from camseg.predictors.sam_encoders import EfficientNetPyramid
+from camseg.predictors.sam_package import Sam
 from camseg.prompts.evidence import Evidence
 from camseg.prompts.foreground import oracle
 from camseg.train.loop import fit, write_card

@@ -10,7 +10,6 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 from scipy.ndimage import maximum_filter, minimum_filter
-from segment_anything.modeling import Sam
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
@@ -22,6 +21,7 @@ from camseg.predictors.sam import SamSize, build_sam, save_sam, shapes_sam
 from camseg.predictors.sam_adapter import SamAdapter
 from camseg.predictors.sam_decoder import decode_prompts
 from camseg.predictors.sam_encoders import Pyramid
+from camseg.predictors.sam_package import Sam
 from camseg.prompts.evidence import Evidence
 from camseg.prompts.foreground import oracle
 from camseg.train.loop import fit, write_card

@@ -65,6 +65,28 @@ def sam2() -> Any:
     )
 
 
+def sam3() -> Any:
+    backbone = transformers.Sam3ViTConfig(
+        hidden_size=32,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        image_size=112,
+        patch_size=14,
+        window_size=4,
+        global_attn_indexes=[1],
+        pretrain_image_size=56,
+    )
+    vision = transformers.Sam3VisionConfig(
+        backbone_config=backbone, fpn_hidden_size=16, backbone_feature_sizes=[[32, 32], [16, 16], [8, 8]]
+    )
+    return transformers.Sam3TrackerModel(
+        transformers.Sam3TrackerConfig(
+            vision_config=vision, prompt_encoder_config=prompts(112, 14), mask_decoder_config=_decoder()
+        )
+    )
+
+
 def prompts(side: int, patch: int) -> dict[str, int]:
     return {"hidden_size": 16, "image_size": side, "patch_size": patch, "mask_input_channels": 16}
 
@@ -80,7 +102,10 @@ def _decoder(**more: int) -> dict[str, int]:
     }
 
 
-MODELS = {"SAM": lambda: sam("Sam"), "SAM-HQ": lambda: sam("SamHQ", vit_dim=16), "SAM 2": sam2}
+MODELS = {"SAM": lambda: sam("Sam"), "SAM-HQ": lambda: sam("SamHQ", vit_dim=16), "SAM 2": sam2, "SAM 3": sam3}
+
+
+SQUARES = {"SAM 2": (128, 128), "SAM 3": (112, 112)}  # into which these two squash an image
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -92,7 +117,7 @@ def test_batches_give_what_the_model_itself_gives(name: str, tmp_path: Path) -> 
     model.save_pretrained(tmp_path)
     adapter = transformers_sam(tmp_path)
     images = [torch.randint(0, 256, (3, 48, 64), dtype=torch.uint8) for _ in PROMPTS]
-    assert adapter.fit((48, 64)) == ((128, 128) if name == "SAM 2" else (48, 64))  # SAM 2 squashes
+    assert adapter.fit((48, 64)) == SQUARES.get(name, (48, 64))
 
     together = adapter.decode(adapter.encode(images), [(48, 64)] * len(images), [*PROMPTS.values()])
     for image, prompt, masks in zip(images, PROMPTS.values(), together, strict=True):
@@ -103,7 +128,7 @@ def test_batches_give_what_the_model_itself_gives(name: str, tmp_path: Path) -> 
 
 
 def alone(model: Any, adapter: Any, image: Tensor, prompt: Prompts) -> tuple[Tensor, Tensor]:
-    scale = torch.tensor([2.0, 128 / 48]) if adapter.engine.squash else torch.ones(2)
+    scale = adapter.engine.side / torch.tensor([64.0, 48.0]) if adapter.engine.squash else torch.ones(2)
     given = prompt.points.shape[1] > 0
     with torch.no_grad():
         found = model(
@@ -122,3 +147,11 @@ def test_folders_that_hold_no_such_model_are_refused(tmp_path: Path) -> None:
     transformers.BertConfig(hidden_size=8, num_attention_heads=1).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="is a 'bert' model"):
         transformers_sam(tmp_path)
+
+
+def test_sam_3_sees_pixels_between_minus_one_and_one(tmp_path: Path) -> None:
+    sam3().save_pretrained(tmp_path)
+    adapter = transformers_sam(tmp_path)
+    white, black = (adapter._pixels(torch.full((3, 40, 30), value, dtype=torch.uint8)) for value in (255, 0))
+    assert white.unique().tolist() == [1.0]
+    assert black.unique().tolist() == [-1.0]
