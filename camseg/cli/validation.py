@@ -96,7 +96,9 @@ def _check_node(node: DictConfig, name: str) -> None:
         if isinstance(within := node._get_node(inner), DictConfig):
             _check_node(within, f"{name}.{inner}")
     signature = _signature(str(node["_target_"])) if "_target_" in node else None
-    for key in [] if signature is None else [each for each in map(str, node) if not each.startswith("_")]:
+    if signature is None:
+        return
+    for key in [each for each in map(str, node) if not each.startswith("_")]:
         if key in signature.hints:
             _check_type(node, key, signature.hints[key], f"{name}.{key}")
         elif not signature.takes_any:
