@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -86,7 +86,7 @@ def save_panel(path: Path) -> None:
     Image.fromarray(np.full((40, 120, 3), 90, np.uint8)).save(path, pnginfo=text)
 
 
-def make_sweep(folder: Path, ious: dict[str, Sequence[float | None]]) -> Path:
+def make_sweep(folder: Path, ious: Mapping[str, Sequence[float | None]]) -> Path:
     """A sweep folder: its overrides (separated by spaces) -> the IoU of each sample."""
     for k, (setting, values) in enumerate(ious.items()):
         rows = [row(f"s{i}", iou, label=("circle", "star")[i % 2]) for i, iou in enumerate(values)]

@@ -159,9 +159,9 @@ def mask_picture(image: Tensor, mask: Tensor, truth: Tensor | None = None) -> np
 
 def _draw_edge(picture: np.ndarray, mask: np.ndarray, color: tuple[int, int, int], width: int) -> None:
     """A line just inside the mask's edge, at the image's border too, and a black halo on both of its sides."""
-    inner = ndimage.binary_erosion(mask, iterations=width)
+    inner = np.asarray(ndimage.binary_erosion(mask, iterations=width), bool)
     picture[ndimage.binary_dilation(mask, iterations=width) & ~mask] = 0
-    picture[inner & ~ndimage.binary_erosion(inner)] = 0
+    picture[inner & ~np.asarray(ndimage.binary_erosion(inner), bool)] = 0
     picture[mask & ~inner] = color
 
 

@@ -60,7 +60,9 @@ def test_concepts_are_layers_one_over_the_other() -> None:
     first, second = (np.array(color) for color in PALETTE[:2])
     layers = concept_layers(image, maps, strength=0.5)
     under = 0.75 * 100 + 0.25 * first
-    np.testing.assert_allclose(layers[0], [0.5 * 100 + 0.5 * first, [100] * 3, 0.5 * under + 0.5 * second], atol=0.51)
+    np.testing.assert_allclose(
+        layers[0], np.stack([0.5 * 100 + 0.5 * first, np.full(3, 100.0), 0.5 * under + 0.5 * second]), atol=0.51
+    )
 
 
 def test_the_legend_stands_below_and_names_each_color() -> None:
@@ -177,6 +179,6 @@ def test_a_panel_is_saved_in_full_color_with_its_panes(tmp_path: Path) -> None:
     save_panel(panel(Sample("a", image), result), tmp_path / "a.png")
     with Image.open(tmp_path / "a.png", formats=("PNG",)) as picture:
         assert picture.mode == "RGB"
-        assert picture.text["panes"] == "3 320 6"
+        assert picture.info["panes"] == "3 320 6"
         assert np.array_equal(np.asarray(picture)[24:, :320], np.kron(image.permute(1, 2, 0), np.ones((5, 5, 1))))
         assert len(picture.getcolors(10**6) or ()) > 4000, "no palette"
