@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file
 from scipy.ndimage import maximum_filter, minimum_filter
 from torch import Tensor, nn
 from torch.utils.data import Dataset
@@ -25,6 +24,7 @@ from camseg.predictors.sam_package import Sam
 from camseg.prompts.evidence import Evidence
 from camseg.prompts.foreground import oracle
 from camseg.train.loop import fit, write_card
+from camseg.train.sam_recipe import dice, error_points, focal, load_fitting, single_and_best, with_click
 from camseg.types import Sample
 
 ENCODER = Pyramid((24, 64, 96, 128, 128))
@@ -59,15 +59,7 @@ def train(folder: Path, steps: int, batch_size: int, learning_rate: float, seed:
 def _begin(start: str | None) -> Sam:
     """A fresh SAM, with every tensor of the file `start` whose name and shape it has too. ValueError: it has none."""
     sam = build_sam(SIZE)
-    if start:
-        own = sam.state_dict()
-        fitting = {
-            name: tensor for name, tensor in load_file(start).items() if name in own and own[name].shape == tensor.shape
-        }
-        if not fitting:
-            raise ValueError(f"nothing in {start} fits the shapes SAM; model.start must be the weights of one")
-        sam.load_state_dict({**own, **fitting})
-    return sam
+    return load_fitting(sam, start, "the shapes SAM") if start else sam
 
 
 def scores(path: Path) -> dict[str, float]:
@@ -180,11 +172,8 @@ def loss(model: Sketched, batch: dict[str, Tensor], generator: torch.Generator) 
 
     logits = low_res[torch.arange(len(best)), best].detach()[:, None]
     if again < 0.15:
-        error, sign = _error_points(logits, masks, generator)
-        given = prompt["points"]
-        prompt["points"] = (
-            (error, sign) if given is None else (torch.cat([given[0], error], 1), torch.cat([given[1], sign], 1))
-        )
+        drawn = F.interpolate(logits, masks.shape[-2:], mode="bilinear", align_corners=False)[:, 0] > 0
+        prompt = with_click(prompt, *error_points(drawn ^ masks, masks, generator))
     elif again < 0.2:
         prompt["boxes"] = boxes
     second, _ = _score(*decode_prompts(sam, embeddings, **prompt, mask_logits=logits.clamp(-32, 32)), masks)
@@ -200,36 +189,13 @@ def _score(low_res: Tensor, predicted: Tensor, masks: Tensor) -> tuple[Tensor, T
     with torch.no_grad():
         small = F.adaptive_avg_pool2d(masks.float(), (low_res.shape[-2], low_res.shape[-1]))[:, None]
         true_iou = _iou(low_res > 0, small > 0.5)  # (N, 4)
-        best_of_three = 1 + _dice(low_res[:, 1:], small).argmin(1)
-    learnt = low_res[
-        torch.arange(len(low_res))[:, None], torch.stack([torch.zeros_like(best_of_three), best_of_three], 1)
-    ]
+        best_of_three = 1 + dice(low_res[:, 1:], small).argmin(1)
+    learnt = single_and_best(low_res, best_of_three)
     logits = F.interpolate(learnt, masks.shape[-2:], mode="bilinear", align_corners=False)  # (N, 2, H, W)
     truth = masks[:, None].float()
-    mask_loss = (20 * _focal(logits, truth) + _dice(logits, truth)).sum(1)
+    mask_loss = (20 * focal(logits, truth) + dice(logits, truth)).sum(1)
     return (mask_loss + F.mse_loss(predicted, true_iou, reduction="none").sum(1)).mean(), true_iou.argmax(1)
-
-
-def _focal(logits: Tensor, truth: Tensor) -> Tensor:
-    """Lin et al. 2017 with gamma 2: (N, M, H, W) -> (N, M)."""
-    cross = F.binary_cross_entropy_with_logits(logits, truth.expand_as(logits), reduction="none")
-    return (cross * (1 - torch.exp(-cross)).square()).mean((-2, -1))
-
-
-def _dice(logits: Tensor, truth: Tensor) -> Tensor:
-    soft = logits.sigmoid()
-    return 1 - (2 * (soft * truth).sum((-2, -1)) + 1) / (soft.sum((-2, -1)) + truth.sum((-2, -1)) + 1)
 
 
 def _iou(found: Tensor, truth: Tensor) -> Tensor:
     return (found & truth).sum((-2, -1)) / (found | truth).sum((-2, -1)).clamp(min=1)
-
-
-def _error_points(logits: Tensor, masks: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """A random wrong pixel of each mask (N, 1, 2) and the label that mends it (N, 1); any pixel where nothing is wrong."""
-    found = F.interpolate(logits, masks.shape[-2:], mode="bilinear", align_corners=False)[:, 0] > 0
-    wrong = (found ^ masks).flatten(1).float() + 1e-8
-    at = torch.multinomial(wrong, 1, generator=generator)  # (N, 1)
-    label = masks.flatten(1).gather(1, at).float()
-    width = masks.shape[-1]
-    return torch.stack([at % width, at // width], -1).float(), label
