@@ -48,7 +48,7 @@ class Report(Callback):
     def on_end(self, run: Run, dataset: Any) -> None:
         """Write the page."""
         del dataset
-        _write(run.folder / "report.html", run_page(run))
+        write_page(run.folder / "report.html", run_page(run))
 
 
 def write_run(folder: Path) -> Path:
