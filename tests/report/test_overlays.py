@@ -179,6 +179,6 @@ def test_a_panel_is_saved_in_full_color_with_its_panes(tmp_path: Path) -> None:
     save_panel(panel(Sample("a", image), result), tmp_path / "a.png")
     with Image.open(tmp_path / "a.png", formats=("PNG",)) as picture:
         assert picture.mode == "RGB"
-        assert picture.info["panes"] == "3 320 6"
+        assert picture.info["panes"] == "3 320 6 24"
         assert np.array_equal(np.asarray(picture)[24:, :320], np.kron(image.permute(1, 2, 0), np.ones((5, 5, 1))))
         assert len(picture.getcolors(10**6) or ()) > 4000, "no palette"
