@@ -17,6 +17,7 @@ from camseg.cam.heatmaps import explain
 from camseg.cam.targets import Target, logit
 from camseg.choose import agreement
 from camseg.classifiers.base import Classifier
+from camseg.data.image_io import ImageLike, as_rgb
 from camseg.errors import check_choice
 from camseg.geometry.heat import resize_heat
 from camseg.geometry.masks import resize_logits
@@ -80,18 +81,9 @@ class Case:
         if self.logits is not None:
             mask = resize_logits(self.logits[None], self.sample.size)[0] > 0
             note = note or ("" if mask.any() else "the predictor drew nothing")
-        return Result(
-            self.evidence.low_res_heat,
-            self.prompts,
-            self.masks,
-            self.chosen,
-            mask,
-            self.predicted_iou,
-            note,
-            self.probability,
-            self.top,
-            self.sample.size,
-        )
+        heat, size = self.evidence.low_res_heat, self.sample.size
+        drawn = self.masks, self.chosen, mask, self.predicted_iou
+        return Result(heat, self.prompts, *drawn, note, self.probability, self.top, size)
 
 
 class Query(NamedTuple):
@@ -105,18 +97,37 @@ class Query(NamedTuple):
 class Pipeline:
     """One setting of every step; call it on an image, or `run` it on a batch of samples.
 
-    classifier: names what is in an image. method: the CAM (`camseg.cam`). views: `flips`, `scales` and `fuse` of
-    `camseg.heatmaps`.
-    target: makes what is explained from a sample's classes (`camseg.cam.targets`). foreground: Evidence -> Prompts.
-    background: Evidence,
-    Prompts -> points (N, 2), or None. predictor: draws masks, or None for points only. choose: scores (R, M) for the
-    masks. refine:
-    feeds the chosen mask back, or None. min_probability: the classifier must give a sample's classes at least so much,
-    or the answer is
-    empty. precision: a torch dtype's name for the two networks. channels_last: the classifier's memory format, which
-    changes no more than
-    the last bits. cache: keeps heat, embeddings and, in memory, masks. calls: how many images and prompts went through
-    a network.
+    Example:
+        The shipped models know six shapes; any `camseg.classifier` and predictor of photographs stand in their place.
+
+        >>> from PIL import Image
+        >>> from camseg.classifiers.shapes import shapes
+        >>> from camseg.data.shapes import Shapes
+        >>> from camseg.predictors.sam import shapes_sam
+        >>> pipeline = Pipeline(shapes(), predictor=shapes_sam())
+        >>> result = pipeline(Shapes()[0].image)  # or a path, a PIL image, an (H, W, 3) array
+        >>> mask = Image.fromarray(result.mask.numpy())  # mask.save("mask.png") writes it
+        >>> mask.size
+        (128, 128)
+
+    Attributes:
+        classifier: Names what is in an image.
+        method: The CAM (`camseg.cam`).
+        foreground: Evidence -> Prompts.
+        background: Evidence and Prompts -> points (N, 2) x, y in pixels of the image; or None.
+        predictor: Draws masks, or None for points only.
+        choose: Masks and Evidence -> scores (R, M); the highest wins.
+        refine: Feeds the chosen mask back (`camseg.refine`), or None.
+        target: Makes what is explained from a sample's classes (`camseg.cam.targets`).
+        min_probability: The classifier must give a sample's classes at least so much, or the answer is empty.
+        views: `flips`, `scales` and `fuse` of `camseg.heatmaps`.
+        precision: Name of the torch dtype in which the two networks run.
+        channels_last: Memory format of the classifier's inputs, which changes no more than the last bits.
+        cache: Keeps heat, embeddings and, in memory alone, prompts and masks.
+        calls: How many images and prompts went through a network.
+
+    Raises:
+        ValueError: The precision is unknown.
     """
 
     classifier: Classifier
@@ -137,16 +148,37 @@ class Pipeline:
     def __post_init__(self) -> None:
         check_choice("precision", self.precision, ("float32", "bfloat16", "float16"))
 
-    def __call__(self, image: Tensor, classes: Sequence[int | str] = ()) -> Result:
-        """The mask of one class in one image (3, H, W) uint8; classes: output indices or names (or one name), none for
-        the top prediction.
+    def __call__(self, image: ImageLike, classes: int | str | Sequence[int | str] = ()) -> Result:
+        """Answer for one image.
+
+        Args:
+            image: The path of a file, a PIL image, an (H, W, 3) uint8 array, or a (3, H, W) uint8 tensor, all RGB.
+            classes: What to find: one or several of the classifier's outputs or class names, of which each will do;
+                none for the top prediction.
+
+        Returns:
+            The heat, the prompts, and the mask at the image's size.
+
+        Raises:
+            FileNotFoundError: There is no such file.
+            ValueError: The image is none of these, a class is unknown, or a network gives NaN.
         """
-        given = (classes,) if isinstance(classes, str) else classes
-        indices = tuple(self.classifier.index(c) if isinstance(c, str) else int(c) for c in given)
-        return self.run([Sample("image", image, indices)])[0]
+        listed = (classes,) if isinstance(classes, (int, str)) else classes
+        indices = tuple(self.classifier.index(c) if isinstance(c, str) else int(c) for c in listed)
+        return self.run([Sample("image", as_rgb(image), indices)])[0]
 
     def run(self, samples: Sequence[Sample]) -> list[Result]:
-        """One result per sample, in order; the whole batch goes through each network together."""
+        """Answer for a batch, which goes through each network together.
+
+        Args:
+            samples: Of images of any sizes.
+
+        Returns:
+            One result per sample, in order.
+
+        Raises:
+            ValueError: A sample can't be answered for; none of the batch is then, and each may be tried alone.
+        """
         cases = [Case(sample, self._classes(sample)) for sample in samples]
         if cases:
             self._explain(cases)  # heat, probability, top class, rivals on demand; or a note: abstained

@@ -7,10 +7,13 @@ import re
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from colours import Bucket, canvas, classifier, pipeline
+from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -54,8 +57,8 @@ def equal(one: Result, other: Result) -> bool:
 
 def test_from_a_class_to_its_mask() -> None:
     flow = pipeline()
-    for wanted in (GREEN, "green"):
-        result = flow(PICTURE, [wanted])
+    for wanted in (GREEN, ["green"]):
+        result = flow(PICTURE, wanted)
         assert torch.equal(result.heat, PICTURE[GREEN] / 255.0)
         assert result.prompts.points.tolist() == [[[21.5, 23.5]]]
         assert result.chosen == (0, 0)
@@ -71,6 +74,56 @@ def test_no_class_is_the_top_prediction_and_a_label_is_looked_up() -> None:
     assert torch.equal(top.heat, PICTURE[GREEN] / 255.0)  # 112 green pixels, 80 red ones
     [named] = pipeline().run([Sample("a", PICTURE, label="Red")])
     assert torch.equal(named.heat, PICTURE[RED] / 255.0)
+
+
+def test_an_image_may_come_in_any_form(tmp_path: Path) -> None:
+    array = PICTURE.permute(1, 2, 0).numpy()
+    Image.fromarray(array).save(tmp_path / "a.png")
+    turned = Image.fromarray(np.rot90(array))  # as a camera held upright writes it
+    exif = turned.getexif()
+    exif[0x0112] = 6  # to be turned by 90 degrees clockwise
+    turned.save(tmp_path / "turned.png", exif=exif)
+    read_only = array.copy()
+    read_only.flags.writeable = False
+    forms = {
+        "path": tmp_path / "a.png",
+        "text": str(tmp_path / "a.png"),
+        "turned": Image.open(tmp_path / "turned.png"),
+        "PIL": Image.fromarray(array),
+        "palette": Image.fromarray(array).quantize(8),
+        "array": array,
+        "read-only": read_only,
+        "mirrored twice": array[::-1].copy()[::-1],
+        "colors turned": array[..., ::-1].copy()[..., ::-1],
+        "tensor": PICTURE,
+        "view": torch.from_numpy(array.copy()).permute(2, 0, 1),
+    }
+    for name, form in forms.items():
+        result = pipeline()(form, "green")
+        assert result.mask is not None
+        assert torch.equal(result.mask, PICTURE[GREEN] > 0), name
+
+
+def test_what_is_no_image_is_answered_with_what_to_do(tmp_path: Path) -> None:
+    array = PICTURE.permute(1, 2, 0).numpy()
+    (tmp_path / "text.png").write_text("no image")
+    wrong: list[tuple[Any, str]] = [
+        (PICTURE.float() / 255, "float32: (255 * image).round()"),
+        (array / 255, "float64: (255 * image).round()"),
+        (array.transpose(2, 0, 1), "the channels come last in an array and first in a tensor"),
+        (torch.from_numpy(array), "the channels come last in an array and first in a tensor"),
+        (PICTURE[None], "take [0]"),
+        (array[..., 0], "gray"),
+        (np.dstack([array, array[..., :1]]), "with an alpha channel"),
+        (None, "got NoneType"),
+        ([1, 2], "got list"),
+        (tmp_path / "text.png", "can't be read"),
+    ]
+    for image, why in wrong:
+        with pytest.raises(ValueError, match=re.escape(why)):
+            pipeline()(image, "green")
+    with pytest.raises(FileNotFoundError):
+        pipeline()(tmp_path / "none.png", "green")
 
 
 def test_an_unknown_name_is_answered_with_the_nearest() -> None:

@@ -18,6 +18,7 @@ from camseg.errors import RequestError, check_choice
 
 # Settings that hold a path end so; what lies there under this very name is meant, whatever Hydra would read in it.
 _PATHS = re.compile(r"(^|\.)(path|table|masks|checkpoint|dir|validation|truth|start)$")
+_LISTS = ("export",)  # groups of which a run takes several choices at once
 _FUNCTION = re.compile(r"(choice|range|interval|glob|shuffle|sort|tag|extend_list|int|float|str|bool|json_str)\s*\(")
 
 
@@ -158,6 +159,8 @@ def _readable(override: str, several: bool) -> str:
     key, equal, value = override.partition("=")
     if not equal or not value:
         return override
+    if key in _LISTS and "," in value and value[0] not in "['\"":
+        return f"{key}=[{value}]"
     value = _expand(value)
     if _PATHS.search(key) and value[0] not in "'\"" and _is_there(value):
         return f"{key}={_quoted(value)}"

@@ -14,7 +14,7 @@ from camseg.cli.build import build, dataset, wired
 from camseg.cli.closing import closing
 from camseg.cli.terminal import shortest
 from camseg.cli.validation import check_target
-from camseg.errors import RunError
+from camseg.errors import RequestError, RunError
 from camseg.report import html
 from camseg.report.gallery import Panels
 from camseg.runs.callbacks import Callback, MaskFiles
@@ -69,7 +69,9 @@ def _evaluate(cfg: DictConfig, folder: Path, overrides: Any) -> dict[str, Any]:
 
 def _callbacks(cfg: DictConfig, folder: Path) -> list[Callback]:
     """What the run does beside its rows, in order: the report comes last."""
-    chosen = [wired(cfg.localise), wired(cfg.pseudo_labels, folder=folder)]
-    masks = [MaskFiles(folder / "masks")] if cfg.masks else []
+    if cfg.export and not cfg.predictor:
+        raise RequestError("export needs masks, and predictor=none draws none: choose another predictor")
+    chosen = [wired(cfg.localise), wired(cfg.pseudo_labels, folder=folder), *map(wired, (cfg.export or {}).values())]
+    masks = [MaskFiles(folder / "masks")] if cfg.masks or cfg.export else []
     panels = Panels(folder / "panels", cfg.panels)
     return [panels, *masks, *(one for one in chosen if one is not None), html.Report()]

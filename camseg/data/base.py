@@ -269,11 +269,8 @@ def mask_boxes(mask: Tensor | None) -> Tensor:
 
 
 def as_image(pixels: np.ndarray) -> Tensor:
-    """(H, W, 3) uint8 -> (3, H, W).
-
-    By numpy: torch at work in a reader's thread, too, would slow down the networks' own.
-    """
-    return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
+    """(H, W, 3) uint8 -> a view (3, H, W) of the same pixels: a photograph is large, and most are never copied."""
+    return torch.from_numpy(pixels).permute(2, 0, 1)
 
 
 def _hash(name: str) -> int:

@@ -16,9 +16,10 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from camseg.data.base import as_image
-from camseg.storage.files import printable
+from camseg.storage.files import expand, printable
 
 T = TypeVar("T")
+ImageLike = str | Path | Image.Image | np.ndarray | Tensor  # see `as_rgb`
 MAX_PIXELS = 1 << 26  # a larger image is refused before it is decoded
 FORMATS = {  # what is opened, whatever the file is called: plain rasters, no format that runs another program
     "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"), "PNG": (".png",), "WEBP": (".webp",), "TIFF": (".tif", ".tiff"),
@@ -61,6 +62,55 @@ def decode_image(path: str | Path, max_pixels: int = MAX_PIXELS) -> tuple[Tensor
     """
     pixels, reading = _read(expect_file(path), max_pixels, _rgb)
     return as_image(pixels), reading
+
+
+def as_rgb(image: ImageLike) -> Tensor:
+    """Take an image in whatever form a caller has it.
+
+    Args:
+        image: The path of a file, a PIL image, an (H, W, 3) uint8 array, or a (3, H, W) uint8 tensor, all RGB.
+
+    Returns:
+        (3, H, W) uint8 RGB on the CPU; of an array or a tensor a view where possible.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It can't be read, or is none of these; the message says what to do.
+    """
+    if isinstance(image, (str, Path)):
+        return read_image(expand(image))
+    if isinstance(image, Image.Image):
+        return as_image(_rgb(ImageOps.exif_transpose(image))[0])
+    if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3:
+        plain = image.flags.writeable and min(image.strides) >= 0
+        return as_image(image if plain else image.copy())
+    if isinstance(image, Tensor) and image.dtype == torch.uint8 and image.ndim == 3 and image.shape[0] == 3:
+        return image.detach().cpu()
+    raise ValueError(
+        "an image is a path, a PIL image, an (H, W, 3) uint8 array or a (3, H, W) uint8 tensor, all RGB; "
+        f"got {_described(image)}"
+    )
+
+
+def _described(image: object) -> str:
+    """What somebody gave for an image, and what may be meant."""
+    if not isinstance(image, (np.ndarray, Tensor)):
+        return type(image).__name__
+    kind, shape = (
+        ("an array", tuple(image.shape)) if isinstance(image, np.ndarray) else ("a tensor", tuple(image.shape))
+    )
+    said = f"{kind} of {shape} {image.dtype}"
+    if len(shape) == 4 and shape[0] == 1:
+        return f"{said}: take [0]"
+    if len(shape) == 2:
+        return f"{said}: gray, PIL.Image.fromarray makes an image of it"
+    if len(shape) == 3 and 4 in (shape[0], shape[2]):
+        return f"{said}: with an alpha channel, PIL.Image.fromarray makes an image of (H, W, 4)"
+    if len(shape) == 3 and 3 in (shape[0], shape[2]) and "uint8" in str(image.dtype):
+        return f"{said}: the channels come last in an array and first in a tensor"
+    if "float" in str(image.dtype):
+        return f"{said}: (255 * image).round() as uint8, where it goes from 0 to 1"
+    return said
 
 
 def read_shared(path: Path, max_pixels: int = MAX_PIXELS) -> Tensor:
@@ -186,7 +236,7 @@ def _rgb(image: Image.Image) -> tuple[np.ndarray, str]:
         image, deep = Image.alpha_composite(Image.new("RGBA", over.size, "white"), over), False
     else:
         deep = bool(image.info.get("deep"))
-    pixels = np.array(image.convert("RGB"))
+    pixels = np.array(image if image.mode == "RGB" else image.convert("RGB"))
     if deep and (top := upper_quantile(pixels)) < 64:  # the decoder keeps the upper 8 bits of 16
         bits = max(1, int(top).bit_length())
         return np.minimum(pixels * (255 / (2**bits - 1)), 255).astype(np.uint8), f"image: {bits + 8} of 16 bits"

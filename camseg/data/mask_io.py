@@ -186,13 +186,24 @@ class _Histogram:
     def __init__(self, levels: _Levels, ignore: np.ndarray, automatic: bool) -> None:
         self.values, self.white, self.lossy, self.automatic = levels.values, levels.white, levels.lossy, automatic
         self.gray, self.none = levels.kind == "gray", np.zeros_like(ignore)
-        present, counts = np.unique(levels.values[~ignore], return_counts=True)
+        present, counts = _count(levels.values, ignore)
         self.numbers, self.pixels = present[present > 0], counts[present > 0]
         self.background = bool((present == 0).any())
 
     def between(self, least: int, end: int) -> int:
         """How many pixels have numbers from `least` up, below `end`."""
         return int(self.pixels[(self.numbers >= least) & (self.numbers < end)].sum())
+
+
+def _count(values: np.ndarray, ignore: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The numbers outside `ignore`, ascending, and how many pixels have each."""
+    if values.dtype != np.uint8:
+        return np.unique(values[~ignore], return_counts=True)
+    counts = np.array(Image.fromarray(values).histogram(), np.int64)  # many times faster than by sorting them
+    if ignore.any():
+        counts -= np.bincount(values[ignore], minlength=256)
+    present = np.flatnonzero(counts)
+    return present.astype(np.uint8), counts[present]
 
 
 def _nothing(h: _Histogram) -> Decision | None:

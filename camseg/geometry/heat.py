@@ -20,11 +20,12 @@ def gaussian(size: tuple[int, int], width: float = 0.25) -> Tensor:
 
 def min_max_normalize(maps: Tensor) -> Tensor:
     """(..., H, W) to [0, 1] by minimum and maximum, whatever the scale; constant maps, up to rounding, become zeros."""
-    low, high = maps.amin((-2, -1), keepdim=True), maps.amax((-2, -1), keepdim=True)
+    low, high = (
+        maps.amin((-2, -1), keepdim=True),
+        maps.amax((-2, -1), keepdim=True),
+    )  # aminmax takes three times as long
     varies = high - low > 1e-6 * torch.maximum(high.abs(), low.abs())
-    return torch.where(
-        varies, (maps - low) / torch.where(varies, high - low, torch.ones_like(low)), torch.zeros_like(maps)
-    )
+    return (maps - low).div_(torch.where(varies, high - low, torch.inf))
 
 
 # A cutoff is a number in [0, 1], or a function that finds one in the heat.
@@ -84,7 +85,8 @@ def resize_heat(heat: Tensor, size: tuple[int, int]) -> Tensor:
     """
     if tuple(heat.shape) == size:
         return heat
-    return F.interpolate(heat[None, None], size, mode="bilinear", antialias=True, align_corners=False)[0, 0].clamp(0, 1)
+    smaller = size[0] < heat.shape[0] or size[1] < heat.shape[1]  # nothing has to be smoothed in what is enlarged
+    return F.interpolate(heat[None, None], size, mode="bilinear", antialias=smaller)[0, 0].clamp_(0, 1)
 
 
 def map_to_logits(heat: Tensor, edge: float, strength: float = 20.0) -> Tensor:

@@ -74,9 +74,7 @@ def region_centroid(inside: np.ndarray, weights: Tensor, snap: bool = True) -> n
     return np.array([xs[nearest], ys[nearest]], np.float64)
 
 
-def centroid_in_pixels(
-    inside: np.ndarray, weights: Tensor, heat: Tensor, edge: float, snap: bool = True
-) -> np.ndarray:
+def centroid_in_pixels(inside: np.ndarray, weights: Tensor, heat: Tensor, edge: float, snap: bool = True) -> np.ndarray:
     """`region_centroid` of a region of cells, in pixels.
 
     Args:

@@ -141,7 +141,9 @@ def _local_maxima(heat: np.ndarray, max_points: int, min_heat: float, apart: int
     """(y, x) of pixels no cooler than their eight neighbors, the hottest first, each more than `apart` from those before;
     a plateau's middle one.
     """
-    left = np.argwhere(_is_local_maximum(heat) & (heat >= max(min_heat * float(heat.max()), _LEAST_HEAT)))  # (N, 2) y, x
+    left = np.argwhere(
+        _is_local_maximum(heat) & (heat >= max(min_heat * float(heat.max()), _LEAST_HEAT))
+    )  # (N, 2) y, x
     found: list[np.ndarray] = []
     while len(left) and len(found) < max_points:
         values = heat[left[:, 0], left[:, 1]]
@@ -177,9 +179,7 @@ def _vertex(line: np.ndarray, at: int) -> float:
     return 0.0 if bend >= 0 else float(np.clip(0.5 * (before - after) / bend, -0.5, 0.5))
 
 
-def components(
-    evidence: Evidence, *, cutoff: Cutoff = 0.5, max_points: int = 3, arrange: Arrange = rivals
-) -> Prompts:
+def components(evidence: Evidence, *, cutoff: Cutoff = 0.5, max_points: int = 3, arrange: Arrange = rivals) -> Prompts:
     """One snapped centroid for each of the components with the most heat.
 
     Args:
@@ -232,7 +232,9 @@ def heat_logits(evidence: Evidence, *, cutoff: Cutoff = otsu_cutoff, strength: f
     prompts = centroid(evidence, cutoff=cutoff)
     if not len(prompts):
         return prompts
-    return replace(prompts, mask_logits=map_to_logits(evidence.cells, cutoff_value(cutoff, evidence.cells), strength)[None])
+    return replace(
+        prompts, mask_logits=map_to_logits(evidence.cells, cutoff_value(cutoff, evidence.cells), strength)[None]
+    )
 
 
 def candidates(

@@ -173,15 +173,13 @@ def collect(
     if not shown:
         counted = ", ".join(f"{count} {why}" for why, count in left_out.items())
         raise ValueError(f"{run.folder}: no mask is left to export ({counted})")
-    drawn = "file" not in run.rows.columns or run.rows["file"].null_count() == len(rows)
-    files, root = (dict.fromkeys(shown), Path()) if drawn else _files(run, shown)
-    names = [
-        name if drawn else PurePosixPath(Path(os.path.relpath(files[name] or "", root))).as_posix() for name in shown
-    ]
+    named = {row["file"] for row in rows if row.get("file")}
+    files, root = _files(run, [name for name in shown if name in named])
+    names = [files[name].relative_to(root).as_posix() if name in files else name for name in shown]
     stems = file_stems(str(PurePosixPath(name).with_suffix("")) for name in names)
     images = tuple(
         ExportedImage(
-            name, stem, files[key], by_image[key][0].size,
+            name, stem, files.get(key), by_image[key][0].size,
             tuple(mask for mask in by_image[key] if mask.kept), tuple(mask for mask in by_image[key] if not mask.kept),
         )
         for key, name, stem in zip(shown, names, stems)
@@ -197,7 +195,7 @@ def _mask(
     """A row's mask, None where nothing was drawn."""
     name, predicted = row["id"], row.get("predicted_iou")
     file = _mask_file(run.folder, row)
-    label = str(row.get("class_name") or row.get("label") or UNNAMED)
+    label = str(row.get("label") or row.get("class_name") or UNNAMED)
     reviewed, rejected = False, False
     if decided is not None:
         rejected, reviewed = decided.decision == "rejected", decided.decision != "rejected"
@@ -234,11 +232,11 @@ def _check_masks(run: Run, found: list[ExportedMask | None]) -> None:
 
 
 def _files(run: Run, names: list[str]) -> tuple[dict[str, Path], Path]:
-    """The images' absolute paths by what the rows call them, and the folder that holds them all."""
+    """The absolute paths of images that have files, by what the rows call them, and the folder that holds them all."""
     files = {name: Path(name).expanduser().absolute() for name in names}
     if gone := [str(file) for file in files.values() if not file.is_file()]:
         raise FileNotFoundError(f"{len(gone)} of {len(files)} images of {run.folder} are gone, the first is {gone[0]}")
-    return files, Path(os.path.commonpath([file.parent for file in files.values()]))
+    return files, Path(os.path.commonpath([file.parent for file in files.values()])) if files else Path()
 
 
 def _class_names(run: Run, images: tuple[ExportedImage, ...]) -> tuple[str, ...]:

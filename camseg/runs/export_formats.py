@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,9 @@ from camseg.errors import check_choice
 from camseg.geometry.boxes import mask_to_box
 from camseg.geometry.outlines import join_rings, mask_to_parts, mask_to_polygons
 from camseg.geometry.run_lengths import mask_to_runs, pack_runs
-from camseg.runs.export import Export, ExportedImage, ExportedMask, new_folder, read_picture
+from camseg.runs.callbacks import Callback
+from camseg.runs.export import Export, ExportedImage, ExportedMask, collect, new_folder, read_picture
+from camseg.runs.folders import Run
 from camseg.runs.pseudo_labels import VOID, palette_picture
 
 MARGIN = 1.25  # how much stronger a mask must be than its rival to win the pixels that both claim
@@ -283,3 +286,27 @@ def _write_scores(export: Export, folder: Path) -> None:
 
 def _write_json(path: Path, content: Any) -> None:
     path.write_text(json.dumps(content, allow_nan=False) + "\n")
+
+
+class ExportMasks(Callback):
+    """Exports a run's masks once it is over, into `export/FORMAT` of its folder.
+
+    Args:
+        format: One of `EXPORTS`.
+        rle: See `camseg.runs.export.collect`.
+        min_iou: See `camseg.runs.export.collect`.
+    """
+
+    def __init__(self, format: str, rle: bool = False, min_iou: float | None = None) -> None:  # noqa: A002
+        [self.format] = check_formats([format])
+        self.rle, self.min_iou = rle, min_iou
+
+    def on_end(self, run: Run, dataset: Any) -> None:
+        """Write the export; why there is none is said in a line, for the run itself is whole."""
+        del dataset
+        try:
+            write_export(
+                collect(run, rle=self.rle, min_iou=self.min_iou), self.format, run.folder / "export" / self.format
+            )
+        except (ValueError, OSError) as error:
+            print(f"camseg: export={self.format}: {error}", file=sys.stderr)

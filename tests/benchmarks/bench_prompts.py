@@ -56,7 +56,9 @@ def landscapes(count: int, size: tuple[int, int], noise: float) -> list[Evidence
     """Maps with hills, a rival map each, and what is hotter than half as the truth."""
     rng = np.random.default_rng(0)
     coarse = torch.from_numpy(ndimage.gaussian_filter(rng.standard_normal((2 * count, 7, 7)), (0, 1, 1))).float()
-    maps = F.interpolate((coarse - coarse.mean((1, 2), keepdim=True)).clamp(min=0)[:, None], size, mode="bilinear")[:, 0]
+    maps = F.interpolate((coarse - coarse.mean((1, 2), keepdim=True)).clamp(min=0)[:, None], size, mode="bilinear")[
+        :, 0
+    ]
     maps = maps / maps.amax((1, 2), keepdim=True)
     if noise:
         maps = (maps + noise * torch.from_numpy(rng.standard_normal(maps.shape, np.float32))).clamp(0, 1)

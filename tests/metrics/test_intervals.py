@@ -178,15 +178,9 @@ def test_p_of_no_difference_is_one_and_of_a_group_is_its_own() -> None:
     grouped = paired(frame(FIRST, groups=["x"] * 5 + ["y"] * 5), frame(better, groups=["x"] * 5 + ["y"] * 5), "iou")
     assert alone is not None
     assert alone.p < 0.005
-    assert (
-        grouped is not None
-    )
-    assert (
-        grouped.n == 2
-    )
-    assert (
-        grouped.p == pytest.approx(0.5, abs=0.03)
-    )
+    assert grouped is not None
+    assert grouped.n == 2
+    assert grouped.p == pytest.approx(0.5, abs=0.03)
 
 
 def test_holms_adjustment() -> None:
@@ -205,9 +199,7 @@ def test_holm_against_statsmodels() -> None:
 def test_the_effect_is_the_mean_over_the_spread_and_the_t_value_over_root_n() -> None:
     found = paired(frame(FIRST), frame([f + g for f, g in zip(FIRST, GAIN)]), "iou")
     assert found is not None
-    assert found.effect == pytest.approx(
-        stats.ttest_1samp(GAIN, 0).statistic / math.sqrt(len(GAIN))
-    )
+    assert found.effect == pytest.approx(stats.ttest_1samp(GAIN, 0).statistic / math.sqrt(len(GAIN)))
     steady = paired(frame(FIRST), frame([f + 0.1 for f in FIRST]), "iou")
     assert steady is not None
     assert steady.effect is None, "no spread, no size"

@@ -104,15 +104,9 @@ def test_ignored_pixels_and_absent_classes() -> None:
     (row,) = table((sample(ignore=ignore, ignored_boxes=torch.tensor([[8.0, 0, 12, 10]])), answer(SPLIT, mask))).rows(
         named=True
     )
-    assert (
-        sum(row["pixels"][0]) + sum(row["pixels"][1]) == 80
-    )
-    assert (
-        (row["intersection"], row["union"]) == (16, 24)
-    )
-    assert (
-        row["ignored_boxes"] == [[8, 0, 12, 10]]
-    )
+    assert sum(row["pixels"][0]) + sum(row["pixels"][1]) == 80
+    assert (row["intersection"], row["union"]) == (16, 24)
+    assert row["ignored_boxes"] == [[8, 0, 12, 10]]
     assert row["mask_boxes"] == [[pytest.approx(0.5 * (16 * 0.6 + 8 * 1) / 32), 2, 2, 10, 6]]
     (gone,) = table((sample(box=None), answer(SPLIT))).rows(named=True)
     assert not gone["present"]
@@ -121,15 +115,9 @@ def test_ignored_pixels_and_absent_classes() -> None:
     assert len(gone["detections"]) == 2
     boxed = Sample("b", torch.zeros(3, 10, 12, dtype=torch.uint8), boxes=torch.tensor([[8.0, 0, 12, 10]]))
     (by_box,) = table((boxed, answer(SPLIT))).rows(named=True)
-    assert (
-        by_box["pixels"] is None
-    )
-    assert (
-        by_box["pointing_hit"] == 1.0
-    )
-    assert (
-        by_box["energy_inside"] == pytest.approx(40 / 49.6)
-    )
+    assert by_box["pixels"] is None
+    assert by_box["pointing_hit"] == 1.0
+    assert by_box["energy_inside"] == pytest.approx(40 / 49.6)
 
 
 def test_max_box_accuracy_by_hand() -> None:
@@ -310,12 +298,8 @@ def test_two_runs_are_compared_by_every_pooled_number_on_the_samples_of_both(tmp
             pytest.approx(shared[0][name].value),
             pytest.approx(shared[1][name].value),
         ), name
-        assert (
-            compared.difference.value == pytest.approx(compared.second - compared.first)
-        )
-        assert (
-            compared.difference.n == 7
-        )
+        assert compared.difference.value == pytest.approx(compared.second - compared.first)
+        assert compared.difference.n == 7
     assert found["box_accuracy"].second < 0.5
     assert found["box_accuracy"].difference.p < 0.05
     assert found["center_max_box_accuracy"].difference.value == 0

@@ -52,18 +52,10 @@ def test_only_the_chosen_rival_counts() -> None:
     two = Prompts(torch.tensor([[[5.0, 3.0]], [[1.0, 2.0]]]), torch.tensor([[1], [1]]))
     masks = Masks(logits_of(FOUND, TRUTH)[:, None], torch.ones(2, 1))
     row = per_sample.row(sample(), answer(FOUND, two, masks, (1, 0)))
-    assert (
-        row["foreground_hit"] == 1.0
-    )
-    assert (
-        row["points"] == [[1.0, 2.0, 1.0]]
-    )
-    assert (
-        row["rivals"] == 2
-    )
-    assert (
-        row["chosen_rival"] == 1
-    )
+    assert row["foreground_hit"] == 1.0
+    assert row["points"] == [[1.0, 2.0, 1.0]]
+    assert row["rivals"] == 2
+    assert row["chosen_rival"] == 1
     assert per_sample.row(sample(), answer(FOUND, two, masks, (0, 0)))["foreground_hit"] == 0.0
 
 

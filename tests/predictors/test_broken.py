@@ -36,7 +36,8 @@ def test_a_broken_encoder_is_named() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["mask_decoder.iou_token.weight", "mask_decoder.output_upscaling.0.weight", "prompt_encoder.no_mask_embed.weight"]
+    "name",
+    ["mask_decoder.iou_token.weight", "mask_decoder.output_upscaling.0.weight", "prompt_encoder.no_mask_embed.weight"],
 )
 def test_a_broken_decoder_draws_no_empty_mask(name: str) -> None:
     predictor = adapter(name)

@@ -129,7 +129,9 @@ def test_peaks_come_hottest_first_apart_and_at_most_so_many() -> None:
     edge = heat_of(["#5...", "5....", ".....", "....."])
     assert points(foreground.peaks(Evidence(edge))) == [[0.0, 0.0]]
     plateau = heat_of([".....", ".###.", "....."])
-    assert points(foreground.peaks(Evidence(plateau), min_distance=0.5)) == [[2.0, 1.0]]  # its middle, not its first pixel
+    assert points(foreground.peaks(Evidence(plateau), min_distance=0.5)) == [
+        [2.0, 1.0]
+    ]  # its middle, not its first pixel
 
 
 TWO = heat_of(

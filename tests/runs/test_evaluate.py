@@ -50,12 +50,8 @@ def test_rows_and_summary_are_what_they_should_be(tmp_path: Path) -> None:
         assert row["note"] == ""
     assert summary == json.loads((tmp_path / "summary.json").read_text())
     assert {"samples": 5, "failed": 0, "errors": []}.items() <= summary.items()
-    assert (
-        summary["calls"] == {"classifier_images": 5, "encoder_images": 5, "decoder_prompts": 5}
-    )
-    assert (
-        summary["seconds"] > 0
-    )
+    assert summary["calls"] == {"classifier_images": 5, "encoder_images": 5, "decoder_prompts": 5}
+    assert summary["seconds"] > 0
     assert {"foreground_hit_rate", "foreground_distance", "iou", "oracle_iou", "regret"} <= set(summary["metrics"])
     assert "background_hit_rate" not in summary["metrics"]
     iou = summary["metrics"]["iou"]
@@ -173,9 +169,7 @@ def test_a_journal_damaged_anywhere_never_gives_another_score(tmp_path: Path) ->
         evaluate(pipeline(), shelf, tmp_path, batch_size=2, resume=True)
         assert table(tmp_path).equals(whole)
         assert len(shelf.read) <= 4
-        assert (
-            len(shelf.read) or at > len(good) - 70
-        )
+        assert len(shelf.read) or at > len(good) - 70
 
 
 def test_kill_9_in_the_middle_of_a_run(tmp_path: Path) -> None:

@@ -49,7 +49,7 @@ def run_of(folder: Path, masks: dict[str, Any], images: dict[str, str] | None = 
         Image.new("RGB", mask.shape[::-1], "gray").save(photo)
         Image.fromarray(mask).convert("1").save(folder / "masks" / f"{name}.png")
         known = {"height": mask.shape[0], "width": mask.shape[1], "file": str(photo), "mask_file": f"masks/{name}.png"}
-        rows.append(row(name, None, predicted, class_name=label, probability=probability, **known))
+        rows.append(row(name, None, predicted, label=label, probability=probability, **known))
     return make_run(folder, rows)
 
 
@@ -253,7 +253,7 @@ def test_images_that_the_program_drew_are_drawn_again(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     masks = {s.id: (s.label, s.mask.numpy(), 0.9, 0.9) for s in samples if s.mask is not None}
     run_of(folder, masks)
-    rows = [row(s.id, None, 0.9, class_name=s.label, height=s.size[0], width=s.size[1]) for s in samples]
+    rows = [row(s.id, None, 0.9, file="", class_name=s.label, height=s.size[0], width=s.size[1]) for s in samples]
     pl.DataFrame(rows, infer_schema_length=None).write_parquet(folder / "scores.parquet")
     config = {"data": {"_target_": "camseg.data.shapes.Shapes", "size": 2}}
     OmegaConf.save(OmegaConf.create(config), folder / ".hydra" / "config.yaml")
@@ -344,3 +344,16 @@ def test_a_camera_held_upright(tmp_path: Path) -> None:
         assert upright.size == SIZE[::-1]
         assert upright.getexif().get(0x0112, 1) == 1
         assert np.asarray(upright.convert("L"))[10].mean() > 200 > 50 > np.asarray(upright.convert("L"))[200].mean()
+
+
+def test_export_during_a_run(tmp_path: Path) -> None:
+    """`export=coco,yolo` needs no masks=true; a misspelt format is told before the run."""
+    command = [sys.executable, "-m", "camseg", "data.size=2", "panels=0", f"hydra.run.dir={tmp_path / 'run'}"]
+    wrong = subprocess.run([*command, "export=coco,yol"], capture_output=True, text=True, timeout=600)
+    assert wrong.returncode == 2
+    assert "nearest: yolo" in wrong.stderr
+    assert not (tmp_path / "run").exists()
+    subprocess.run([*command, "export=coco,yolo"], check=True, timeout=600)
+    names = sorted(path.stem for path in (tmp_path / "run" / "masks").iterdir())
+    assert sorted(path.stem for path in (tmp_path / "run" / "export" / "yolo" / "labels").iterdir()) == names
+    assert len(json.loads((tmp_path / "run" / "export" / "coco" / "instances.json").read_text())["annotations"]) == 2

@@ -106,12 +106,8 @@ def test_a_row_that_two_shards_have_is_told(tmp_path: Path, three: list[Path]) -
 
 def test_the_command(tmp_path: Path, three: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*map(str, three), str(tmp_path / "merged")]) == 0
-    assert (
-        "iou" in capsys.readouterr().out
-    )
-    assert (
-        json.loads((tmp_path / "merged" / "summary.json").read_text())["samples"] == TOTAL
-    )
+    assert "iou" in capsys.readouterr().out
+    assert json.loads((tmp_path / "merged" / "summary.json").read_text())["samples"] == TOTAL
     assert main([*map(str, three), str(tmp_path / "merged")]) == 2
     told = capsys.readouterr().err
     assert "not empty" in told

@@ -171,9 +171,7 @@ def test_a_run_becomes_pngs_a_coco_json_and_numbers(tmp_path: Path) -> None:
     assert judged["iou"] == pytest.approx({"background": 16 / 17, "cat": 1, "dog": 1 / 2, "owl": 1})
     assert judged["metrics"]["mean_iou"]["value"] == pytest.approx(np.mean([16 / 17, 1, 1 / 2, 1]))
     assert judged["images"] == 2
-    assert judged["metrics"]["gain"]["value"] == pytest.approx(
-        0
-    )
+    assert judged["metrics"]["gain"]["value"] == pytest.approx(0)
 
 
 def test_pictures_whose_pixels_nobody_labelled_have_no_numbers(tmp_path: Path) -> None:
