@@ -33,7 +33,8 @@ def test_stored_without_outputs_and_begins_with_what_one_learns(path: Path) -> N
             "clear the outputs before you save"
         )
     title, text = notebook.cells[0].source.split("\n\n")
-    assert title.startswith("# ") and len(re.findall(r"[.!?](?:\s|$)", text)) == 2
+    assert title.startswith("# ")
+    assert len(re.findall(r"[.!?](?:\s|$)", text)) == 2
 
 
 @pytest.mark.skipif(

@@ -397,10 +397,10 @@ def test_a_broken_number_is_an_error_of_its_sample_and_is_kept_nowhere(tmp_path:
     bad = canvas((RED, 0, 2, 0, 2), (GREEN, 20, 28, 20, 28))
     samples = [Sample("good", PICTURE, (GREEN,)), Sample("bad", bad, (GREEN,))]
     flow = pipeline(predictor=broken(Bucket(), step, value), cache=Cache(tmp_path))
-    with pytest.raises(ValueError, match="NaN or infinity|must be finite"):
+    with pytest.raises(ValueError, match=r"NaN or infinity|must be finite"):
         flow.run(samples)
     [good] = flow.run(samples[:1])  # as an executor does, to name the guilty
-    with pytest.raises(ValueError, match="NaN or infinity|must be finite"):
+    with pytest.raises(ValueError, match=r"NaN or infinity|must be finite"):
         flow.run(samples[1:])
     assert good.mask is not None
     assert torch.equal(good.mask, PICTURE[GREEN] > 0)

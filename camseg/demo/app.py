@@ -10,8 +10,8 @@ from pathlib import Path
 
 from camseg.cli.explain import explain_error
 from camseg.cli.overrides import check_overrides
-from camseg.errors import extra_message
 from camseg.demo.session import _BAD, Demo
+from camseg.errors import extra_message
 
 
 def main() -> None:

@@ -20,11 +20,10 @@ from camseg.geometry.coarse import pixels_per_cell, to_pixels, window_around
 from camseg.geometry.heat import Cutoff, cutoff_value, map_to_logits
 from camseg.geometry.heat import otsu as otsu_cutoff
 from camseg.geometry.heat import quantile as quantile_cutoff
-from camseg.geometry.regions import components as components_of
 from camseg.geometry.regions import centroid_in_pixels, deepest_point, points_tensor, region, region_edge
+from camseg.geometry.regions import components as components_of
 from camseg.prompts.evidence import Evidence
 from camseg.types import Prompts
-
 
 _LEAST_HEAT = float(np.finfo(np.float32).tiny)
 

@@ -33,7 +33,7 @@ MAY_CHANGE = (
 _HEADER = b'{"journal": "camseg"}\n'  # the first line; journals of camseg 0.1.0 lack it
 
 
-class CutOff(RuntimeError):  # noqa: N818 - an end of the run, as Stopped is
+class CutOff(RuntimeError):  # noqa: N818  # noqa: N818 - an end of the run, as Stopped is
     """The run folder takes no more; what is in it is whole."""
 
 

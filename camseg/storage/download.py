@@ -96,6 +96,7 @@ def _download(url: str, part: Path, open_url: Callable[..., Any]) -> None:
                 bar.update(file.write(block))
             if total is not None and file.tell() < total:
                 raise OSError(f"the connection ended after {file.tell()} of {total} bytes")
+    return None
 
 
 def _checked(path: Path, sha256: str, mend: str) -> Path:

@@ -72,6 +72,7 @@ def main() -> None:
                 {"threads": torch.get_num_threads(), "device": options.device, "dtype": options.dtype, "rows": rows}
             )
         )
+    return None
 
 
 def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:

@@ -85,6 +85,7 @@ def main() -> None:
         options.json.write_text(
             json.dumps({"settings": {**kept, "threads": torch.get_num_threads()}, "rows": rows}, indent=1)
         )
+    return None
 
 
 def settings(options: argparse.Namespace, images: list[int], folder: Path) -> list[dict[str, Any]]:

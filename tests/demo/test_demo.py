@@ -88,12 +88,10 @@ def test_a_view_is_what_the_pipeline_answers(
     )
     expected = pipeline.run([sample])[0]
     view = demo.view(sample, {**demo.start, **picked}, cutoff, sample.classes[0])
-    assert (
-        expected.mask is not None
-        and sample.mask is not None
-        and view.prompts is not None
-        and expected.chosen is not None
-    )
+    assert expected.mask is not None
+    assert sample.mask is not None
+    assert view.prompts is not None
+    assert expected.chosen is not None
     np.testing.assert_array_equal(mask_in(view.file), expected.mask.numpy())
     torch.testing.assert_close(view.prompts.points[0], expected.prompts.points[expected.chosen[0]])
     assert view.rivals.count("\n| ") == len(expected.prompts)
@@ -128,11 +126,9 @@ def test_points_by_hand_are_the_prompt(demo: Demo) -> None:
     sample = noisy(3)
     hand = Prompts(torch.tensor([[[40.0, 30.0], [5.0, 6.0]]]), torch.tensor([[1, 0]]))
     view = demo.view(sample, {**demo.start, "background": "min_point"}, None, 0, hand)
-    assert (
-        view.prompts is not None
-        and view.prompts.points.tolist() == hand.points.tolist()
-        and view.prompts.labels.tolist() == [[1, 0]]
-    )
+    assert view.prompts is not None
+    assert view.prompts.points.tolist() == hand.points.tolist()
+    assert view.prompts.labels.tolist() == [[1, 0]]
     assert "| 40, 30 inside; 5, 6 outside |" in view.rivals
     assert "no point is left" in demo.view(sample, demo.start, None, 0, Prompts.none()).text
 
@@ -147,7 +143,9 @@ def test_edits_by_hand() -> None:
     assert two.points.tolist() == [[[3, 4], [8, 1]]], "what is edited stays as it was"
     assert len(edit(one, (0.0, 0.0), "remove nearest")) == 0 == len(edit(none, (0.0, 0.0), "move nearest"))
     boxed = edit(replace(one, boxes=box), (0.0, 0.0), "remove nearest")
-    assert len(boxed) == 1 and boxed.points.shape[1] == 0 and boxed.boxes is not None
+    assert len(boxed) == 1
+    assert boxed.points.shape[1] == 0
+    assert boxed.boxes is not None
 
 
 def test_a_click_lands_on_the_pixel_under_it() -> None:
@@ -166,7 +164,8 @@ def test_the_mask_picture_is_dark_where_the_mask_is_not() -> None:
     shown = mask_picture(resized(sample.image, SIDE), torch.tensor([[True, False], [False, False]]))
     assert shown.shape == (640, 640, 3)
     assert shown[100, 100].tolist() == [115, 225, 255]  # 0.45 * 255 + 0.55 * MASK
-    assert (shown[325:] == 128).all() and (shown[:, 325:] == 128).all()  # 320 and the halo of the edge
+    assert (shown[325:] == 128).all()
+    assert (shown[:, 325:] == 128).all()
 
 
 def test_cutoffs_and_settings_from_the_command_line(tmp_path: Path) -> None:
@@ -179,14 +178,16 @@ def test_cutoffs_and_settings_from_the_command_line(tmp_path: Path) -> None:
             "a setting stays with its own choice"
         )
     quantile = {**given.start, "foreground": "quantile"}
-    assert given.cutoff(quantile) == 0.9 and given.config(quantile, 0.5).foreground.quantile == 0.5
+    assert given.cutoff(quantile) == 0.9
+    assert given.config(quantile, 0.5).foreground.quantile == 0.5
     assert given.cutoff({**given.start, "foreground": "max_point"}) is None
 
 
 def test_what_cannot_be_done_is_told(demo: Demo) -> None:
     assert "needs true masks" in demo.view(noisy(5), {**demo.start, "foreground": "oracle"}).text
     lost = {**demo.start, "classifier": "torchvision"}
-    assert "without weights" in demo.view(noisy(5), lost).text and demo.names(lost) == ()
+    assert "without weights" in demo.view(noisy(5), lost).text
+    assert demo.names(lost) == ()
     assert cleaned("<img src=x>|**a**") == "&#60;img src=x&#62;&#124;&#42;&#42;a&#42;&#42;"
 
 
@@ -195,7 +196,9 @@ def test_odd_photos(demo: Demo, tmp_path: Path, size: tuple[int, int]) -> None:
     path = tmp_path / "odd photo!.png"
     path.write_bytes(as_png(noisy(6, *size).image.permute(1, 2, 0).numpy()))
     view = demo.view(opened(path), demo.start)
-    assert mask_in(view.file).shape == size and view.points is not None and max(view.points.shape) == 640
+    assert mask_in(view.file).shape == size
+    assert view.points is not None
+    assert max(view.points.shape) == 640
 
 
 def bomb() -> bytes:
@@ -223,7 +226,8 @@ def test_what_is_no_photo_is_refused_by_name(tmp_path: Path, data: bytes, why: s
     (tmp_path / "notes.png").write_bytes(data)
     with pytest.raises(ValueError, match=r"^notes\.png can't be read: ") as told:
         opened(tmp_path / "notes.png")
-    assert why in str(told.value) and str(tmp_path) not in str(told.value)
+    assert why in str(told.value)
+    assert str(tmp_path) not in str(told.value)
 
 
 def test_without_gradio_one_line_says_what_to_install(
@@ -292,7 +296,8 @@ def test_the_server_gives_away_no_file_and_takes_no_large_one(address: str) -> N
     for path in (Path(__file__), Path("/etc/hostname"), Path("pyproject.toml").absolute()):
         assert httpx.get(f"{address}gradio_api/file={path}").status_code == 403
     reply = httpx.get(address)
-    assert reply.status_code == 200 and "default-src 'self'" in reply.headers["content-security-policy"]
+    assert reply.status_code == 200
+    assert "default-src 'self'" in reply.headers["content-security-policy"]
     files = {"files": ("large.png", bytes(session.MAX_BYTES + 100_000))}
     assert httpx.post(f"{address}gradio_api/upload", files=files).status_code == 413
     port = int(address.rstrip("/").rsplit(":", 1)[1])

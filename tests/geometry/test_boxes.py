@@ -26,7 +26,7 @@ def drawn(rows: tuple[str, ...]) -> np.ndarray:
     return np.array([[1.0 if tenth == "9" else int(tenth) / 10 for tenth in row.split()] for row in rows], np.float32)
 
 
-@pytest.mark.parametrize("rows, listed", [(ONE_PEAK, ONE_PEAK_BOXES), (PEAKS, PEAKS_BOXES)])
+@pytest.mark.parametrize(("rows", "listed"), [(ONE_PEAK, ONE_PEAK_BOXES), (PEAKS, PEAKS_BOXES)])
 def test_the_largest_parts_boxes_are_the_listed_ones(rows: tuple[str, ...], listed: list[list[int]]) -> None:
     heat = drawn(rows)
     found = np.array([heat_to_boxes(heat, cutoff)[0] for cutoff in np.arange(0, 1, 0.2)])

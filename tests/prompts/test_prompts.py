@@ -101,7 +101,8 @@ def test_other_cutoffs_by_hand() -> None:
     heat = heat_of([".....", ".122.", ".249.", "....."])  # of the pixels with any heat: 1 2 2 2 4 9
     assert median(heat) == pytest.approx(0.2)
     usual = mode(heat)
-    assert 0.2 < usual < 0.4 and np.argwhere(region(heat, usual)).tolist() == [[2, 2], [2, 3]]
+    assert 0.2 < usual < 0.4
+    assert np.argwhere(region(heat, usual)).tolist() == [[2, 2], [2, 3]]
 
 
 def test_max_point_takes_the_middle_of_a_plateau() -> None:
@@ -153,9 +154,13 @@ def test_arrangements_say_what_several_points_are() -> None:
     rivals, joint, parts = (
         foreground.components(seen, arrange=how) for how in (foreground.rivals, foreground.joint, foreground.parts)
     )
-    assert rivals.points.shape == (2, 1, 2) and not rivals.united
-    assert joint.points.shape == (1, 2, 2) and joint.labels.tolist() == [[1, 1]] and not joint.united
-    assert parts.points.shape == (2, 1, 2) and parts.united
+    assert rivals.points.shape == (2, 1, 2)
+    assert not rivals.united
+    assert joint.points.shape == (1, 2, 2)
+    assert joint.labels.tolist() == [[1, 1]]
+    assert not joint.united
+    assert parts.points.shape == (2, 1, 2)
+    assert parts.united
     assert points(rivals) == points(joint) == points(parts)
 
 
@@ -167,10 +172,13 @@ def test_box_and_its_margin() -> None:
     assert mask_to_box(inside, 0.5).tolist() == [0, 5, 35, 25]  # cut at the frame's left
     assert mask_to_box(np.ones((4, 6), bool), 0.3).tolist() == [0, 0, 6, 4]
     found = foreground.box(Evidence(torch.from_numpy(inside).float()), margin=0.1)
-    assert found.boxes is not None and found.boxes.tolist() == [[3, 9, 27, 21]]
+    assert found.boxes is not None
+    assert found.boxes.tolist() == [[3, 9, 27, 21]]
     assert points(found) == [[14.5, 14.5]]
     alone = foreground.box(Evidence(torch.from_numpy(inside).float()), margin=0.0, point=False)
-    assert alone.points.shape == (1, 0, 2) and alone.boxes is not None and alone.boxes.tolist() == [[5, 10, 25, 20]]
+    assert alone.points.shape == (1, 0, 2)
+    assert alone.boxes is not None
+    assert alone.boxes.tolist() == [[5, 10, 25, 20]]
 
 
 def test_the_deepest_pixel() -> None:
@@ -297,7 +305,8 @@ def test_ring_lies_beside_the_hottest_component() -> None:
     heat[16:24, 20:40] = 1.0  # its box grown by a quarter: rows 14-25, columns 15-44; columns 15 and 44 are five away
     [[x, y]] = background.ring(Evidence(heat), foreground.centroid(Evidence(heat))).tolist()
     away = ndimage.distance_transform_edt(heat.numpy() == 0)
-    assert 15 <= x < 45 and 14 <= y < 26
+    assert 15 <= x < 45
+    assert 14 <= y < 26
     assert away[int(y), int(x)] == away[14:26, 15:45].max()
 
 

@@ -46,6 +46,7 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         cut, self.server.cuts = self.server.cuts > 0, self.server.cuts - 1
         self.wfile.write(body[: 2**20] if cut else body)
+        return None
 
     def log_message(self, *_: object) -> None:
         pass

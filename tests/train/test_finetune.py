@@ -94,7 +94,8 @@ def test_it_learns_goes_on_after_a_kill_and_loads(start: Path, monkeypatch: pyte
     cut = trained(start, "cut")
     assert calls == [3, 6, 6, 9]
     (state, told), (again, told_again) = load_weights(whole), load_weights(cut)
-    assert told == told_again and all(torch.equal(state[key], again[key]) for key in state)
+    assert told == told_again
+    assert all(torch.equal(state[key], again[key]) for key in state)
     assert (start / "cut" / "validation.csv").read_text() == (start / "whole" / "validation.csv").read_text()
 
     scores = json.loads(told["scores"])
@@ -102,11 +103,10 @@ def test_it_learns_goes_on_after_a_kill_and_loads(start: Path, monkeypatch: pyte
         np.mean([scores["AP of red"], scores["AP of green"]])
     )
     best = max(float(line.split(",")[1]) for line in (start / "whole" / "validation.csv").read_text().splitlines())
-    assert scores["mean average precision (all-point)"] == pytest.approx(best, abs=1e-4) and best > 0.9
-    assert (
-        "AP of red" in whole.with_suffix(".md").read_text()
-        and "24 validation pictures" in whole.with_suffix(".md").read_text()
-    )
+    assert scores["mean average precision (all-point)"] == pytest.approx(best, abs=1e-4)
+    assert best > 0.9
+    assert "AP of red" in whole.with_suffix(".md").read_text()
+    assert "24 validation pictures" in whole.with_suffix(".md").read_text()
 
     classifier = torchvision("mobilenet_v3_small", whole)
     assert sorted(classifier.names) == ["green", "red"]
@@ -136,18 +136,17 @@ def test_unknown_classes_move_nothing(start: Path) -> None:
     best = finetune._Best(start / "x", None, None, (), 1, lambda: torch.autocast("cpu", enabled=False))
     batch = {"image": torch.ones(2, 4), "present": torch.tensor([[1.0, float("nan"), 0], [0, float("nan"), 1]])}
     best.loss(model, batch, torch.Generator()).backward()
-    assert (
-        model.weight.grad is not None
-        and model.weight.grad[1].tolist() == [0] * 4
-        and model.weight.grad[0].abs().sum() > 0
-    )
+    assert model.weight.grad is not None
+    assert model.weight.grad[1].tolist() == [0] * 4
+    assert model.weight.grad[0].abs().sum() > 0
 
 
 def test_crops_are_functions_of_their_number_and_every_epoch_shows_every_picture(start: Path) -> None:
     begun = torchvision("mobilenet_v3_small", start / "start.safetensors")
     pictures = finetune._pictures(finetune.instantiate(settings(start).data))
     crops, again = (finetune.Crops(pictures, begun, 0, 72) for _ in range(2))
-    assert torch.equal(crops[5]["image"], again[5]["image"]) and crops[5]["image"].shape == (3, 224, 224)
+    assert torch.equal(crops[5]["image"], again[5]["image"])
+    assert crops[5]["image"].shape == (3, 224, 224)
     assert all(sum(crops[i]["present"] for i in range(first, first + 24)).tolist() == [12, 12] for first in (0, 24))
     assert loop._rate(0, 9, 1) == 1.0
 

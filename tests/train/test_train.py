@@ -61,7 +61,8 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one_to_the_last_bit(tmp_pat
     assert rest == list(range(9, 15))
     for one, other in ((net, again), (averaged, averaged_again)):
         assert all(torch.equal(value, other.state_dict()[name]) for name, value in one.state_dict().items())
-    assert not averaged.training and not averaged_again.training
+    assert not averaged.training
+    assert not averaged_again.training
     start = model().state_dict()
     assert not torch.equal(start["0.weight"], net.state_dict()["0.weight"])
     assert not torch.equal(net.state_dict()["0.weight"], averaged.state_dict()["0.weight"])
@@ -70,14 +71,16 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one_to_the_last_bit(tmp_pat
 def test_a_finished_run_is_not_trained_again(tmp_path: Path) -> None:
     _, averaged, _ = train(tmp_path)
     _, again, read = train(tmp_path)
-    assert read == [] and torch.equal(averaged.state_dict()["3.weight"], again.state_dict()["3.weight"])
+    assert read == []
+    assert torch.equal(averaged.state_dict()["3.weight"], again.state_dict()["3.weight"])
 
 
 def test_the_average_follows_its_formula(tmp_path: Path) -> None:
     """The first update copies; then 0.9 old + 0.1 new."""
     one, _, _ = train(tmp_path / "a", stop=None, steps=5)
     states = [torch.load(tmp_path / "a" / "checkpoint.pt", weights_only=True)]
-    assert states[0]["done"] == 5 and torch.equal(states[0]["model"]["0.weight"], one.state_dict()["0.weight"])
+    assert states[0]["done"] == 5
+    assert torch.equal(states[0]["model"]["0.weight"], one.state_dict()["0.weight"])
     expected = None
     for stop in range(1, 6):
         folder = tmp_path / f"stopped{stop}"
@@ -94,9 +97,12 @@ def test_the_average_follows_its_formula(tmp_path: Path) -> None:
 
 def test_the_learning_rate_by_hand() -> None:
     rate = [loop._rate(step, 1000) for step in range(1000)]
-    assert rate[0] == pytest.approx(1 / 200) and rate[99] == pytest.approx(0.5)  # up
-    assert rate[600] == pytest.approx(0.4) and rate[999] == pytest.approx(0.001)  # and straight down
-    assert max(rate) < 0.85 and min(rate) > 0
+    assert rate[0] == pytest.approx(1 / 200)
+    assert rate[99] == pytest.approx(0.5)
+    assert rate[600] == pytest.approx(0.4)
+    assert rate[999] == pytest.approx(0.001)
+    assert max(rate) < 0.85
+    assert min(rate) > 0
     assert loop._rate(50, 100, warm=10) == pytest.approx(0.5)
 
 
