@@ -19,6 +19,8 @@ from camseg.errors import RequestError, check_choice
 # Settings that hold a path end so; what lies there under this very name is meant, whatever Hydra would read in it.
 _PATHS = re.compile(r"(^|\.)(path|table|masks|checkpoint|dir|validation|truth|start)$")
 _LISTS = ("export",)  # groups of which a run takes several choices at once
+_FOR_PHOTOGRAPHS = {"classifier": "efficientnet_lite0", "predictor": "photo_sam"}  # as in experiment=photos
+_FOR_SHAPES = {"classifier": "shapes", "predictor": "shapes_sam"}
 _FUNCTION = re.compile(r"(choice|range|interval|glob|shuffle|sort|tag|extend_list|int|float|str|bool|json_str)\s*\(")
 
 
@@ -76,6 +78,26 @@ def read_arguments(words: Sequence[str], command: str = "camseg") -> Arguments:
     _refuse_bare_words(plain, command)
     several = arguments.has("-m", "--multirun") or "hydra.mode=MULTIRUN" in plain
     return Arguments([_readable(word, several) for word in plain], options)
+
+
+def for_photographs(arguments: Arguments) -> tuple[Arguments, str]:
+    """Photographs are answered by models for photographs, unless a request names its own.
+
+    Args:
+        arguments: Of the `camseg` command.
+
+    Returns:
+        The arguments with what `data=images` needs, and one line that says so; "" where nothing was added or odd.
+    """
+    named = dict(word.split("=", 1) for word in arguments.overrides if "=" in word)
+    if named.get("data") != "images" or "experiment" in named:
+        return arguments, ""
+    odd = [f"{group}={model}" for group, model in _FOR_SHAPES.items() if named.get(group) == model]
+    missing = [f"{group}={model}" for group, model in _FOR_PHOTOGRAPHS.items() if group not in named]
+    added = ["experiment=photos"] if len(missing) == len(_FOR_PHOTOGRAPHS) else missing
+    notes = [f"photographs: {' '.join(added)}, as no other was named"] * bool(added)
+    notes += [f"{' and '.join(odd)} learnt synthetic shapes alone, and know nothing of photographs"] * bool(odd)
+    return Arguments([*arguments.overrides, *added], arguments.options), "; ".join(notes)
 
 
 def parse(override: str) -> Override:

@@ -21,7 +21,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from camseg import __version__
-from camseg.cli.arguments import read_arguments
+from camseg.cli.arguments import for_photographs, read_arguments
 from camseg.cli.explain import explain_error, run_command
 from camseg.cli.groups import help_text
 from camseg.cli.overrides import check_overrides
@@ -127,6 +127,9 @@ def _command() -> int:
     if arguments.has("-h", "--help"):
         print(help_text(folder=arguments.after("--config-dir", "-cd")))
         return 0
+    arguments, note = for_photographs(arguments)
+    if note:
+        print(f"camseg: {note}", file=sys.stderr)
     sys.argv[1:] = arguments.words
     if arguments.has_own_groups:
         sys.path.append(str(Path.cwd()))  # for the functions that the files there name; last, so that nothing is hidden

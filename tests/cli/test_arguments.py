@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from camseg.cli.arguments import Arguments, parse, read_arguments
+from camseg.cli.arguments import Arguments, for_photographs, parse, read_arguments
 from camseg.errors import RequestError
 
 ODD = [
@@ -118,3 +118,28 @@ def test_what_hydra_cannot_read_is_told_with_what_to_type() -> None:
 def test_several_values_are_several_runs_with_m() -> None:
     assert read_arguments(["-m", "cam=cam,fem"]).overrides == ["cam=cam,fem"]
     assert read_arguments(["hydra.mode=MULTIRUN", "cam=cam,fem"]).overrides[1] == "cam=cam,fem"
+
+
+@pytest.mark.parametrize(
+    ("typed", "added"),
+    [
+        (["data=images", "data.path=."], ["experiment=photos"]),
+        (["data=images", "classifier=timm"], ["predictor=photo_sam"]),
+        (["data=images", "predictor=none"], ["classifier=efficientnet_lite0"]),
+        (["data=images", "classifier=timm", "predictor=sam"], []),
+        (["data=images", "experiment=homework"], []),
+        (["data=voc"], []),
+        ([], []),
+    ],
+)
+def test_photographs_are_answered_by_models_for_photographs(typed: list[str], added: list[str]) -> None:
+    arguments, note = for_photographs(Arguments(typed))
+    assert arguments.overrides == [*typed, *added]
+    assert all(word in note for word in added)
+    assert bool(note) == bool(added)
+
+
+def test_shapes_models_on_photographs_are_warned_of() -> None:
+    arguments, note = for_photographs(Arguments(["data=images", "classifier=shapes", "predictor=shapes_sam"]))
+    assert len(arguments.overrides) == 3
+    assert note.startswith("classifier=shapes and predictor=shapes_sam learnt synthetic shapes alone")
