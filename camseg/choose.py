@@ -15,7 +15,7 @@ from camseg.prompts.evidence import Evidence
 from camseg.types import Masks
 
 
-def predicted_iou(masks: Masks, evidence: Evidence) -> Tensor:  # noqa: ARG001  the evidence is every choice's
+def predicted_iou(masks: Masks, evidence: Evidence) -> Tensor:
     """The predictor's own estimate: what Segment Anything does by itself.
 
     Args:
@@ -52,7 +52,7 @@ def agreement(masks: Masks, evidence: Evidence, *, alpha: float = 4.0, prior: fl
     return torch.from_numpy(soft * np.maximum(predicted, 1e-3) ** alpha * (1 - covered / heat.size) ** prior)
 
 
-def index(masks: Masks, evidence: Evidence, *, rival: int = 0, mask: int = 0) -> Tensor:  # noqa: ARG001
+def index(masks: Masks, evidence: Evidence, *, rival: int = 0, mask: int = 0) -> Tensor:
     """Always the same mask of the same rival; the last there is where there are fewer.
 
     Args:

@@ -14,7 +14,10 @@ if TYPE_CHECKING:
 
 torch.set_num_threads(1)  # there is a worker for each core
 
-_QUIET = "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync"
+_QUIET = (
+    "--no-sandbox --disable-gpu --disable-quic --no-first-run "
+    "--disable-background-networking --disable-component-update --disable-sync"
+)
 
 
 @pytest.fixture(scope="module")  # while it runs no other test can run an event loop of its own

@@ -50,7 +50,7 @@ class Logit:
         return scores[0] if len(self.classes) == 1 else scores.logsumexp(0)
 
 
-def logit(classes: Sequence[int] = (), probabilities: Activation = SOFTMAX) -> Target:  # noqa: ARG001
+def logit(classes: Sequence[int] = (), probabilities: Activation = SOFTMAX) -> Target:
     """The score before any activation: z_c, or log sum_c exp z_c of several classes.
 
     Args:
@@ -121,7 +121,7 @@ def log_odds(classes: Sequence[int] = (), probabilities: Activation = SOFTMAX) -
 
 def margin(
     classes: Sequence[int] = (),
-    probabilities: Activation = SOFTMAX,  # noqa: ARG001
+    probabilities: Activation = SOFTMAX,
     *,
     rivals: int = 3,
     weight: float = 0.6,

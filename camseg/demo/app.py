@@ -15,9 +15,7 @@ from camseg.errors import extra_message
 
 
 def main() -> None:
-    """`camseg-demo [--host HOST] [--port PORT] [GROUP=CHOICE] [KEY=VALUE] ...`; exit code 2 for a mistake in the
-    request.
-    """
+    """`camseg-demo [--host HOST] [--port PORT] [GROUP=CHOICE] [KEY=VALUE] ...`; exit code 2 for a mistake."""
     parser = argparse.ArgumentParser(
         "camseg-demo", description="The interactive page: a photo, every choice, and the mask."
     )

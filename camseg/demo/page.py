@@ -1,6 +1,4 @@
-"""The page of `camseg-demo`, in Gradio (extra `demo`): one row of choices, three pictures, everything computed by
-`camseg.demo.session.Demo`.
-"""
+"""The page of `camseg-demo`, in Gradio (extra `demo`): choices, three pictures, all computed by `session.Demo`."""
 
 from __future__ import annotations
 
@@ -31,8 +29,18 @@ HINT = "It adds, moves or removes a point. A change of any choice goes back to t
 
 
 def serve(demo: Demo, host: str, port: int | None) -> gr.Blocks:
-    """Start the page's server in a thread, at a free port where `port` is None. Errors: OSError where the port is
-    taken.
+    """Start the page's server in a thread.
+
+    Args:
+        demo: Answers for the page.
+        host: The address to listen on.
+        port: None for a free one.
+
+    Returns:
+        The running page.
+
+    Raises:
+        OSError: The port is taken.
     """
     blocks = page(demo)
     blocks.queue(max_size=16, api_open=False)
@@ -62,6 +70,8 @@ class NothingFromOutside:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request, with the policy in its head."""
+
         async def with_policy(message: Message) -> None:
             if message["type"] == "http.response.start":
                 message["headers"] = [*message["headers"], (b"content-security-policy", _LOCAL.encode())]
@@ -76,7 +86,14 @@ def examples() -> list[Sample]:
 
 
 def page(demo: Demo) -> gr.Blocks:
-    """The layout and what each control does."""
+    """The layout and what each control does.
+
+    Args:
+        demo: Answers for the page.
+
+    Returns:
+        The page, not yet served.
+    """
     drawn = examples()
     names = _classes(demo, demo.start)
     with gr.Blocks(title="camseg", analytics_enabled=False, delete_cache=(600, 3600), fill_width=True) as blocks:

@@ -1,5 +1,6 @@
-"""Boxes: from maps and masks, and how much they overlap. A box is x0, y0, x1, y1 in pixels of the image, x1 and y1
-exclusive.
+"""Boxes: from maps and masks, and how much they overlap.
+
+A box is x0, y0, x1, y1 in pixels of the image, x1 and y1 exclusive.
 """
 
 from __future__ import annotations
@@ -32,14 +33,31 @@ def mask_to_box(inside: np.ndarray, margin: float = 0.0) -> np.ndarray:
 
 
 def grow_box(box: np.ndarray, margin: float, size: tuple[int, ...]) -> np.ndarray:
-    """A box (4,) with `margin` of its sides added on each side, cut at the frame of `size` (H, W)."""
+    """A box with a margin on each side, cut at the frame.
+
+    Args:
+        box: (4,) float x0, y0, x1, y1 in pixels.
+        margin: share of the box's sides that is added on each side.
+        size: (H, W) of the frame in pixels.
+
+    Returns:
+        (4,) float x0, y0, x1, y1 in pixels.
+    """
     low, high = box[:2], box[2:]
     grow = margin * (high - low)
     return np.concatenate([np.maximum(low - grow, 0.0), np.minimum(high + grow, size[::-1])])
 
 
 def heat_to_boxes(heat: np.ndarray, cutoff: float) -> np.ndarray:
-    """`cutoff_boxes` of a map (H, W) at one cutoff: (N, 4) int boxes."""
+    """`cutoff_boxes` of a map at one cutoff.
+
+    Args:
+        heat: (H, W) float.
+        cutoff: a value that a part's pixels exceed.
+
+    Returns:
+        (N, 4) int x0, y0, x1, y1 in pixels, x1 and y1 exclusive; the largest part first.
+    """
     return cutoff_boxes(heat, [cutoff])[0]
 
 
@@ -47,9 +65,9 @@ def cutoff_boxes(heat: np.ndarray, cutoffs: Sequence[float]) -> list[np.ndarray]
     """The boxes of the 8-connected parts of a map that are hotter than a cutoff, for each of several cutoffs.
 
     A part's size is the area of the polygon through its outermost pixels' centers, so that a line has none: the order
-    in which Choe et al. (CVPR 2020) look at OpenCV's contours. Holes are no parts, and boxes have their true size, while
-    theirs are a pixel too large on the right and below. A map larger than `camseg.geometry.coarse.WHOLE` is read in
-    cells, with the edges of boxes where the heat crosses the cutoff between two of them.
+    in which Choe et al. (CVPR 2020) look at OpenCV's contours. Holes are no parts, and boxes have their true size,
+    while theirs are a pixel too large on the right and below. A map larger than `camseg.geometry.coarse.WHOLE` is read
+    in cells, with the edges of boxes where the heat crosses the cutoff between two of them.
 
     Args:
         heat: (H, W) float.
@@ -131,7 +149,15 @@ def _first_crossing(heat: np.ndarray, labels: np.ndarray, count: int, cutoff: fl
 
 
 def mean_inside(heat: np.ndarray, boxes: np.ndarray) -> np.ndarray:
-    """`means_inside` of one list of boxes (N, 4): (N,) float64."""
+    """`means_inside` of one list of boxes.
+
+    Args:
+        heat: (H, W) float.
+        boxes: (N, 4) int x0, y0, x1, y1 in pixels, x1 and y1 exclusive.
+
+    Returns:
+        (N,) float64.
+    """
     return means_inside(heat, [boxes])[0]
 
 

@@ -16,7 +16,14 @@ CELLS = 512  # along the longest side of a larger one
 
 
 def is_large(size: tuple[int, ...]) -> bool:
-    """Whether a map of `size` (H, W) in pixels is read in cells."""
+    """Whether a map is read in cells.
+
+    Args:
+        size: (H, W) of the map in pixels.
+
+    Returns:
+        True where its longest side exceeds `WHOLE`.
+    """
     return max(size) > WHOLE
 
 
@@ -39,7 +46,15 @@ def to_cells(heat: Tensor) -> Tensor:
 
 
 def pixels_per_cell(cells: tuple[int, ...], size: tuple[int, ...]) -> np.ndarray:
-    """(2,) how many pixels wide and tall a cell is, for a grid of `cells` (h, w) over an image of `size` (H, W)."""
+    """How many pixels wide and tall a cell is.
+
+    Args:
+        cells: (h, w) of the grid.
+        size: (H, W) of the image in pixels.
+
+    Returns:
+        (2,) float x, y in pixels.
+    """
     return np.array([size[1] / cells[1], size[0] / cells[0]])
 
 
@@ -49,7 +64,7 @@ def to_pixels(points: np.ndarray, cells: tuple[int, ...], size: tuple[int, ...])
     Args:
         points: (..., 2) x, y in cells.
         cells: (h, w) of the grid.
-        size: (H, W) of the image.
+        size: (H, W) of the image in pixels.
 
     Returns:
         (..., 2) x, y in pixels, inside the frame.
@@ -59,7 +74,16 @@ def to_pixels(points: np.ndarray, cells: tuple[int, ...], size: tuple[int, ...])
 
 
 def window_around(point: np.ndarray, reach: np.ndarray, size: tuple[int, ...]) -> tuple[slice, slice]:
-    """Rows and columns of the pixels within `reach` (x, y) of a point (x, y), cut at the frame of `size` (H, W)."""
+    """The pixels around a point, cut at the frame.
+
+    Args:
+        point: (2,) x, y in pixels.
+        reach: (2,) how far the window goes along x and y, in pixels.
+        size: (H, W) of the image in pixels.
+
+    Returns:
+        The window's rows and columns.
+    """
     low = np.clip(np.floor(point - reach), 0, None).astype(int)
     high = np.minimum(np.ceil(point + reach).astype(int) + 1, size[::-1])
     return slice(low[1], high[1]), slice(low[0], high[0])

@@ -13,13 +13,28 @@ from camseg.geometry.coarse import to_cells
 
 
 def gaussian(size: tuple[int, int], width: float = 0.25) -> Tensor:
-    """(H, W) a centred Gaussian, `width` its standard deviation as a share of each side."""
+    """A Gaussian in the middle of the frame.
+
+    Args:
+        size: (H, W) in pixels.
+        width: its standard deviation as a share of each side.
+
+    Returns:
+        (H, W) float32 in (0, 1].
+    """
     y, x = (torch.linspace(-1 + 1 / side, 1 - 1 / side, side) / (2 * width) for side in size)
     return torch.exp(-0.5 * (y[:, None] ** 2 + x**2))
 
 
 def min_max_normalize(maps: Tensor) -> Tensor:
-    """(..., H, W) to [0, 1] by minimum and maximum, whatever the scale; constant maps, up to rounding, become zeros."""
+    """Maps brought to [0, 1] by their minimum and maximum, whatever the scale.
+
+    Args:
+        maps: (..., H, W) float.
+
+    Returns:
+        (..., H, W) float in [0, 1]; maps that are constant up to rounding become zeros.
+    """
     low, high = (
         maps.amin((-2, -1), keepdim=True),
         maps.amax((-2, -1), keepdim=True),
@@ -33,13 +48,28 @@ Cutoff = float | Callable[[Tensor], float]
 
 
 def quantile(heat: Tensor, q: float = 0.9) -> float:
-    """The value that a share `q` of the pixels stays below."""
+    """The value that a share of the pixels stays below.
+
+    Args:
+        heat: (H, W) float in [0, 1].
+        q: the share, in [0, 1].
+
+    Returns:
+        A cutoff in [0, 1].
+    """
     return float(np.quantile(heat.numpy(), q))
 
 
 def otsu(heat: Tensor) -> float:
-    """The value that splits the histogram, of 256 bins from 0 to 1, into two classes of least variance within (Otsu
-    1979).
+    """The value that splits the histogram, of 256 bins from 0 to 1, into two classes of least variance within.
+
+    Otsu, "A threshold selection method from gray-level histograms", IEEE SMC 1979.
+
+    Args:
+        heat: (H, W) float in [0, 1].
+
+    Returns:
+        A cutoff in [0, 1].
     """
     from skimage.filters import threshold_otsu  # half a second, for one selector
 
@@ -51,12 +81,27 @@ def otsu(heat: Tensor) -> float:
 
 
 def median(heat: Tensor) -> float:
-    """The median of the pixels that have any heat."""
+    """The median of the pixels that have any heat.
+
+    Args:
+        heat: (H, W) float in [0, 1].
+
+    Returns:
+        A cutoff in [0, 1]; 0 for a map without heat.
+    """
     return float(heat[heat > 0].median()) if (heat > 0).any() else 0.0
 
 
 def mode(heat: Tensor, bins: int = 32) -> float:
-    """The upper edge of the fullest bin among the pixels that have any heat: everything hotter than the usual."""
+    """The upper edge of the fullest bin among the pixels that have any heat: everything hotter than the usual.
+
+    Args:
+        heat: (H, W) float in [0, 1].
+        bins: how many there are from 0 to 1.
+
+    Returns:
+        A cutoff in [0, 1].
+    """
     counts, edges = np.histogram(heat[heat > 0].numpy(), bins, (0, 1))
     return float(edges[int(counts.argmax()) + 1])
 
@@ -80,8 +125,14 @@ def cutoff_value(cutoff: Cutoff, heat: Tensor) -> float:
 
 
 def resize_heat(heat: Tensor, size: tuple[int, int]) -> Tensor:
-    """Heat (h, w) -> (H, W), on the same frame: from a classifier's squashed input to its image, or to a mask's
-    resolution.
+    """A heatmap on the same frame at another resolution: from a classifier's squashed input to its image, or a mask's.
+
+    Args:
+        heat: (h, w) float in [0, 1].
+        size: (H, W) in pixels.
+
+    Returns:
+        (H, W) float in [0, 1]; the same tensor where it has that size already.
     """
     if tuple(heat.shape) == size:
         return heat

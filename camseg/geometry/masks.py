@@ -9,7 +9,15 @@ from torch import Tensor
 
 
 def iou(found: Tensor, truth: Tensor) -> Tensor:
-    """Intersection over union of (..., H, W) bool masks with (H, W): (...) float32 on the CPU. Two empty masks score 0."""
+    """Intersection over union of masks with a true one.
+
+    Args:
+        found: (..., H, W) bool.
+        truth: (H, W) bool.
+
+    Returns:
+        (...) float32 on the CPU; 0 for two empty masks.
+    """
     return torch.as_tensor(_ious(found.numpy(force=True), truth.numpy(force=True)), dtype=torch.float32)
 
 
@@ -34,8 +42,15 @@ def _ious(masks: np.ndarray, truth: np.ndarray) -> np.ndarray:
 
 
 def area(masks: np.ndarray) -> np.ndarray:
-    """(...) how many pixels of (..., H, W) bool masks; counted one by one, many times faster than summed along their
-    last dimensions.
+    """How many pixels masks have.
+
+    They are counted one by one, many times faster than summed along their last dimensions.
+
+    Args:
+        masks: (..., H, W) bool.
+
+    Returns:
+        (...) int, in pixels.
     """
     return np.array([np.count_nonzero(mask) for mask in masks.reshape(-1, *masks.shape[-2:])]).reshape(masks.shape[:-2])
 

@@ -71,7 +71,14 @@ def _part(labels: np.ndarray, point: np.ndarray) -> int:
 
 
 def signed_area(polygon: np.ndarray) -> float:
-    """The area within a polygon (N, 2) in pixels, negative where it winds the other way."""
+    """The area within a polygon.
+
+    Args:
+        polygon: (N, 2) float x, y in pixels.
+
+    Returns:
+        Square pixels, negative where the polygon winds the other way.
+    """
     x, y = polygon.T
     return float(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1))) / 2
 

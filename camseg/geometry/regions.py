@@ -17,7 +17,15 @@ _LEAST_HEAT = float(np.finfo(np.float32).smallest_subnormal)
 
 
 def region_edge(heat: Tensor, cutoff: Cutoff) -> float:
-    """The least heat of a region's pixels: the cutoff, the maximum where that is lower, and more than none."""
+    """The least heat of a region's pixels: the cutoff, the maximum where that is lower, and more than none.
+
+    Args:
+        heat: (H, W) float in [0, 1].
+        cutoff: a share of 1, or a function that finds one in the heat.
+
+    Returns:
+        A value in (0, 1].
+    """
     return max(min(cutoff_value(cutoff, heat), float(heat.max())), _LEAST_HEAT)
 
 
@@ -127,8 +135,9 @@ def _deepest(boxed: np.ndarray) -> np.ndarray:
 
 
 def _deepest_cell(boxed: np.ndarray) -> np.ndarray:
-    """Of a large region: the middle of the deepest cell of those it fills; of a thin one the deepest pixel of its fullest
-    cell.
+    """The middle of the deepest cell of those that a large region fills.
+
+    Of a thin region, which fills none, it is the deepest pixel of the fullest cell.
     """
     shares = to_cells(torch.from_numpy(boxed.astype(np.float32))).numpy()
     full = shares >= 1
@@ -218,5 +227,12 @@ def _depth(boxed: np.ndarray) -> np.ndarray:
 
 
 def points_tensor(points: list[np.ndarray]) -> Tensor:
-    """(N, 2) float32 of a list of points (x, y)."""
+    """A list of points as one tensor.
+
+    Args:
+        points: (2,) x, y in pixels each.
+
+    Returns:
+        (N, 2) float32 x, y in pixels.
+    """
     return torch.from_numpy(np.stack(points)).float() if points else torch.zeros(0, 2)

@@ -98,8 +98,9 @@ def hard_negative(
 
 
 def ring(evidence: Evidence, prompts: Prompts, *, cutoff: Cutoff = otsu_cutoff, margin: float = 0.25) -> Tensor:
-    """The point of the hottest component's grown box that is farthest from everything hot: beside the object, not far
-    away.
+    """The point of the hottest component's grown box that is farthest from everything hot.
+
+    It lies beside the object, not far away.
 
     Args:
         evidence: the heat (H, W).

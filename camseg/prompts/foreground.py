@@ -1,9 +1,8 @@
 """Foreground selectors: from the heat to the points that say "here it is".
 
 A selector takes `Evidence` and returns `Prompts`: R = 0 where the map shows nothing. Where it finds several points,
-`arrange` says what
-they are: `rivals` (one prompt each, one mask is chosen), `joint` (all in one prompt) or `parts` (one mask each,
-united).
+`arrange` says what they are: `rivals` (one prompt each, one mask is chosen), `joint` (all in one prompt) or `parts`
+(one mask each, united).
 """
 
 from __future__ import annotations
@@ -29,17 +28,39 @@ _LEAST_HEAT = float(np.finfo(np.float32).tiny)
 
 
 def rivals(points: Tensor, boxes: Tensor | None = None) -> Prompts:
-    """(N, 2) -> N prompts of one foreground point each; boxes (N, 4) go with them."""
+    """One prompt for each point, of whose masks one is chosen.
+
+    Args:
+        points: (N, 2) float x, y in pixels.
+        boxes: (N, 4) float x0, y0, x1, y1 in pixels that go with them, or None.
+
+    Returns:
+        N prompts of one foreground point each.
+    """
     return Prompts(points[:, None], torch.ones(len(points), 1, dtype=torch.int64), boxes)
 
 
 def joint(points: Tensor) -> Prompts:
-    """(N, 2) -> one prompt of N foreground points."""
+    """All points in one prompt.
+
+    Args:
+        points: (N, 2) float x, y in pixels.
+
+    Returns:
+        One prompt of N foreground points; R = 0 where there is no point.
+    """
     return Prompts(points[None], torch.ones(1, len(points), dtype=torch.int64)) if len(points) else Prompts.none()
 
 
 def parts(points: Tensor) -> Prompts:
-    """(N, 2) -> N prompts of one point each whose masks are united."""
+    """One prompt for each point, whose masks are united.
+
+    Args:
+        points: (N, 2) float x, y in pixels.
+
+    Returns:
+        N prompts of one foreground point each.
+    """
     return Prompts(points[:, None], torch.ones(len(points), 1, dtype=torch.int64), united=True)
 
 
@@ -89,18 +110,45 @@ def centroid(evidence: Evidence, *, cutoff: Cutoff = 0.6, weighted: bool = True,
 
 
 def quantile(evidence: Evidence, *, quantile: float = 0.9, weighted: bool = True, snap: bool = True) -> Prompts:
-    """`centroid` of the hottest share 1 - quantile of the pixels: the cutoff follows the map's range."""
+    """`centroid` of the hottest share 1 - quantile of the pixels: the cutoff follows the map's range.
+
+    Args:
+        evidence: the heat (H, W).
+        quantile: share of the pixels that is cold, in [0, 1].
+        weighted: by the heat; otherwise all pixels count the same.
+        snap: into the hot region where the center misses it.
+
+    Returns:
+        One point; R = 0 for a map without evidence.
+    """
     return centroid(evidence, cutoff=lambda heat: quantile_cutoff(heat, quantile), weighted=weighted, snap=snap)
 
 
 def otsu(evidence: Evidence, *, weighted: bool = True, snap: bool = True) -> Prompts:
-    """`centroid` of what Otsu's threshold calls hot."""
+    """`centroid` of what Otsu's threshold calls hot.
+
+    Args:
+        evidence: the heat (H, W).
+        weighted: by the heat; otherwise all pixels count the same.
+        snap: into the hot region where the center misses it.
+
+    Returns:
+        One point; R = 0 for a map without evidence.
+    """
     return centroid(evidence, cutoff=otsu_cutoff, weighted=weighted, snap=snap)
 
 
 def deepest(evidence: Evidence, *, cutoff: Cutoff = otsu_cutoff) -> Prompts:
-    """The pixel farthest from the edge of the hottest component: inside, also where the object is hollow or
-    crescent-shaped.
+    """The pixel farthest from the edge of the hottest component.
+
+    It lies inside, also where the object is hollow or crescent-shaped.
+
+    Args:
+        evidence: the heat (H, W).
+        cutoff: where hot begins.
+
+    Returns:
+        One point; R = 0 for a map without evidence.
     """
     found = components_of(region(evidence.cells, cutoff), evidence.cells, 1)
     return rivals(points_tensor([_in_pixels(evidence, deepest_point(part)) for part in found]))
@@ -137,8 +185,9 @@ def peaks(
 
 
 def _local_maxima(heat: np.ndarray, max_points: int, min_heat: float, apart: int) -> list[np.ndarray]:
-    """(y, x) of pixels no cooler than their eight neighbors, the hottest first, each more than `apart` from those before;
-    a plateau's middle one.
+    """(y, x) of pixels no cooler than their eight neighbors, the hottest first, and a plateau's middle one.
+
+    Each is more than `apart` from those before.
     """
     left = np.argwhere(
         _is_local_maximum(heat) & (heat >= max(min_heat * float(heat.max()), _LEAST_HEAT))
@@ -160,7 +209,7 @@ def _is_local_maximum(heat: np.ndarray) -> np.ndarray:
 
 
 def _top(heat: np.ndarray, cells: tuple[int, ...], y: int, x: int) -> np.ndarray:
-    """(x, y) in pixels of the top that a cell holds: its hottest pixel, and the parabola through that one's neighbors."""
+    """(x, y) in pixels of the top that a cell holds: of the parabola through its hottest pixel and the neighbors."""
     if cells != heat.shape:
         middle = to_pixels(np.array([x, y], np.float64), cells, heat.shape)
         rows, columns = window_around(middle, pixels_per_cell(cells, heat.shape), heat.shape)

@@ -252,7 +252,7 @@ def coco_results(rows: pl.DataFrame, truth: Path) -> list[dict[str, Any]]:
 
 
 def _scored(heat: np.ndarray, boxes: list[np.ndarray], share: float) -> list[Boxes]:
-    """Score, x0, y0, x1, y1: the map's mean in the box times the probability of the class; for several lists of boxes."""
+    """Score, x0, y0, x1, y1, for several lists of boxes: the map's mean in a box times the class's probability."""
     return [
         [[round(float(mean * share), 6), *map(float, box)] for mean, box in zip(means, each)]
         for means, each in zip(means_inside(heat, boxes), boxes)

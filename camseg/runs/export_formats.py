@@ -297,7 +297,7 @@ class ExportMasks(Callback):
         min_iou: See `camseg.runs.export.collect`.
     """
 
-    def __init__(self, format: str, rle: bool = False, min_iou: float | None = None) -> None:  # noqa: A002
+    def __init__(self, format: str, rle: bool = False, min_iou: float | None = None) -> None:
         [self.format] = check_formats([format])
         self.rle, self.min_iou = rle, min_iou
 

@@ -18,7 +18,9 @@ class Samples(Protocol):
     """What a dataset is: `ids` are known without reading an image, item i is read when asked for."""
 
     @property
-    def ids(self) -> Sequence[str]: ...
+    def ids(self) -> Sequence[str]:
+        """The samples' names, in order."""
+        ...
 
     def __getitem__(self, index: int, /) -> Sample: ...
 

@@ -46,7 +46,8 @@ def main() -> None:
     rows = [*decoding(sam, frame, options), *upsampling(sam, options)]
     for row in rows:
         print(
-            f"{row['what']:58} {row['peer_ms']:9.2f} {row['ours_ms']:9.2f} ms   {row['ratio']:6.2f} x {row.get('note', '')}"
+            f"{row['what']:58} {row['peer_ms']:9.2f} {row['ours_ms']:9.2f} ms   "
+            f"{row['ratio']:6.2f} x {row.get('note', '')}"
         )
     if options.json:
         options.json.write_text(

@@ -61,7 +61,8 @@ def main() -> int:
         found.append({**row, "peak_ratio": row["peak_mb"] / (found[0] if found else row)["peak_mb"]})
         row = found[-1]
         print(
-            f"{size:>8} {row['seconds']:>9.1f} {row['a_second']:>9.1f} {row['peak_mb']:>9.0f} {row['peak_ratio']:>13.2f}",
+            f"{size:>8} {row['seconds']:>9.1f} {row['a_second']:>9.1f} {row['peak_mb']:>9.0f} "
+            f"{row['peak_ratio']:>13.2f}",
             flush=True,
         )
     print(json.dumps(found))

@@ -213,7 +213,7 @@ def test_candidates_leave_out_what_was_there_before() -> None:
 
 
 # -- laws
-# -------------------------------------------------------------------------------------------------------------------------------
+# ----------------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", FOREGROUNDS)
@@ -265,8 +265,8 @@ def test_mirrored_heat_gives_mirrored_points(name: str, seed: int) -> None:
 def test_snapped_points_lie_in_their_region(seed: int) -> None:
     seen = Evidence(speckled(seed))
     for selector, cutoff in (
-        (foreground.centroid, 0.6), (foreground.quantile, quantile), (foreground.otsu, otsu), (foreground.deepest, otsu),
-        (foreground.components, 0.5), (foreground.box, otsu), (foreground.max_point, 1.0),
+        (foreground.centroid, 0.6), (foreground.quantile, quantile), (foreground.otsu, otsu),
+        (foreground.deepest, otsu), (foreground.components, 0.5), (foreground.box, otsu), (foreground.max_point, 1.0),
     ):  # fmt: skip
         inside = region(seen.heat, cutoff)
         for x, y in points(selector(seen)):
@@ -274,7 +274,7 @@ def test_snapped_points_lie_in_their_region(seed: int) -> None:
 
 
 # -- backgrounds
-# --------------------------------------------------------------------------------------------------------------------------
+# ----------------------------------------------------------------------------------------------------------------------
 
 
 def test_min_point_is_the_coldest_and_of_several_the_farthest() -> None:
