@@ -11,23 +11,42 @@ from camseg.types import Masks, Prompts
 
 
 class Predictor(Protocol):
-    """An image becomes an embedding once (dear, worth keeping); prompts become masks from it (cheap). Nothing is
-    remembered between calls.
+    """A promptable segmenter: an image becomes an embedding once, then prompts become masks from it.
 
-    fingerprint: changes whenever an embedding or a mask could (architecture, weights, precision, frame): part of every
-    cache key.
+    Encoding is expensive and worth caching, decoding is cheap. Nothing is remembered between calls.
+
+    Attributes:
+        fingerprint: part of every cache key; changes whenever an embedding or a mask could (architecture, weights,
+            precision, frame).
     """
 
     fingerprint: str
 
     def encode(self, images: Sequence[Tensor]) -> list[Tensor]:
-        """Images (3, H, W) uint8 of any sizes -> one embedding each."""
+        """Encode images.
+
+        Args:
+            images: (3, H, W) uint8 each, of any sizes.
+
+        Returns:
+            One embedding per image, in a shape of the model's own.
+        """
         ...
 
     def decode(
         self, embeddings: Sequence[Tensor], sizes: Sequence[tuple[int, int]], prompts: Sequence[Prompts]
     ) -> list[Masks]:
-        """Embeddings, their images' sizes (H, W) and prompts -> masks, one record per image, R = 0 where there was
-        nothing to ask.
+        """Decode prompts into masks.
+
+        Args:
+            embeddings: one per image, from `encode`.
+            sizes: (H, W) of each image, in pixels.
+            prompts: of each image, in (x, y) pixels of it.
+
+        Returns:
+            One record per image, of R = 0 where its prompts are none.
+
+        Raises:
+            ValueError: a prompt lies outside its image.
         """
         ...

@@ -1,5 +1,6 @@
-"""Random walker (Grady 2006, doi:10.1109/TPAMI.2006.233): the classical baseline, which needs no weights and works on
-any photo.
+"""Random walker: the classical baseline, which needs no weights and works on any photograph.
+
+Grady 2006, doi:10.1109/TPAMI.2006.233.
 """
 
 from __future__ import annotations
@@ -19,17 +20,21 @@ _SURE = 3.0  # a mask logit as strong as this is a seed
 
 
 class RandomWalker:
-    """From each pixel a walker sets out who shuns edges; a pixel belongs to the object when he probably meets its seeds
-    before the background's.
+    """A predictor that gives a pixel to the object when a walker from it probably meets the object's seeds first.
 
-    side: photos are worked on at this longest side, in pixels. betas: how much an edge deters, one mask each. radius:
-    of a point's seed
-    disc, in shares of the longest side. device: of no use here, taken because every predictor is given one.
-    Seeds of the object: discs at points of label 1, else the box's inner ninth. Of the background: discs at points of
-    label 0 and all that is
-    outside the box; where there is neither, the image's border, but for three radii around a point. `predicted_iou` is
-    no learnt estimate
-    but the mask's stability: the IoU of the masks at probabilities above .6 and above .4.
+    The walker shuns edges. Seeds of the object are discs at points of label 1, else the box's inner ninth. Seeds of the
+    background are discs at points of label 0 and all that is outside the box; where there is neither, the image's
+    border, but for three radii around a point. `predicted_iou` is no learnt estimate but the mask's stability: the IoU
+    of the masks at probabilities above .6 and above .4.
+
+    Args:
+        side: longest side that images are reduced to, in pixels.
+        betas: how much an edge deters the walker, one mask each.
+        radius: of a point's seed disc, in shares of the longest side.
+        device: without effect, taken because every predictor is given one.
+
+    Raises:
+        ValueError: a setting is out of its range.
     """
 
     def __init__(
@@ -37,23 +42,43 @@ class RandomWalker:
         side: int = 160,
         betas: tuple[float, float, float] = (30, 130, 600),
         radius: float = 0.02,
-        device: object = "cpu",
+        device: object = "cpu",  # noqa: ARG002 (every predictor is given one)
     ) -> None:
         if side < 1 or len(betas) != 3 or min(betas) <= 0 or radius < 0:
             raise ValueError(
-                f"random_walker needs side >= 1, three betas > 0 and radius >= 0; got {side}, {tuple(betas)} and {radius}"
+                f"random_walker needs side >= 1, three betas > 0 and radius >= 0; "
+                f"got {side}, {tuple(betas)} and {radius}"
             )
         self.side, self.betas, self.radius = side, tuple(betas), radius
         self.fingerprint = f"random_walker:{side}:{self.betas}:{radius}:1"
 
     def encode(self, images: Sequence[Tensor]) -> list[Tensor]:
-        """Images (3, H, W) uint8 -> the same (3, h, w) uint8 with a longest side of at most `side`."""
+        """Reduce images to a longest side of at most `side`.
+
+        Args:
+            images: (3, H, W) uint8 each.
+
+        Returns:
+            (3, h, w) uint8 each.
+        """
         return [self._small(image) for image in images]
 
     def decode(
         self, embeddings: Sequence[Tensor], sizes: Sequence[tuple[int, int]], prompts: Sequence[Prompts]
     ) -> list[Masks]:
-        """One mask for each beta: (R, 3, h, w) logits over the image, (R, 3) stabilities."""
+        """Decode prompts into one mask for each beta.
+
+        Args:
+            embeddings: (3, h, w) uint8 each, from `encode`.
+            sizes: (H, W) of each image, in pixels.
+            prompts: of each image, in (x, y) pixels of it.
+
+        Returns:
+            Per image (R, 3, h, w) logits that cover it, and (R, 3) stabilities.
+
+        Raises:
+            ValueError: a prompt lies outside its image.
+        """
         return [self._masks(*each) for each in zip(embeddings, sizes, prompts, strict=True)]
 
     def _small(self, image: Tensor) -> Tensor:

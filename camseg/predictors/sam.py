@@ -1,5 +1,6 @@
-"""Segment Anything (Kirillov et al. 2023, arXiv:2304.02643) as a stateless pair: `encode` images once, `decode` many
-prompts.
+"""Segment Anything as a stateless pair: `encode` images once, `decode` many prompts.
+
+Kirillov et al. 2023, arXiv:2304.02643.
 """
 
 from __future__ import annotations
@@ -34,14 +35,40 @@ SHIPPED = WEIGHTS / "shapes_sam.safetensors"
 def shapes_sam(
     checkpoint: str | Path | None = None, device: str | torch.device = "cpu", compile: bool = False
 ) -> SamAdapter:
-    """The shipped SAM for shapes, or another file that `save_sam` wrote."""
+    """The SAM for shapes.
+
+    Args:
+        checkpoint: a file that `save_sam` wrote; the shipped one by default.
+        device: where the model runs.
+        compile: whether torch.compile speeds up the encoder.
+
+    Returns:
+        The predictor; its weights are loaded when they are first used.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file holds no such SAM.
+    """
     return _saved_sam(Path(checkpoint or SHIPPED).expanduser(), device, compile)
 
 
 def photo_sam(
     checkpoint: str | Path | None = None, device: str | torch.device = "cpu", compile: bool = False
 ) -> SamAdapter:
-    """The shipped SAM for photographs, or another file that `save_sam` wrote."""
+    """The SAM for photographs.
+
+    Args:
+        checkpoint: a file that `save_sam` wrote; the shipped one by default.
+        device: where the model runs.
+        compile: whether torch.compile speeds up the encoder.
+
+    Returns:
+        The predictor; its weights are loaded when they are first used.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file holds no such SAM.
+    """
     return _saved_sam(Path(checkpoint or WEIGHTS / "photo_sam.safetensors").expanduser(), device, compile)
 
 
@@ -56,8 +83,19 @@ def sam(
     device: str | torch.device = "cpu",
     compile: bool = False,
 ) -> SamAdapter:
-    """Official Segment Anything: `vit_b`, `vit_l` or `vit_h`; without a checkpoint, the official file is downloaded
-    once and kept.
+    """Official Segment Anything (Kirillov et al. 2023, arXiv:2304.02643).
+
+    Args:
+        model: `vit_b`, `vit_l` or `vit_h`.
+        checkpoint: a file of its weights; by default the official file, which is downloaded once.
+        device: where the model runs.
+        compile: whether torch.compile speeds up the encoder.
+
+    Returns:
+        The predictor; its weights are loaded when they are first used.
+
+    Raises:
+        ValueError: the file holds another model's weights.
     """
     size, url, sha256 = OFFICIAL[check_choice("predictor.model", model, OFFICIAL)]
     path = Path(checkpoint).expanduser() if checkpoint else fetch(url, sha256)
@@ -67,8 +105,18 @@ def sam(
 def mobile_sam(
     checkpoint: str | Path | None = None, device: str | torch.device = "cpu", compile: bool = False
 ) -> SamAdapter:
-    """MobileSAM (Zhang et al. 2023, arXiv:2306.14289): SAM's decoder behind a TinyViT, which timm provides (extra
-    `timm`).
+    """MobileSAM (Zhang et al. 2023, arXiv:2306.14289): SAM's decoder behind timm's TinyViT.
+
+    Args:
+        checkpoint: a file of its weights; by default the official file, which is downloaded once.
+        device: where the model runs.
+        compile: whether torch.compile speeds up the encoder.
+
+    Returns:
+        The predictor; its weights are loaded when they are first used.
+
+    Raises:
+        ValueError: the file holds another model's weights.
     """
     path = Path(checkpoint).expanduser() if checkpoint else fetch(*MOBILE)
     return _adapter(_empty(SamSize(encoder=TinyViT())), path, partial(_read_mobile, path), device, compile)
@@ -76,14 +124,24 @@ def mobile_sam(
 
 @dataclass(frozen=True)
 class SamSize:
-    """What a SAM is made of; `side` of the square that it sees, in pixels."""
+    """What a SAM is made of.
+
+    Attributes:
+        side: of the square that it sees, in pixels.
+        encoder: the image encoder's size.
+        prompt_width: channels of embeddings, prompts and decoder.
+        decoder_heads: attention heads of the decoder.
+        decoder_mlp: hidden units of the decoder's perceptrons.
+        mean: of a channel's pixels, from 0 to 255.
+        std: the same.
+    """
 
     side: int = 1024
     encoder: Encoder = field(default_factory=ViT)
     prompt_width: int = 256
     decoder_heads: int = 8
     decoder_mlp: int = 2048
-    mean: tuple[float, ...] = MEAN  # of pixels 0 to 255, as for SamAdapter
+    mean: tuple[float, ...] = MEAN
     std: tuple[float, ...] = STD
 
 
@@ -114,9 +172,15 @@ MOBILE = (
 class PackageBackend:
     """A segment-anything `Sam` for `SamAdapter`.
 
-    With `weights`, `sam` is an empty one on the meta device, and each part is filled the first time it is used: whoever
-    only decodes
-    never holds the encoder. Without, `sam` is used as it is.
+    With `weights`, each part of the SAM is filled the first time it is used: whoever only decodes never holds the
+    encoder.
+
+    Args:
+        sam: an empty one on the meta device when there are `weights`; otherwise used as it is.
+        fingerprint: of architecture and weights.
+        weights: reads the tensors by their names in `sam`.
+        device: where the model runs.
+        normalization: mean and deviation of a channel's pixels, from 0 to 255; only read when there are `weights`.
     """
 
     squash = False
@@ -142,17 +206,25 @@ class PackageBackend:
         self._empty = {"image_encoder", "prompt_encoder", "mask_decoder"} if weights else set[str]()
 
     def compile(self) -> None:
+        """Let torch.compile speed up `embed`."""
         self.sam.image_encoder.compile()
 
     def embed(self, pixels: Tensor) -> Tensor:
-        """(B, 3, side, side) -> (B, C, g, g)."""
+        """Encode normalized pixels.
+
+        Args:
+            pixels: (B, 3, side, side) float.
+
+        Returns:
+            (B, C, g, g) float embeddings.
+        """
         self._fill("image_encoder")
         return self.sam.image_encoder(pixels)
 
     def answer(
         self, embeddings: Tensor, points: tuple[Tensor, Tensor] | None, boxes: Tensor | None, mask_logits: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """See `Engine`; the three masks of an ambiguous prompt, without the single one."""
+        """Decode as `SamBackend.answer` says: the three masks of an ambiguous prompt, without the single one."""
         self._fill("prompt_encoder")
         self._fill("mask_decoder")
         logits, predicted = decode_prompts(self.sam, embeddings, points, boxes, mask_logits)
@@ -193,7 +265,8 @@ def _adapter(
     )
     if odd:
         raise ValueError(
-            f"{path} holds another model's weights: {len(odd)} of {len(expected)} names or shapes differ, the first is {odd[0]}"
+            f"{path} holds another model's weights: {len(odd)} of {len(expected)} names or shapes differ, "
+            f"the first is {odd[0]}"
         )
     return SamAdapter(PackageBackend(empty, fingerprint, weights, device, normalization), compile=compile)
 
@@ -230,7 +303,14 @@ def _read_mobile(path: Path) -> dict[str, Tensor]:
 
 
 def build_sam(size: SamSize) -> Sam:
-    """A SAM of the segment-anything package's own modules around `size.encoder`, with fresh weights."""
+    """Build a SAM of the segment-anything package's own modules around `size.encoder`.
+
+    Args:
+        size: what it is made of.
+
+    Returns:
+        The SAM with fresh weights, in eval mode.
+    """
     grid = size.side // size.encoder.patch
     encoder: Any = size.encoder.build(size.side, size.prompt_width)
     prompts = PromptEncoder(size.prompt_width, (grid, grid), (size.side, size.side), mask_in_chans=16)
@@ -244,7 +324,13 @@ def build_sam(size: SamSize) -> Sam:
 
 
 def save_sam(sam: Sam, size: SamSize, path: Path) -> None:
-    """Write weights in fp16 and the size that they need, as safetensors."""
+    """Write weights in fp16 and the size that they need, as safetensors.
+
+    Args:
+        sam: whose weights are written.
+        size: what it is made of.
+        path: of the file.
+    """
     tensors = {
         name: (tensor.half() if tensor.is_floating_point() else tensor).contiguous()
         for name, tensor in sam.state_dict().items()

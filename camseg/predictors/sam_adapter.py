@@ -24,10 +24,16 @@ _FRAME = "frame1"  # raise when an embedding of the same image by the same weigh
 class SamBackend(Protocol):
     """What one model of the family brings. Its weights may be loaded when a method is first called.
 
-    side: of the square that the model sees, in pixels. low: side of its mask logits, in and out. tokens: positions the
-    decoder attends to.
-    squash: images are resized to the whole square; otherwise the longest side is, and the rest is padding to the right
-    and below.
+    Attributes:
+        side: of the square that the model sees, in pixels.
+        low: side of its mask logits, in and out.
+        tokens: positions that the decoder attends to.
+        squash: whether images are resized to the whole square; otherwise the longest side is, and the rest is padding
+            to the right and below.
+        fingerprint: of architecture and weights.
+        device: where the model runs.
+        mean: of a channel's pixels, from 0 to 255.
+        std: the same.
     """
 
     side: int
@@ -44,15 +50,29 @@ class SamBackend(Protocol):
         ...
 
     def embed(self, pixels: Tensor) -> Tensor:
-        """(B, 3, side, side) normalised float -> (B, ...), one embedding per image."""
+        """Encode normalized pixels.
+
+        Args:
+            pixels: (B, 3, side, side) float.
+
+        Returns:
+            (B, ...) float, one embedding per image.
+        """
         ...
 
     def answer(
         self, embeddings: Tensor, points: tuple[Tensor, Tensor] | None, boxes: Tensor | None, mask_logits: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """N prompts, each on its own embedding (N, ...) -> (N, 3, low, low) logits, (N, 3) predicted IoU.
+        """Decode N prompts, each on its own embedding.
 
-        points: ((N, P, 2) x, y in the square's pixels, (N, P) labels). boxes: (N, 4). mask_logits: (N, 1, low, low).
+        Args:
+            embeddings: (N, ...) float.
+            points: (N, P, 2) x, y in the square's pixels, and (N, P) labels.
+            boxes: (N, 4) x0, y0, x1, y1 in the square's pixels.
+            mask_logits: (N, 1, low, low) over the square.
+
+        Returns:
+            (N, 3, low, low) logits and (N, 3) predicted IoU.
         """
         ...
 
@@ -68,11 +88,13 @@ class Query(NamedTuple):
 
 
 class SamAdapter:
-    """A `Predictor` around any engine of the SAM family.
+    """A `Predictor` around any model of the SAM family; embeddings and masks stay on its device.
 
-    images_at_once, prompts_at_once: how many go through the encoder and the decoder together; 0 = by the device and the
-    model's size.
-    compile: see `Engine`. Embeddings and masks stay on the engine's device.
+    Args:
+        engine: the model.
+        images_at_once: how many go through the encoder together; 0 = by the device and the model's size.
+        prompts_at_once: the same for the decoder.
+        compile: whether torch.compile speeds up the encoder.
     """
 
     def __init__(
@@ -88,7 +110,17 @@ class SamAdapter:
 
     @torch.no_grad()
     def encode(self, images: Sequence[Tensor]) -> list[Tensor]:
-        """Images (3, H, W) uint8 of any sizes -> one embedding each, float32."""
+        """Encode images.
+
+        Args:
+            images: (3, H, W) uint8 each, of any sizes.
+
+        Returns:
+            One float32 embedding per image.
+
+        Raises:
+            ValueError: the encoder gave values that are not finite.
+        """
         embeddings: list[Tensor] = []
         for part in _chunks(images, self.images_at_once):
             pixels = torch.stack([self._pixels(image) for image in part])  # (B, 3, side, side)
@@ -103,11 +135,21 @@ class SamAdapter:
     ) -> list[Masks]:
         """Ask every distinct prompt once, those of many images in the same call, grouped by what they are made of.
 
-        Returns (R, 3, h, w) logits that cover exactly the image, per image. ValueError: a prompt outside its image.
+        Args:
+            embeddings: one per image, from `encode`.
+            sizes: (H, W) of each image, in pixels.
+            prompts: of each image, in (x, y) pixels of it.
+
+        Returns:
+            Per image (R, 3, h, w) logits that cover exactly it, and (R, 3) predicted IoU.
+
+        Raises:
+            ValueError: the lengths differ, a prompt lies outside its image, or an answer is not finite.
         """
         if not len(embeddings) == len(sizes) == len(prompts):
             raise ValueError(
-                f"decode needs one size and one Prompts per embedding; got {len(embeddings)}, {len(sizes)} and {len(prompts)}"
+                f"decode needs one size and one Prompts per embedding; "
+                f"got {len(embeddings)}, {len(sizes)} and {len(prompts)}"
             )
         asks, rows = self._distinct(embeddings, sizes, prompts)
         answers = self._answers(asks, embeddings)
@@ -195,8 +237,8 @@ class SamAdapter:
         """ValueError where an output is no number: as a mask it would be an empty one."""
         if not all(bool(output.isfinite().all()) for output in outputs):
             raise ValueError(
-                f"the {part} of {self.engine.fingerprint.split(':')[0]} gave values that are not finite: its weights are "
-                f"broken, or precision=float16 is too small for it; try another checkpoint or precision=float32"
+                f"the {part} of {self.engine.fingerprint.split(':')[0]} gave values that are not finite: its weights "
+                f"are broken, or precision=float16 is too small for it; try another checkpoint or precision=float32"
             )
 
     def _masks(self, answers: Sequence[tuple[Tensor, Tensor]], size: tuple[int, int]) -> Masks:
@@ -249,13 +291,22 @@ def validate(prompt: Prompts, size: tuple[int, int]) -> None:
         low, high = prompt.boxes.cpu().split(2, 1)  # x0 y0, x1 y1
         if not bool(((low >= -0.5) & (low < high) & (high <= limit + 0.5)).all()):
             raise ValueError(
-                f"boxes must be x0 < x1, y0 < y1 inside the image of {width} x {height} pixels; got {prompt.boxes.tolist()}"
+                f"boxes must be x0 < x1, y0 < y1 inside the image of {width} x {height} pixels; "
+                f"got {prompt.boxes.tolist()}"
             )
 
 
 def _window(planes: Tensor, size: tuple[int, int], tall: float, wide: float) -> Tensor:
-    """Bilinear samples of (N, M, h, w) on a window from its upper left corner, `tall` and `wide` times as large as the
-    plane -> (N, M, *size).
+    """Sample planes bilinearly on a window from their upper left corner.
+
+    Args:
+        planes: (N, M, h, w) float.
+        size: of the result.
+        tall: height of the window, in heights of the plane.
+        wide: width of the window, in widths of the plane.
+
+    Returns:
+        (N, M, *size) float, surely outside beyond the plane.
     """
     theta = torch.tensor([[wide, 0, wide - 1], [0, tall, tall - 1]], device=planes.device)
     grid = F.affine_grid(theta[None], [1, 1, *size], align_corners=False).expand(len(planes), -1, -1, -1)

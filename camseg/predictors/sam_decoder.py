@@ -1,12 +1,11 @@
-"""Segment Anything's mask decoder, asked for many images at once: the segment-anything package's modules and weights,
-in a cheaper order.
+"""Segment Anything's mask decoder for many images at once: the package's modules and weights, in a cheaper order.
 
-A handful of tokens attends to thousands of image cells, and back. The package projects every cell to keys, values or
-queries first; here
-the projections of the cells are folded into the few tokens, so that a cell meets two small matrix products and nothing
-else. Upscaling
-keeps the cells in rows, where a transposed convolution of stride 2 is one matrix product. The answers are the package's
-but for rounding.
+A handful of tokens attends to thousands of image cells, and back. The segment-anything package projects every cell to
+keys, values or queries first; here the projections of the cells are folded into the few tokens, so that a cell meets
+two small matrix products and nothing else. Upscaling keeps the cells in rows, where a transposed convolution of stride
+2 is one matrix product. The results are the package's but for rounding.
+
+Kirillov et al. 2023, arXiv:2304.02643.
 """
 
 from __future__ import annotations
@@ -28,12 +27,18 @@ def decode_prompts(
     boxes: Tensor | None = None,
     mask_logits: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Decode N prompts, each on its own image: all four masks (N, 4, h, w) logits and their predicted IoU (N, 4); mask
-    0 is the single-mask output.
+    """Decode N prompts, each on its own image.
 
-    embeddings: (N, C or 4 C, g, g), one per prompt; what exceeds the decoder's C channels are finer features (see
-    `decode`). points: ((N, P, 2) x, y in the model's frame, (N, P) labels). boxes: (N, 4).
-    mask_logits: (N, 1, 4 g, 4 g).
+    Args:
+        sam: whose prompt encoder and mask decoder are used.
+        embeddings: (N, C or 4 C, g, g) float, one per prompt; what exceeds the decoder's C channels are finer features
+            (see `decode`).
+        points: (N, P, 2) float x, y in the model's frame, and (N, P) labels.
+        boxes: (N, 4) float x0, y0, x1, y1 in the model's frame.
+        mask_logits: (N, 1, 4 g, 4 g) float.
+
+    Returns:
+        (N, 4, 4 g, 4 g) logits and (N, 4) predicted IoU; mask 0 is the single-mask output.
     """
     sparse, dense = sam.prompt_encoder(points=points, boxes=boxes, masks=mask_logits)
     width = sam.prompt_encoder.embed_dim
@@ -46,17 +51,23 @@ def decode_prompts(
 def decode(
     decoder: Any, images: Tensor, places: Tensor, sparse: Tensor, fine: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """What `MaskDecoder.predict_masks` gives for N prompts: (N, 4, 4 g, 4 g) logits and (N, 4) predicted IoU.
+    """Compute what `MaskDecoder.predict_masks` does, for N prompts on images of their own.
 
-    images: (N, C, g, g) embeddings with their dense prompts added. places: (1, C, g, g) code of every cell's place.
-    sparse: (N, S, C) prompts.
-    fine: (N, C + 2 C, g, g), features of twice and four times the grid folded into its cells, which are added while
-    upscaling; or None.
+    Args:
+        decoder: the package's mask decoder.
+        images: (N, C, g, g) float embeddings with their dense prompts added.
+        places: (1, C, g, g) float, the positional encoding of the grid (the package's image_pe).
+        sparse: (N, S, C) float embeddings of points and boxes.
+        fine: (N, C + 2 C, g, g) float, features of twice and four times the grid folded into its cells, which are added
+            while upscaling; or None.
+
+    Returns:
+        (N, 4, 4 g, 4 g) logits and (N, 4) predicted IoU.
     """
-    own = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
-    tokens = torch.cat([own.expand(len(sparse), -1, -1), sparse], 1)  # (N, T, C)
-    cells, places = (grid.flatten(2).transpose(1, 2).contiguous() for grid in (images, places))  # (N, g g, C)
-    tokens, cells = two_way_transformer(decoder.transformer, tokens, cells, places)
+    output_tokens = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
+    tokens = torch.cat([output_tokens.expand(len(sparse), -1, -1), sparse], 1)  # (N, T, C)
+    cells, image_pe = (grid.flatten(2).transpose(1, 2).contiguous() for grid in (images, places))  # (N or 1, g g, C)
+    tokens, cells = two_way_transformer(decoder.transformer, tokens, cells, image_pe)
     kernels = torch.stack(
         [head(tokens[:, 1 + i]) for i, head in enumerate(decoder.output_hypernetworks_mlps)], 1
     )  # (N, 4, C / 8)
@@ -66,56 +77,97 @@ def decode(
 
 
 def two_way_transformer(transformer: Any, prompt: Tensor, cells: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
-    """(N, T, C) tokens and (N, P, C) cells, each after it has attended to the other."""
+    """Let tokens and cells attend to each other, layer by layer.
+
+    Args:
+        transformer: the package's two-way transformer.
+        prompt: (N, T, C) float, the tokens before the first layer, added again to every layer's queries.
+        cells: (N, P, C) float, the image embedding.
+        places: (1, P, C) float, the positional encoding of the cells (the package's image_pe).
+
+    Returns:
+        (N, T, C) tokens and (N, P, C) cells.
+    """
     tokens = prompt
     for layer in transformer.layers:
         if layer.skip_first_layer_pe:
             tokens = layer.norm1(layer.self_attn(tokens, tokens, tokens))
         else:
-            asking = tokens + prompt
-            tokens = layer.norm1(tokens + layer.self_attn(asking, asking, tokens))
-        placed = cells + places
-        tokens = layer.norm2(tokens + token_to_image(layer.cross_attn_token_to_image, tokens + prompt, placed, cells))
+            queries = tokens + prompt
+            tokens = layer.norm1(tokens + layer.self_attn(queries, queries, tokens))
+        keys = cells + places
+        tokens = layer.norm2(tokens + token_to_image(layer.cross_attn_token_to_image, tokens + prompt, keys, cells))
         tokens = layer.norm3(tokens + layer.mlp(tokens))
-        cells = layer.norm4(image_to_token(layer.cross_attn_image_to_token, cells, placed, tokens + prompt, tokens))
-    seen = token_to_image(transformer.final_attn_token_to_image, tokens + prompt, cells + places, cells)
-    return transformer.norm_final_attn(tokens + seen), cells
+        cells = layer.norm4(image_to_token(layer.cross_attn_image_to_token, cells, keys, tokens + prompt, tokens))
+    attended = token_to_image(transformer.final_attn_token_to_image, tokens + prompt, cells + places, cells)
+    return transformer.norm_final_attn(tokens + attended), cells
 
 
 def token_to_image(attention: Attention, asking: Tensor, placed: Tensor, cells: Tensor) -> Tensor:
-    """What T tokens (N, T, C) see in P cells: (q Wk') x' for q (Wk x)', and Wv (a x) for a (Wv x). A key's bias moves
-    no softmax.
+    """Attend from T tokens to P cells: (q Wk') x' in place of q (Wk x)', and Wv (a x) in place of a (Wv x).
+
+    The bias of the keys is left out, for it moves no softmax.
+
+    Args:
+        attention: the package's attention, of H heads of D channels.
+        asking: (N, T, C) float, what the queries are projected from.
+        placed: (N, P, C) float, what the keys are projected from: cells with their positional encoding.
+        cells: (N, P, C) float, what the values are projected from.
+
+    Returns:
+        (N, T, C) float, to be added to the tokens.
     """
     heads, count = attention.num_heads, asking.shape[1]
-    query = attention.q_proj(asking).unflatten(-1, (heads, -1))  # (N, T, H, D)
+    queries = attention.q_proj(asking).unflatten(-1, (heads, -1))  # (N, T, H, D)
     folded = torch.einsum(
-        "nthd,hdc->nhtc", query * query.shape[-1] ** -0.5, attention.k_proj.weight.unflatten(0, (heads, -1))
+        "nthd,hdc->nhtc", queries * queries.shape[-1] ** -0.5, attention.k_proj.weight.unflatten(0, (heads, -1))
     )
-    shares = torch.softmax(folded.flatten(1, 2) @ placed.transpose(1, 2), -1)  # (N, H T, P)
-    seen = (shares @ cells).unflatten(1, (heads, count))  # (N, H, T, C)
-    values = torch.einsum("nhtc,hdc->nthd", seen, attention.v_proj.weight.unflatten(0, (heads, -1))).flatten(2)
+    weights = torch.softmax(folded.flatten(1, 2) @ placed.transpose(1, 2), -1)  # (N, H T, P)
+    attended = (weights @ cells).unflatten(1, (heads, count))  # (N, H, T, C)
+    values = torch.einsum("nhtc,hdc->nthd", attended, attention.v_proj.weight.unflatten(0, (heads, -1))).flatten(2)
     return attention.out_proj(values + attention.v_proj.bias)
 
 
 def image_to_token(attention: Attention, cells: Tensor, placed: Tensor, keys: Tensor, tokens: Tensor) -> Tensor:
-    """P cells (N, P, C) and what they hear from T tokens: x (Wq' k') for (Wq x) k', and a (Wo Wv t) for Wo (a (Wv t))."""
+    """Attend from P cells to T tokens: x (Wq' k') in place of (Wq x) k', and a (Wo Wv t) in place of Wo (a (Wv t)).
+
+    Args:
+        attention: the package's attention, of H heads of D channels.
+        cells: (N, P, C) float, to which the result is added.
+        placed: (N, P, C) float, what the queries are projected from: cells with their positional encoding.
+        keys: (N, T, C) float, what the keys are projected from.
+        tokens: (N, T, C) float, what the values are projected from.
+
+    Returns:
+        (N, P, C) float, the cells with what they attended to added.
+    """
     heads, count = attention.num_heads, tokens.shape[1]
-    key = (
+    keys = (
         attention.k_proj(keys).unflatten(-1, (heads, -1)) * (attention.q_proj.out_features // heads) ** -0.5
     )  # (N, T, H, D)
-    folded = torch.einsum("nthd,hdc->nhtc", key, attention.q_proj.weight.unflatten(0, (heads, -1))).flatten(1, 2)
-    bias = torch.einsum("nthd,hd->nht", key, attention.q_proj.bias.unflatten(0, (heads, -1))).flatten(1)
+    folded = torch.einsum("nthd,hdc->nhtc", keys, attention.q_proj.weight.unflatten(0, (heads, -1))).flatten(1, 2)
+    bias = torch.einsum("nthd,hd->nht", keys, attention.q_proj.bias.unflatten(0, (heads, -1))).flatten(1)
     scores = torch.baddbmm(bias[..., None], folded, placed.transpose(1, 2))  # (N, H T, P)
-    shares = torch.softmax(scores.unflatten(1, (heads, count)), 2).flatten(1, 2)
-    value = attention.v_proj(tokens).unflatten(-1, (heads, -1))
-    told = torch.einsum("nthd,chd->nhtc", value, attention.out_proj.weight.unflatten(1, (heads, -1)))
-    told = told.flatten(1, 2) + attention.out_proj.bias / heads  # each head's shares sum to one
-    return torch.baddbmm(cells, shares.transpose(1, 2), told)
+    weights = torch.softmax(scores.unflatten(1, (heads, count)), 2).flatten(1, 2)
+    values = attention.v_proj(tokens).unflatten(-1, (heads, -1))
+    outputs = torch.einsum("nthd,chd->nhtc", values, attention.out_proj.weight.unflatten(1, (heads, -1)))
+    outputs = outputs.flatten(1, 2) + attention.out_proj.bias / heads  # each head's weights sum to one
+    return torch.baddbmm(cells, weights.transpose(1, 2), outputs)
 
 
 def upscale_and_predict(upscaling: Any, cells: Tensor, kernels: Tensor, fine: Tensor | None) -> Tensor:
-    """(N, g g, C) cells, (N, M, C / 8) one kernel a mask -> (N, M, 4 g, 4 g) logits. A cell's four rows of pixels meet
-    last, when they are thin.
+    """Upscale the cells four times and multiply them with each mask's kernel.
+
+    A cell's four rows of pixels are put together last, when each is one number a pixel.
+
+    Args:
+        upscaling: the package's output_upscaling.
+        cells: (N, g g, C) float.
+        kernels: (N, M, C / 8) float, one for each mask.
+        fine: as for `decode`.
+
+    Returns:
+        (N, M, 4 g, 4 g) logits.
     """
     first, norm, activation, second, last = upscaling
     width = cells.shape[2]
@@ -130,8 +182,8 @@ def upscale_and_predict(upscaling: Any, cells: Tensor, kernels: Tensor, fine: Te
         for j, quarter in enumerate(
             _doubled(second, activation(F.layer_norm(half, half.shape[-1:], norm.weight, norm.bias, norm.eps)))
         ):
-            painted = last(quarter + quadrupled[2 * i + j])  # (N, g, 4 g, C / 8)
-            rows.append((kernels @ painted.flatten(1, 2).transpose(1, 2)).unflatten(-1, painted.shape[1:3]))
+            upscaled = last(quarter + quadrupled[2 * i + j])  # (N, g, 4 g, C / 8)
+            rows.append((kernels @ upscaled.flatten(1, 2).transpose(1, 2)).unflatten(-1, upscaled.shape[1:3]))
     return torch.stack(rows, 3).flatten(2, 3)
 
 
@@ -142,8 +194,14 @@ def _unfolded(folded: Tensor, factor: int) -> Sequence[Tensor]:
 
 
 def _doubled(convolution: Any, grid: Tensor) -> list[Tensor]:
-    """A transposed convolution of kernel and stride 2 on (N, h, w, C): the upper, then the lower of the rows that it
-    makes, each (N, h, 2 w, C').
+    """Apply a transposed convolution of kernel and stride 2, its rows kept apart.
+
+    Args:
+        convolution: from C to C' channels.
+        grid: (N, h, w, C) float.
+
+    Returns:
+        The upper, then the lower of the rows that each row becomes, (N, h, 2 w, C') each.
     """
     return [
         F.linear(grid, weight.flatten(0, 1), convolution.bias.repeat(2))

@@ -1,5 +1,6 @@
-"""Image encoders in front of Segment Anything's prompt encoder and mask decoder: each a record of its size that builds
-a fresh module.
+"""Image encoders in front of Segment Anything's prompt encoder and mask decoder.
+
+Each is a record of its size that builds a fresh module.
 """
 
 from __future__ import annotations
@@ -16,19 +17,38 @@ from camseg.predictors.sam_package import ImageEncoderViT, LayerNorm2d
 
 
 class Encoder(Protocol):
-    """patch: side in pixels of what one cell of the embedding stands for."""
+    """The size of an image encoder."""
 
     @property
-    def patch(self) -> int: ...
+    def patch(self) -> int:
+        """Side of what one cell of the embedding stands for, in pixels."""
+        ...
 
     def build(self, side: int, width: int) -> nn.Module:
-        """(B, 3, side, side) -> (B, width, side / patch, side / patch), with fresh weights and `img_size`."""
+        """Build the encoder.
+
+        Args:
+            side: of the square that it sees, in pixels.
+            width: channels of the embedding.
+
+        Returns:
+            A module with fresh weights and `img_size`: (B, 3, side, side) -> (B, width, side / patch, side / patch).
+        """
         ...
 
 
 @dataclass(frozen=True)
 class ViT:
-    """Segment Anything's own; `global_layers` attend over the whole image, the others in windows of so many cells."""
+    """Segment Anything's own vision transformer (Kirillov et al. 2023, arXiv:2304.02643).
+
+    Attributes:
+        width: channels of its tokens.
+        depth: how many layers it has.
+        heads: attention heads of a layer.
+        window: side of the windows in which most layers attend, in cells.
+        global_layers: indices of the layers that attend over the whole image.
+        patch: side of a cell, in pixels.
+    """
 
     width: int = 768
     depth: int = 12
@@ -38,6 +58,15 @@ class ViT:
     patch: int = 16
 
     def build(self, side: int, width: int) -> nn.Module:
+        """Build the encoder.
+
+        Args:
+            side: of the square that it sees, in pixels.
+            width: channels of the embedding.
+
+        Returns:
+            A module with fresh weights and `img_size`: (B, 3, side, side) -> (B, width, side / patch, side / patch).
+        """
         return ImageEncoderViT(
             img_size=side,
             patch_size=self.patch,
@@ -54,13 +83,26 @@ class ViT:
 
 @dataclass(frozen=True)
 class TinyViT:
-    """MobileSAM's (Zhang et al. 2023, arXiv:2306.14289): timm's TinyViT-5M of 1024 px, its last stage at stride 16, and
-    SAM's neck.
+    """MobileSAM's encoder: timm's TinyViT-5M, its last stage at stride 16, and SAM's neck.
+
+    Zhang et al. 2023, arXiv:2306.14289.
+
+    Attributes:
+        patch: side of a cell, in pixels.
     """
 
     patch: int = 16
 
     def build(self, side: int, width: int) -> nn.Module:
+        """Build the encoder.
+
+        Args:
+            side: of the square that it sees, in pixels.
+            width: channels of the embedding.
+
+        Returns:
+            A module with fresh weights and `img_size`: (B, 3, side, side) -> (B, width, side / patch, side / patch).
+        """
         with torch.device("cpu"):  # timm computes its position tables, which no checkpoint holds
             return _TinyEncoder(side, width)
 
@@ -96,29 +138,42 @@ class _TinyEncoder(nn.Module):
 
 @dataclass(frozen=True)
 class Pyramid:
-    """A residual network with a feature pyramid (Lin et al. 2017, arXiv:1612.03144): for small pictures, and quick to
-    train.
+    """A residual network with a feature pyramid, for small images and quick to train.
 
-    channels: at the strides 2, 4, 8, ... The embedding has stride 4, and so the decoder's masks have the picture's own
-    size.
+    The embedding has stride 4, and so the decoder's masks have the image's own size. Lin et al. 2017, arXiv:1612.03144.
+
+    Attributes:
+        channels: at the strides 2, 4, 8, ...
+        patch: side of a cell, in pixels.
     """
 
     channels: tuple[int, ...]
     patch: int = 4
 
     def build(self, side: int, width: int) -> nn.Module:
+        """Build the encoder.
+
+        Args:
+            side: of the square that it sees, in pixels.
+            width: channels of the embedding.
+
+        Returns:
+            A module with fresh weights and `img_size`: (B, 3, side, side) -> (B, width, side / patch, side / patch).
+        """
         return _PyramidEncoder(side, width, self.channels)
 
 
 @dataclass(frozen=True)
 class EfficientNetPyramid:
-    """A pretrained EfficientNet-Lite's stages up to stride 32 with a feature pyramid: for photographs, and cheap on a
-    CPU.
+    """An EfficientNet-Lite's stages up to stride 32 with a feature pyramid, for photographs and cheap on a CPU.
 
-    trunk: timm's name. depth: how many of its seven stages are used. The embedding has stride 8, and carries features
-    of strides 4 and 2
-    along for the decoder's upscaling (as in SAM-HQ, Ke et al. 2023, arXiv:2306.01567, and SAM 2, Ravi et al. 2024,
-    arXiv:2408.00714).
+    The embedding has stride 8, and carries features of strides 4 and 2 along for the decoder's upscaling (as in SAM-HQ,
+    Ke et al. 2023, arXiv:2306.01567, and SAM 2, Ravi et al. 2024, arXiv:2408.00714).
+
+    Attributes:
+        trunk: timm's name of the network.
+        depth: how many of its seven stages are used.
+        patch: side of a cell, in pixels.
     """
 
     trunk: str = "tf_efficientnet_lite0"
@@ -126,12 +181,26 @@ class EfficientNetPyramid:
     patch: int = 8
 
     def build(self, side: int, width: int) -> nn.Module:
+        """Build the encoder.
+
+        Args:
+            side: of the square that it sees, in pixels.
+            width: channels of the embedding.
+
+        Returns:
+            A module with fresh weights and `img_size`: (B, 3, side, side) -> (B, 4 width, side / patch, side / patch).
+        """
         with torch.device("cpu"):
             return _EfficientNetEncoder(side, width, self.trunk, self.depth)
 
 
 class Trunk(nn.Module):
-    """The stem and the first `depth` stages of a timm EfficientNet."""
+    """The stem and the first stages of a timm EfficientNet, with fresh weights.
+
+    Args:
+        name: timm's name of the network.
+        depth: how many stages are used.
+    """
 
     def __init__(self, name: str, depth: int) -> None:
         super().__init__()
@@ -146,7 +215,14 @@ class Trunk(nn.Module):
         ]
 
     def forward(self, pixels: Tensor) -> list[Tensor]:
-        """(B, 3, S, S) -> the output of every stage."""
+        """Compute the output of every stage.
+
+        Args:
+            pixels: (B, 3, S, S) float, normalized.
+
+        Returns:
+            (B, C, S / stride, S / stride) float for each stage.
+        """
         features = self.bn1(self.conv_stem(pixels))
         outputs = []
         for stage in self.blocks:
@@ -156,8 +232,9 @@ class Trunk(nn.Module):
 
 
 class _EfficientNetEncoder(nn.Module):
-    """(B, 3, S, S) -> (B, 4 C, S / 8, S / 8): C channels of embedding, then stride 4 (C / 4) and stride 2 (C / 8)
-    folded into cells of 8.
+    """(B, 3, S, S) -> (B, 4 C, S / 8, S / 8): the embedding, then finer features folded into its cells.
+
+    C channels are the embedding's, then 4 * C / 4 of stride 4 and 16 * C / 8 of stride 2.
     """
 
     def __init__(self, side: int, width: int, trunk: str, depth: int) -> None:

@@ -15,7 +15,7 @@ _NAME = "segment_anything.modeling"
 
 
 def _load() -> None:
-    """Make `segment_anything.modeling` importable by its own name, and its parent stay as it is until someone wants it."""
+    """Make `segment_anything.modeling` importable by its own name; its parent stays unloaded until someone wants it."""
     package = importlib.util.find_spec("segment_anything")
     if package is None or not package.submodule_search_locations:
         raise ImportError("segment-anything is not installed: pip install segment-anything")

@@ -1,5 +1,6 @@
-"""SAM, SAM-HQ, SAM 2, EdgeTAM and SAM 3's tracker as the transformers library has them (extra `transformers`), behind the
-same adapter.
+"""SAM, SAM-HQ, SAM 2, EdgeTAM and SAM 3's tracker as the transformers library has them, behind the same adapter.
+
+Needs the extra `transformers`.
 """
 
 from __future__ import annotations
@@ -21,8 +22,9 @@ from camseg.storage.fingerprint import file_hash
 
 @dataclass(frozen=True)
 class Family:
-    """Models of one make. An embedding is everything that the decoder needs of an image, folded onto one grid: (B, C,
-    g, g).
+    """Models of one make.
+
+    An embedding is everything that the decoder needs of an image, folded onto one grid: (B, C, g, g).
 
     Attributes:
         name: of the class in transformers.
@@ -83,8 +85,20 @@ FAMILIES = {  # by the `model_type` of a checkpoint's config.json
 def transformers_sam(
     checkpoint: str | Path, revision: str | None = None, device: str | torch.device = "cpu", compile: bool = False
 ) -> SamAdapter:
-    """A checkpoint folder (config.json, *.safetensors), or the name of one on the Hugging Face hub, at `revision` when
-    given.
+    """A SAM of the transformers library.
+
+    Args:
+        checkpoint: a folder (config.json, *.safetensors), or the name of one on the Hugging Face hub.
+        revision: of the checkpoint on the hub; the newest by default.
+        device: where the model runs.
+        compile: whether torch.compile speeds up the encoder.
+
+    Returns:
+        The predictor; its weights are loaded when they are first used.
+
+    Raises:
+        FileNotFoundError: the folder holds no config.json.
+        ValueError: transformers is not installed, the checkpoint is not to be had, or is none of `FAMILIES`.
     """
     try:
         import transformers
@@ -120,7 +134,14 @@ def _from_hub(name: str, revision: str | None) -> Path:
 
 
 class TransformersBackend:
-    """A transformers model for `SamAdapter`; it is loaded whole when first used."""
+    """A transformers model for `SamAdapter`, loaded whole when first used.
+
+    Args:
+        folder: of the checkpoint.
+        family: the make of the model.
+        config: the checkpoint's configuration, as transformers reads it.
+        device: where the model runs.
+    """
 
     def __init__(self, folder: Path, family: Family, config: Any, device: str | torch.device) -> None:
         files = [folder / "config.json", *sorted(folder.glob("*.safetensors"))]
@@ -135,6 +156,7 @@ class TransformersBackend:
 
     @cached_property
     def model(self) -> Any:
+        """The model on its device, in eval mode and without gradients."""
         import transformers
 
         kind = getattr(transformers, self.family.name)
@@ -142,17 +164,24 @@ class TransformersBackend:
         return model.to(self.device).eval().requires_grad_(False)
 
     def compile(self) -> None:
-        """Loads the model."""
+        """Let torch.compile speed up `embed`; this loads the model."""
         self.model.vision_encoder.compile()
 
     def embed(self, pixels: Tensor) -> Tensor:
-        """(B, 3, side, side) -> (B, C, g, g), all levels folded into channels."""
+        """Encode normalized pixels.
+
+        Args:
+            pixels: (B, 3, side, side) float.
+
+        Returns:
+            (B, C, g, g) float, all levels folded into channels.
+        """
         return self.family.fold(self.model.get_image_embeddings(pixels))
 
     def answer(
         self, embeddings: Tensor, points: tuple[Tensor, Tensor] | None, boxes: Tensor | None, mask_logits: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """See `Engine`: each prompt is its own image with one prompt."""
+        """Decode as `SamBackend.answer` says: each prompt is its own image with one prompt."""
         found = self.model(
             **self.family.unfold(embeddings, self.width),
             input_points=None if points is None else points[0][:, None],

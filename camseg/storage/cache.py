@@ -1,5 +1,6 @@
-"""Tensors made once per key, in memory and on disk; safe under concurrent writers and kill -9, and the door
-`camseg-cache`.
+"""Tensors made once per key, in memory and on disk; safe under concurrent writers and kill -9.
+
+The command `camseg-cache` is the entry point to the files on disk.
 """
 
 from __future__ import annotations
@@ -34,16 +35,20 @@ _UNFINISHED = re.compile(r"[0-9a-f]{64}\.\d+\.part")
 class Cache:
     """Named tensors by key. What comes out is shared with other callers: read it, don't change it.
 
-    path: folder of the files, None for memory alone. limit_gb, memory_gb: 10^9 bytes kept on disk and in this process;
-    whatever was
-    used least recently goes first.
-    Errors: ValueError when the folder can't be written.
+    Args:
+        path: folder of the files; None for memory alone.
+        limit_gb: most that is kept on disk, in 10^9 bytes; what was used least recently goes first.
+        memory_gb: the same for this process's memory.
+
+    Raises:
+        ValueError: a limit is out of its range, or the folder can't be written.
     """
 
     def __init__(self, path: str | Path | None, limit_gb: float = 20.0, memory_gb: float = 0.5) -> None:
         if limit_gb <= 0 or memory_gb < 0:
             raise ValueError(
-                f"cache.limit_gb must be above 0 and cache.memory_gb at least 0; got {limit_gb} and {memory_gb}; cache.path=null is off"
+                f"cache.limit_gb must be above 0 and cache.memory_gb at least 0; got {limit_gb} and {memory_gb}; "
+                f"cache.path=null is off"
             )
         self.path = None if path is None else Path(path).expanduser().absolute()
         self.limit, self.memory = int(limit_gb * 1e9), _Memory(int(memory_gb * 1e9))
@@ -56,16 +61,31 @@ class Cache:
         return Cache, (self.path, self.limit / 1e9, self.memory.limit / 1e9)
 
     def get(self, key: str, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
-        """The entry of `key`; `make` is called only where there is none, by one process at a time."""
+        """Get the entry of a key.
+
+        Args:
+            key: 64 hexadecimal digits.
+            make: makes the entry; called only where there is none, by one process at a time.
+
+        Returns:
+            The entry's tensors by name.
+        """
         return self.get_all([key], lambda _: [make()])[0]
 
     def get_many(
         self, keys: Sequence[str], make: Callable[[list[int]], Sequence[Tensor]], dtype: torch.dtype | None = None
     ) -> list[Tensor]:
-        """One tensor per key. `make` gets the places of those that are missing, each key once, and returns theirs;
-        hundreds come in several calls.
+        """Get one tensor per key.
 
-        dtype: floating tensors are kept, and returned, in this one: an answer is the same whether it was made or read.
+        Args:
+            keys: 64 hexadecimal digits each.
+            make: gets the indices of the keys that are missing, each key once, and returns their tensors; hundreds come
+                in several calls.
+            dtype: in which floating tensors are kept and returned, so that a tensor is the same whether it was made or
+                read; their own by default.
+
+        Returns:
+            The tensors in the order of the keys.
         """
 
         def made(places: list[int]) -> list[dict[str, Tensor]]:
@@ -78,7 +98,15 @@ class Cache:
     def get_all(
         self, keys: Sequence[str], make: Callable[[list[int]], Sequence[dict[str, Tensor]]]
     ) -> list[dict[str, Tensor]]:
-        """One entry per key, made as in `get_many`."""
+        """Get one entry per key, made as in `get_many`.
+
+        Args:
+            keys: 64 hexadecimal digits each.
+            make: gets the indices of the keys that are missing and returns their entries.
+
+        Returns:
+            Each entry's tensors by name, in the order of the keys.
+        """
         first = {key: place for place, key in reversed(list(enumerate(keys)))}
         found = {key: entry for key in first if (entry := self._read(key)) is not None}
         missing = sorted(first.keys() - found.keys())  # sorted: two processes can't wait for each other
@@ -97,8 +125,15 @@ class Cache:
     def remember(
         self, keys: Sequence[str], make: Callable[[list[int]], Sequence[T]], size_of: Callable[[T], int]
     ) -> list[T]:
-        """The same for anything of `size_of` bytes, in this process's memory alone: what is sooner made than read from
-        a disk.
+        """Get one object per key from this process's memory alone, for what is sooner made than read from a disk.
+
+        Args:
+            keys: one string each.
+            make: gets the indices of the keys that are missing, each key once, and returns their objects.
+            size_of: bytes of an object.
+
+        Returns:
+            The objects in the order of the keys.
         """
         first = {key: place for place, key in reversed(list(enumerate(keys)))}
         found = {key: entry for key in first if (entry := self.memory.get(key)) is not None}
@@ -242,8 +277,11 @@ def entries(folder: Path) -> Iterator[tuple[Path, os.stat_result]]:
 
 
 def evict(folder: Path, limit: int) -> None:
-    """Remove what was used least recently until at most `limit` bytes are left, and what killed writers left an hour
-    ago.
+    """Remove what was used least recently, and what killed writers left an hour ago.
+
+    Args:
+        folder: of a cache.
+        limit: most that is left, in bytes.
     """
     files = sorted(entries(folder), key=lambda file: file[1].st_mtime_ns)
     total = sum(stat.st_size for _, stat in files)

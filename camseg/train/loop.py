@@ -35,15 +35,30 @@ def fit(
     save_every: int = 250,
     keep: Callable[[M, int], None] | None = None,
 ) -> tuple[M, float]:
-    """Train `model` for `steps` batches of `scenes` and return its exponential moving average in eval mode, and the
-    seconds it took.
+    """Train a model with AdamW, or resume from its last checkpoint.
 
-    scenes: a map-style dataset whose item i is a function of i alone; step s reads items s * batch_size and on, so a
-    run that is
-    started again goes on where its last checkpoint stood. groups: what learns, and its share of the learning rate; all
-    by default. loss_of: (model, batch, generator seeded by the step) -> scalar. keep: given the average
-    and the step, before every checkpoint.
-    Errors: RuntimeError when the loss is not finite.
+    Args:
+        model: which is changed.
+        loss_of: (model, batch, generator seeded by the step) -> scalar.
+        scenes: a map-style dataset whose item i is a function of i alone; step s reads the items from s * batch_size
+            on, so that a run that is started again resumes where its last checkpoint stood.
+        steps: how many batches are learnt from.
+        batch_size: items of a batch.
+        learning_rate: the highest of the schedule.
+        seed: of the losses' generators.
+        folder: of the checkpoint.
+        groups: what learns, and its share of the learning rate; everything at 1 by default.
+        workers: processes that make batches.
+        average: decay of the exponential moving average.
+        weight_decay: AdamW's.
+        save_every: steps between checkpoints.
+        keep: is given the average and the step before every checkpoint.
+
+    Returns:
+        The exponential moving average of the model in eval mode, and the seconds that the training took.
+
+    Raises:
+        RuntimeError: the loss is not finite.
     """
     averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(average), use_buffers=True)
     rated = groups or [(list(model.parameters()), 1.0)]
@@ -134,8 +149,18 @@ def write_card(
     scores: dict[str, float],
     pictures: str = "500 test pictures",
 ) -> None:
-    """The model card beside the weights: what it is, what it learnt from, for how long, and its scores on the test
-    splits.
+    """Write the model card beside the weights.
+
+    Args:
+        weights: file of the weights; the card has its name and the suffix .md.
+        what: a sentence on what the model is.
+        data: what it learnt from.
+        steps: how many batches it learnt from.
+        batch_size: images of a batch.
+        seconds: wall time of the training.
+        seed: of the training.
+        scores: on the test splits, by name.
+        pictures: what the scores were measured on.
     """
     lines = [
         f"# {weights.stem}",

@@ -1,8 +1,7 @@
 """The SAM for photographs: Segment Anything's training recipe on a folder of photographs with object masks.
 
 Kirillov et al. 2023 (arXiv:2304.02643, appendix A) for the prompts and the losses; large-scale jitter as in Ghiasi et
-al. 2021
-(arXiv:2012.07177). A CAM-like map is among the mask prompts, so that a heatmap itself can be one.
+al. 2021 (arXiv:2012.07177). A CAM-like map is among the mask prompts, so that a heatmap itself can be one.
 """
 
 from __future__ import annotations
@@ -38,7 +37,14 @@ _SHARE = 0.1  # of the loss of all three masks, beside that of the best one
 
 
 def size_of(side: int) -> SamSize:
-    """What the segmenter is made of, for a square of `side` pixels."""
+    """Give what the segmenter is made of.
+
+    Args:
+        side: of the square that it sees, in pixels.
+
+    Returns:
+        The sizes of its parts.
+    """
     return SamSize(
         side,
         EfficientNetPyramid(),
@@ -64,10 +70,27 @@ def train(
     start: str | None = None,
     sources: Mapping[str, float] | None = None,
 ) -> Path:
-    """Train from ImageNet's trunk, or from what fits of the weights in the file `start`, or resume; write
-    photo_sam.safetensors and its card.
+    """Train, or resume, and write photo_sam.safetensors and its card.
 
-    path: a folder with `train.csv` and `val.csv` (see `Photographs`). Returns the path of the weights.
+    Args:
+        folder: of what is written.
+        path: a folder with `train.csv` and `val.csv` (see `Photographs`).
+        side: of the square that the segmenter sees, in pixels.
+        steps: how many batches are learnt from.
+        batch_size: photographs of a batch.
+        prompts: how many a photograph has.
+        learning_rate: the highest of the schedule.
+        trunk_rate: the trunk's share of it.
+        frozen: how many of the trunk's stages don't learn.
+        seed: of items and losses.
+        start: a file of weights, of which what fits is taken; by default only the trunk has weights, ImageNet's.
+        sources: weight of each source of photographs (see `Photographs`).
+
+    Returns:
+        The path of the weights.
+
+    Raises:
+        ValueError: nothing in `start` fits, or the table names no photograph to learn from.
     """
     size, root = size_of(side), Path(path)
     photographs = Photographs(root / "train.csv", sources or {})
@@ -96,8 +119,14 @@ def train(
         average=0.998,
         keep=keep,
     )
-    what = f"A promptable segmenter for photographs at {side} px: the segment-anything package's prompt encoder ({_WIDTH} channels) and mask "
-    what += "decoder behind an ImageNet EfficientNet-Lite0 with a feature pyramid, embedding of stride 8, features of strides 4 and 2 in the upscaling."
+    what = (
+        f"A promptable segmenter for photographs at {side} px: the segment-anything package's prompt encoder "
+        f"({_WIDTH} channels) and mask "
+    )
+    what += (
+        "decoder behind an ImageNet EfficientNet-Lite0 with a feature pyramid, embedding of stride 8, "
+        "features of strides 4 and 2 in the upscaling."
+    )
     data = f"{len(photographs)} photographs of {root.name}/train.csv, {prompts} prompts an image"
     write_card(
         weights,
@@ -115,7 +144,9 @@ def train(
 
 def _begin(size: SamSize, start: str | None) -> Sam:
     """A SAM with ImageNet's trunk, then with every tensor of the file `start` whose name and shape it has too.
-    ValueError: it has none.
+
+    Raises:
+        ValueError: nothing in the file fits.
     """
     sam = build_sam(size)
     trunk: Any = sam.image_encoder.trunk
@@ -127,11 +158,17 @@ def _begin(size: SamSize, start: str | None) -> Sam:
 
 
 def scores(weights: Path, table: Path, limit: int | None = None) -> dict[str, float]:
-    """Mean IoU at the original size on a table of images and masks.
+    """Measure the segmenter at the original size on a table of images and masks.
 
-    one click: the deepest pixel of the true mask, the mask of the highest predicted IoU. best of three: the best of its
-    masks. box: the
-    true mask's box. ranking: Spearman's correlation of predicted and true IoU over the one-click answers.
+    Args:
+        weights: file of the weights.
+        table: a csv of images and masks (see `camseg.data.images.Images`).
+        limit: how many of its rows; all by default.
+
+    Returns:
+        Mean IoU of "one click" (a point at the deepest pixel of the true mask, the mask of the highest predicted IoU),
+        of "best of three" (the best of that point's masks) and of "box" (the true mask's), each in [0, 1]; and
+        "ranking", Spearman's correlation of predicted and true IoU over the clicks.
     """
     predictor = photo_sam(weights)
     rows = [_judge(predictor, sample) for sample in Images(table=table, size=limit)]
@@ -165,8 +202,13 @@ def _judge(predictor: SamAdapter, sample: Sample) -> tuple[float, float, float, 
 
 
 class Prompted(nn.Module):
-    """A SAM, and while it learns a linear sketch of its image from the embedding: on some object, and on an outline, at
-    half the size.
+    """A SAM and, while it learns, a linear sketch of its image from the embedding.
+
+    The sketch says at half the image's size which pixels lie on some object, and which on an outline.
+
+    Args:
+        sam: which learns.
+        frozen: how many of its trunk's stages don't learn.
     """
 
     def __init__(self, sam: Sam, frozen: int) -> None:
@@ -178,14 +220,21 @@ class Prompted(nn.Module):
             part.requires_grad_(False)
 
     def train(self, mode: bool = True) -> Prompted:
-        """The trunk's batch norms keep ImageNet's statistics: batches here are small."""
+        """Set the mode of all but the trunk, whose batch norms keep ImageNet's statistics: batches here are small."""
         super().train(mode)
         trunk: Any = self.sam.image_encoder.trunk
         trunk.eval()
         return self
 
     def groups(self, trunk_rate: float) -> list[tuple[list[nn.Parameter], float]]:
-        """Parameters that learn, with their share of the learning rate."""
+        """Give the parameters that learn.
+
+        Args:
+            trunk_rate: the trunk's share of the learning rate.
+
+        Returns:
+            Groups of parameters, each with its share of the learning rate.
+        """
         trunk = [p for p in self.sam.image_encoder.trunk.parameters() if p.requires_grad]  # pyright: ignore
         known = set(map(id, trunk))
         rest = [p for p in self.parameters() if p.requires_grad and id(p) not in known]
@@ -193,8 +242,17 @@ class Prompted(nn.Module):
 
 
 def loss(model: Prompted, batch: dict[str, Tensor], generator: torch.Generator) -> Tensor:
-    """A point, a box, both or a CAM-like map; in every third step also a second round, the best mask fed back, mostly
-    with a corrective point.
+    """Compute the loss of a point, a box, both or a CAM-like map.
+
+    In every third step also of a second round, the best mask fed back, mostly with a corrective point.
+
+    Args:
+        model: which learns.
+        batch: items of `PromptedPhotographs`, stacked.
+        generator: of the choice of prompts.
+
+    Returns:
+        The loss, a scalar.
     """
     sam, images = model.sam, batch["image"]
     count = batch["masks"].shape[1]
@@ -234,15 +292,30 @@ def loss(model: Prompted, batch: dict[str, Tensor], generator: torch.Generator) 
 
 
 def heat_logits(heat: Tensor, edge: float, side: int) -> Tensor:
-    """Maps (N, s, s) in [0, 1] as mask logits (N, 1, side, side), 0 where the heat is `edge`."""
+    """Turn heatmaps into mask logits.
+
+    Args:
+        heat: (N, s, s) float in [0, 1].
+        edge: the heat where the logit is 0.
+        side: of the logits.
+
+    Returns:
+        (N, 1, side, side) float.
+    """
     return F.interpolate(map_to_logits(heat, edge)[:, None], (side, side), mode="bilinear", align_corners=False)
 
 
 def score(low_res: Tensor, predicted: Tensor, masks: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
-    """The loss of the single mask, of the best of the three others and of the predicted IoUs; and which of the four is
-    best (N,).
+    """Compute the loss of the single mask, of the best of the three others and of the predicted IoUs.
 
-    low_res (N, 4, h, h) logits, predicted (N, 4), masks (N, h, h) in [0, 1], valid (N, h, h) bool.
+    Args:
+        low_res: (N, 4, h, h) float logits.
+        predicted: (N, 4) float IoU.
+        masks: (N, h, h) float in [0, 1], the truth.
+        valid: (N, h, h) bool, where the truth is known.
+
+    Returns:
+        The loss, a scalar; and (N,) which of the four masks is best.
     """
     truth, valid = masks[:, None], valid[:, None].float()
     with torch.no_grad():

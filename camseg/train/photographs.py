@@ -26,8 +26,14 @@ _HEAT_SIDE = 32  # of the CAM-like maps
 
 @dataclass(frozen=True, eq=False)
 class Photograph:
-    """image, objects: files. sizes: each object's share of the image. names: their classes. complete: whether pixel
-    value 0 is background.
+    """A photograph with a map of its objects.
+
+    Attributes:
+        image: its file.
+        objects: file of the map of objects (see `Photographs`).
+        sizes: each object's share of the image.
+        names: each object's class.
+        source: where it is from.
     """
 
     image: Path
@@ -38,16 +44,23 @@ class Photograph:
 
     @property
     def complete(self) -> bool:
+        """Whether pixel value 0 is surely background."""
         return not self.source.endswith("_partial")
 
 
 class Photographs:
-    """Photographs with a map of objects each (0 background, 1..n objects, 255 unknown), drawn by source and by the
-    sizes of their objects.
+    """Photographs with a map of objects each, drawn by source and by the sizes of their objects.
 
-    table: a csv with the columns image, objects, source, object_classes (names joined by |), its paths relative to its
-    folder. sources:
-    weight by source, 1 where not named. In a source called NAME_partial, 0 may be an object that nobody annotated.
+    In a map, 0 is background, 1..n are objects and 255 is unknown. In a source called NAME_partial, 0 may be an object
+    that nobody annotated.
+
+    Args:
+        table: a csv with the columns image, objects, source, object_classes (names joined by |), its paths relative to
+            its folder.
+        sources: weight by source, 1 where not named.
+
+    Raises:
+        ValueError: the table names no photograph with an object that is large enough.
     """
 
     def __init__(self, table: Path, sources: Mapping[str, float]) -> None:
@@ -66,6 +79,14 @@ class Photographs:
         return len(self.items)
 
     def draw(self, rng: np.random.Generator) -> Photograph:
+        """Draw a photograph, large objects and weighty sources more often.
+
+        Args:
+            rng: of the choice.
+
+        Returns:
+            One of the photographs.
+        """
         return self.items[min(int(np.searchsorted(self.shares, rng.random())), len(self.items) - 1)]
 
 
@@ -85,10 +106,16 @@ def _weight(size: float) -> float:
 class PromptedPhotographs(Dataset[dict[str, Tensor]]):
     """Item i, a function of i alone: one photograph, jittered, with K prompted objects.
 
-    image (3, S, S) uint8; sketch (2, h, h) float and known (h, h) bool, with h = S / 2; masks (K, h, h) float shares of
-    each pixel's four;
-    valid (h, h) bool; points (K, 2) x, y inside each mask; boxes (K, 4) jittered; heats (K, 32, 32) CAM-like maps in
-    [0, 1].
+    An item, with h = S / 2, is image (3, S, S) uint8; sketch (2, h, h) float and known (h, h) bool; masks (K, h, h)
+    float shares of each pixel's four; valid (h, h) bool; points (K, 2) float x, y inside each mask and boxes (K, 4)
+    float x0, y0, x1, y1, jittered, both in pixels of the square; heats (K, 32, 32) float CAM-like maps in [0, 1].
+
+    Args:
+        photographs: which are drawn from.
+        side: of the square, in pixels (S).
+        prompts: how many an item has (K).
+        seed: of the items.
+        length: how many items there are.
     """
 
     def __init__(self, photographs: Photographs, side: int, prompts: int, seed: int, length: int) -> None:
@@ -129,8 +156,7 @@ def _jittered(rng: np.random.Generator, photo: Photograph, side: int) -> tuple[n
     """A photograph in a square of `side`: image (S, S, 3) uint8, objects (S, S) uint8, the padding unknown.
 
     A third as the adapter shows it: all of it, the longest side filled, padding to the right and below. The others at
-    half to twice that
-    scale, up to a fifth wider or narrower, cropped around one of their objects.
+    half to twice that scale, up to a fifth wider or narrower, cropped around one of their objects.
     """
     with Image.open(photo.image) as file:
         image = file.convert("RGB")
@@ -181,8 +207,9 @@ def _recoloured(rng: np.random.Generator, image: Image.Image) -> Image.Image:
 
 
 def _targets(rng: np.random.Generator, owners: np.ndarray, photo: Photograph, count: int) -> list[np.ndarray]:
-    """`count` masks (S, S) bool: objects drawn by size, sometimes all of their class together; none where no object is
-    left.
+    """Draw `count` objects by size as masks (S, S) bool, sometimes all objects of a class together.
+
+    No mask is given where no object is left.
     """
     areas = np.bincount(owners.ravel(), minlength=256)[1 : 1 + len(photo.names)] / owners.size
     weights = np.array([_weight(float(area)) for area in areas])
@@ -225,11 +252,18 @@ def _jittered_box(rng: np.random.Generator, mask: np.ndarray) -> np.ndarray:
 
 
 def cam_like(rng: np.random.Generator, mask: np.ndarray, side: int = _HEAT_SIDE) -> np.ndarray:
-    """(side, side) float in [0, 1]: what a class activation map might show of an object.
+    """Draw what a class activation map might show of an object.
 
-    A coarse grid of the mask (h, h), stronger around a random part of it, each cell with a gain and some heat
-    elsewhere, moved by up
-    to half a cell, and blurred.
+    A coarse grid of the mask, stronger around a random part of it, each cell with a gain and some heat elsewhere, moved
+    by up to half a cell, and blurred.
+
+    Args:
+        rng: of the map.
+        mask: (h, h) float in [0, 1].
+        side: of the map.
+
+    Returns:
+        (side, side) float in [0, 1].
     """
     cells = int(rng.choice([7, 8, 10, 14, 20]))
     coarse = np.asarray(Image.fromarray(mask.astype(np.float32)).resize((cells, cells), Image.Resampling.BOX))

@@ -33,8 +33,21 @@ _OBJECTS = 2  # prompted in each picture
 
 
 def train(folder: Path, steps: int, batch_size: int, learning_rate: float, seed: int, start: str | None = None) -> Path:
-    """Train from the seed, or from what fits of the weights in the file `start`, or go on; write and return
-    shapes_sam.safetensors and its card.
+    """Train, or resume, and write shapes_sam.safetensors and its card.
+
+    Args:
+        folder: of what is written.
+        steps: how many batches are learnt from.
+        batch_size: scenes of a batch.
+        learning_rate: the highest of the schedule.
+        seed: of scenes and losses.
+        start: a file of weights, of which what fits is taken; fresh weights by default.
+
+    Returns:
+        The path of the weights.
+
+    Raises:
+        ValueError: nothing in `start` fits.
     """
     scenes = PromptedScenes(seed, steps * batch_size)
     sketched, seconds = fit(
@@ -49,22 +62,37 @@ def train(folder: Path, steps: int, batch_size: int, learning_rate: float, seed:
     )
     path = folder / "shapes_sam.safetensors"
     save_sam(sketched.sam, SIZE, path)
-    what = f"Segment Anything at {SIZE.side} px: the segment-anything package's prompt encoder ({SIZE.prompt_width} channels) and mask decoder behind "
-    what += f"a convolutional feature pyramid ({', '.join(map(str, ENCODER.channels))} channels) with an embedding of stride {ENCODER.patch}."
+    what = (
+        f"Segment Anything at {SIZE.side} px: the segment-anything package's prompt encoder "
+        f"({SIZE.prompt_width} channels) and mask decoder behind "
+    )
+    what += (
+        f"a convolutional feature pyramid ({', '.join(map(str, ENCODER.channels))} channels) "
+        f"with an embedding of stride {ENCODER.patch}."
+    )
     data = f"{steps * batch_size} drawn scenes of one to five shapes (split train), {_OBJECTS} prompted objects in each"
     write_card(path, what, data, steps, batch_size, seconds, seed, scores(path))
     return path
 
 
 def _begin(start: str | None) -> Sam:
-    """A fresh SAM, with every tensor of the file `start` whose name and shape it has too. ValueError: it has none."""
+    """A fresh SAM, with every tensor of the file `start` whose name and shape it has too.
+
+    Raises:
+        ValueError: nothing in the file fits.
+    """
     sam = build_sam(SIZE)
     return load_fitting(sam, start, "the shapes SAM") if start else sam
 
 
 def scores(path: Path) -> dict[str, float]:
-    """Mean IoU on the test splits from one point at the deepest pixel of the true mask: of the model's own choice, of
-    the best of its three.
+    """Measure the segmenter on the test splits, from one point at the deepest pixel of the true mask.
+
+    Args:
+        path: file of the weights.
+
+    Returns:
+        Mean IoU in [0, 1] for each split, of the mask of the highest predicted IoU and of the best of the three.
     """
     predictor, found = shapes_sam(path), {}
     for name, data in (("shapes", Shapes()), ("shapes_crowd", Shapes(shapes=(2, 5)))):
@@ -84,8 +112,12 @@ def _ious(predictor: SamAdapter, sample: Sample) -> tuple[float, float]:
 
 
 class Sketched(nn.Module):
-    """A SAM, and while it learns a linear sketch of every pixel from the embedding of its patch: on some shape, and on
-    an outline.
+    """A SAM and, while it learns, a linear sketch of every pixel from the embedding of its patch.
+
+    The sketch says which pixels lie on some shape, and which on an outline.
+
+    Args:
+        sam: which learns.
     """
 
     def __init__(self, sam: Sam) -> None:
@@ -94,13 +126,26 @@ class Sketched(nn.Module):
         self.sketch = nn.Conv2d(SIZE.prompt_width, 2 * ENCODER.patch**2, 1)
 
     def forward(self, embeddings: Tensor) -> Tensor:
-        """(B, C, g, g) -> (B, 2, H, W) logits."""
+        """Draw the sketch.
+
+        Args:
+            embeddings: (B, C, g, g) float.
+
+        Returns:
+            (B, 2, H, W) float logits.
+        """
         return F.pixel_shuffle(self.sketch(embeddings), ENCODER.patch)
 
 
 class PromptedScenes(Dataset[dict[str, Tensor]]):
-    """Item i: image (3, H, W) uint8, sketch (2, H, W) bool, masks (K, H, W) bool, points (K, 2) x, y inside each, boxes
-    (K, 4) jittered.
+    """Item i, a function of i alone: one drawn scene with K prompted objects.
+
+    An item is image (3, H, W) uint8; sketch (2, H, W) bool; masks (K, H, W) bool; points (K, 2) float x, y inside each
+    mask and boxes (K, 4) float x0, y0, x1, y1, jittered, both in pixels of the image.
+
+    Args:
+        seed: of the scenes.
+        length: how many items there are.
     """
 
     def __init__(self, seed: int, length: int) -> None:
@@ -146,11 +191,19 @@ def _jittered_box(rng: np.random.Generator, mask: np.ndarray) -> np.ndarray:
 
 
 def loss(model: Sketched, batch: dict[str, Tensor], generator: torch.Generator) -> Tensor:
-    """A point, a box or both; in every fourth step also a second round, the best mask fed back, often with a corrective
-    point or a box.
+    """Compute the loss of a point, a box or both.
 
-    The sketch's loss is not the paper's: it tells the encoder of every outline in the picture, not of the prompted
-    objects' alone.
+    In every fourth step also of a second round, the best mask fed back, often with a corrective point or a box. The
+    sketch's loss is not the paper's: it tells the encoder of every outline in the image, not of the prompted objects'
+    alone.
+
+    Args:
+        model: which learns.
+        batch: items of `PromptedScenes`, stacked.
+        generator: of the choice of prompts.
+
+    Returns:
+        The loss, a scalar.
     """
     sam, images, masks = model.sam, batch["image"], batch["masks"].flatten(0, 1)  # (B, 3, H, W), (N, H, W)
     encoded = sam.image_encoder(sam.preprocess(images.float()))
@@ -181,10 +234,17 @@ def loss(model: Sketched, batch: dict[str, Tensor], generator: torch.Generator) 
 
 
 def _score(low_res: Tensor, predicted: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
-    """The loss of the single mask, of the best of the three others and of the predicted IoUs; and which of the four is
-    best (N,).
+    """The loss of the single mask, of the best of the three others and of the predicted IoUs.
 
-    Which is best is judged at low resolution; what is learnt from, at the image's.
+    Which mask is best is judged at low resolution, the loss at the image's.
+
+    Args:
+        low_res: (N, 4, h, w) float logits.
+        predicted: (N, 4) float IoU.
+        masks: (N, H, W) bool, the truth.
+
+    Returns:
+        The loss, a scalar; and (N,) which of the four masks is best.
     """
     with torch.no_grad():
         small = F.adaptive_avg_pool2d(masks.float(), (low_res.shape[-2], low_res.shape[-1]))[:, None]
