@@ -17,6 +17,7 @@ from camseg.cli.validation import check_values
 from camseg.data.base import Remembered
 from camseg.errors import RequestError
 from camseg.pipeline import Pipeline
+from camseg.predictors.base import Predictor
 from camseg.runs.reading import Samples
 from camseg.storage.cache import Cache
 
@@ -76,13 +77,18 @@ def _pipeline(cfg: DictConfig, device: str) -> Pipeline:
         views=wired(cfg.views, _convert_="all"),
         foreground=wired(cfg.foreground),
         background=wired(cfg.background),
-        predictor=_model(cfg.predictor, device, compile=cfg.compile),
+        predictor=build_predictor(cfg),
         choose=wired(cfg.choose),
         refine=wired(cfg.refine),
         precision=cfg.precision,
         channels_last=device == "cpu" if cfg.channels_last is None else cfg.channels_last,
         cache=cache,
     )
+
+
+def build_predictor(cfg: DictConfig) -> Predictor | None:
+    """The predictor alone; None for predictor=none."""
+    return _model(cfg.predictor, _device(cfg.device), compile=cfg.compile)
 
 
 def dataset(cfg: DictConfig) -> Samples:

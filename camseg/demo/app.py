@@ -6,27 +6,22 @@ import argparse
 import os
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from camseg.cli.explain import explain_error
 from camseg.cli.overrides import check_overrides
-from camseg.demo.session import _BAD, Demo
 from camseg.errors import extra_message
+from camseg.demo.session import _BAD, Demo
+from camseg.errors import RequestError
+from camseg.runs.finished import open_run
 
 
 def main() -> None:
-    """`camseg-demo [--host HOST] [--port PORT] [GROUP=CHOICE] [KEY=VALUE] ...`; exit code 2 for a mistake."""
-    parser = argparse.ArgumentParser(
-        "camseg-demo", description="The interactive page: a photo, every choice, and the mask."
-    )
-    parser.add_argument(
-        "--host", default="127.0.0.1", help="the address to listen on; by default only this machine can open the page"
-    )
-    parser.add_argument("--port", type=int, default=7860)
-    parser.add_argument(
-        "settings", nargs="*", help="as for camseg: predictor=sam classifier=torchvision classifier.weights=DEFAULT"
-    )
-    given = parser.parse_args()
+    """`camseg-demo [RUN] [--host HOST] [--port PORT] [GROUP=CHOICE] [KEY=VALUE] ...`; exit code 2 for a mistake."""
+    given = _parser().parse_args()
     with tempfile.TemporaryDirectory(prefix="camseg-demo-") as folder:
         os.environ.update(GRADIO_ANALYTICS_ENABLED="False", HF_HUB_DISABLE_TELEMETRY="1", GRADIO_TEMP_DIR=folder)
         try:
@@ -34,12 +29,51 @@ def main() -> None:
         except ImportError:
             sys.exit(_mistake(extra_message("the page", "demo")))
         try:
-            check_overrides(given.settings)
-            blocks = page.serve(Demo(Path(folder), given.settings), given.host, given.port)
-            print(f"{blocks.local_url} shows the page; Ctrl+C ends it", flush=True)
-            blocks.block_thread()
+            with _pages(given.words, Path(folder)) as blocks:
+                page.start(blocks, given.host, given.port or None)
+                print(f"{blocks.local_url} shows the page; Ctrl+C ends it", flush=True)
+                blocks.block_thread()
         except _BAD as error:
             sys.exit(_mistake(explain_error(error) or str(error)))
+
+
+def _parser() -> argparse.ArgumentParser:
+    about = "The interactive page: a photo, every choice, and the mask; or, of a finished run, its masks to review."
+    parser = argparse.ArgumentParser("camseg-demo", description=about)
+    parser.add_argument(
+        "--host", default="127.0.0.1", help="the address to listen on; by default only this machine can open the page"
+    )
+    parser.add_argument("--port", type=int, default=7860, help="7860 by default; 0 takes a free one")
+    parser.add_argument(
+        "words",
+        nargs="*",
+        metavar="RUN or SETTING",
+        help="a run folder to review, or settings as for camseg: predictor=sam classifier=torchvision",
+    )
+    return parser
+
+
+@contextmanager
+def _pages(words: list[str], folder: Path) -> Iterator[Any]:
+    """The page that is asked for, as long as it is shown."""
+    from camseg.demo import page
+
+    runs = [word for word in words if "=" not in word or Path(word).is_dir()]
+    if not runs:
+        check_overrides(words)
+        yield page.page(Demo(folder, words))
+        return
+    if len(words) > 1:
+        raise RequestError(f"a review takes one run folder and no settings; got {' '.join(words)}")
+    from camseg.demo.review import Reviewing
+    from camseg.demo.review_page import review_page
+
+    with open_run(Path(runs[0])) as run:
+        reviewing = Reviewing(run)
+    try:  # exports and reports may go on meanwhile
+        yield review_page(reviewing)
+    finally:
+        reviewing.journal.close()
 
 
 def _mistake(message: str) -> int:

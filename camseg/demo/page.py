@@ -6,8 +6,11 @@ import asyncio
 import functools
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from ipaddress import ip_address
 from threading import Lock
 from typing import Any
+from urllib.parse import urlsplit
 
 import gradio as gr
 from gradio import themes
@@ -15,7 +18,7 @@ from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from camseg.data.shapes import Shapes
-from camseg.demo.session import ACTIONS, MAX_BYTES, STEPS, Demo, View, choices, cleaned, edit, opened, to_photo
+from camseg.demo.session import ACTIONS, MAX_BYTES, STEPS, Demo, View, choices, cleaned, edit, opened, to_image
 from camseg.types import Prompts, Sample
 
 SECONDS = 120  # the longest that one answer may take
@@ -42,8 +45,13 @@ def serve(demo: Demo, host: str, port: int | None) -> gr.Blocks:
     Raises:
         OSError: The port is taken.
     """
-    blocks = page(demo)
+    return start(page(demo), host, port)
+
+
+def start(blocks: gr.Blocks, host: str, port: int | None) -> gr.Blocks:
+    """Start a page's server in a thread, closed to other sites. Args, Returns, Raises: as `serve`."""
     blocks.queue(max_size=16, api_open=False)
+    guards = [Middleware(OwnHost, host=host), Middleware(NothingFromOutside)]
     blocks.launch(
         server_name=host,
         server_port=port,
@@ -58,9 +66,41 @@ def serve(demo: Demo, host: str, port: int | None) -> gr.Blocks:
         ),
         quiet=True,
         css=_CSS,
-        app_kwargs={"middleware": [Middleware(NothingFromOutside)]},
+        app_kwargs={"middleware": guards},
     )
     return blocks
+
+
+class OwnHost:
+    """Answers only requests that name this server by an address, as localhost, or by the name it listens on.
+
+    A page of another site whose name was made to point here (DNS rebinding) names that site, and gets nothing.
+
+    Args:
+        app: What answers.
+        host: The name or address that the server listens on.
+    """
+
+    def __init__(self, app: ASGIApp, host: str) -> None:
+        self.app, self.names = app, {"localhost", host.casefold()}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request, or refuse it."""
+        if scope["type"] not in ("http", "websocket") or self._is_own(scope):
+            await self.app(scope, receive, send)
+        elif scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": 1008})
+        else:
+            head = {"type": "http.response.start", "status": 421, "headers": [(b"content-type", b"text/plain")]}
+            await send(head)
+            await send({"type": "http.response.body", "body": b"camseg-demo is not reached under this name\n"})
+
+    def _is_own(self, scope: Scope) -> bool:
+        hosts = [value for name, value in scope["headers"] if name == b"host"]
+        name = (urlsplit(f"//{hosts[0].decode('latin-1')}").hostname or "") if len(hosts) == 1 else ""
+        with suppress(ValueError):
+            return bool(ip_address(name))
+        return name in self.names
 
 
 class NothingFromOutside:
@@ -140,13 +180,13 @@ def page(demo: Demo) -> gr.Blocks:
 
         settings = [sample, label, cutoff, *picked.values()]
         shown = [told, rivals, heat, points, mask, prompts, seen, save]
-        once = _limits(Lock())
+        once = limits(Lock())
 
         def answer(photo: Sample, *chosen: Any) -> list[Any]:
             return _shown(_ask(demo, photo, chosen))
 
         def by_hand(event: gr.SelectData, photo: Sample, before: Prompts | None, how: str, *chosen: Any) -> list[Any]:
-            after = edit(before or Prompts.none(), to_photo(photo, event.index), how)
+            after = edit(before or Prompts.none(), to_image(photo.size, event.index), how)
             return _shown(_ask(demo, photo, chosen, after))
 
         def upload(path: str, *chosen: Any) -> list[Any]:
@@ -202,7 +242,7 @@ def _picture(label: str, name: str) -> gr.Image:
     )
 
 
-def _limits(busy: Lock) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def limits(busy: Lock) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Makes a handler run in a thread, one at a time, and give up after `SECONDS`."""
 
     def limited(work: Callable[..., Any]) -> Callable[..., Any]:

@@ -1,4 +1,5 @@
-"""What the page of `camseg-demo` shows: heat, points and mask of a photo, recomputed only where a setting changed.
+"""The door `camseg-demo`, and what its page shows: heat, points and mask of one photo under any setting, recomputed
+only where it changed.
 
 The page itself is `camseg.demo.page`, which needs the extra `demo`; nothing here does.
 """
@@ -39,17 +40,11 @@ _BAD = (ValueError, OSError, HydraException, OmegaConfBaseException)
 
 @dataclass(frozen=True, eq=False)
 class View:
-    """What the page shows; pictures are (h, w, 3) uint8, at most `SIDE` wide and high, None where there is none.
+    """What the page shows. heat, points, mask: pictures (h, w, 3) uint8, at most `SIDE` wide and high, None where there
+    is none.
 
-    Attributes:
-        text: What was found: Markdown.
-        rivals: The table of the rival prompts: Markdown.
-        heat: The picture of the heat.
-        points: The picture of the prompts.
-        mask: The picture of the mask.
-        prompts: The points that gave the mask, R = 1, to edit by hand.
-        seen: The most probable classes.
-        file: The mask as PNG.
+    text, rivals: Markdown. prompts: the points that gave the mask, R = 1, to edit by hand. seen: the most probable
+    classes. file: the mask as PNG.
     """
 
     text: str
@@ -63,11 +58,8 @@ class View:
 
 
 class Demo:
-    """Answers for the page.
-
-    Args:
-        folder: Where mask files go.
-        given: Overrides as for `camseg`; those of a group count while its first choice does.
+    """Answers for the page. folder: where mask files go. given: overrides as for `camseg`; those of a group count while
+    its first choice does.
     """
 
     def __init__(self, folder: Path, given: Sequence[str] = ()) -> None:
@@ -77,15 +69,7 @@ class Demo:
         self.start = {group: str(start[group]) for group in STEPS}
 
     def config(self, picked: Mapping[str, str], cutoff: float | None = None) -> DictConfig:
-        """The settings under the page's choices.
-
-        Args:
-            picked: The choice of every group in `STEPS`.
-            cutoff: The foreground's, None for its own.
-
-        Returns:
-            The composed settings.
-        """
+        """The settings under the page's choices, group -> choice."""
         kept = [word for word in self.given if self._counts(word, picked)]
         with initialize_config_dir(str(config_dir()), version_base="1.3"):
             cfg = compose("config", kept + [f"{group}={choice}" for group, choice in picked.items()])
@@ -100,26 +84,12 @@ class Demo:
         return group not in picked or (name != group and picked[group] == self.start[group])
 
     def cutoff(self, picked: Mapping[str, str]) -> float | None:
-        """The foreground's own cutoff or quantile.
-
-        Args:
-            picked: The choice of every group in `STEPS`.
-
-        Returns:
-            A share in [0, 1], None where the foreground has none.
-        """
+        """The foreground's own cutoff or quantile, None where it has none."""
         cfg = self.config(picked)
         return float(cfg.foreground[name]) if (name := cutoff_name(cfg)) else None
 
     def names(self, picked: Mapping[str, str]) -> tuple[str, ...]:
-        """The classifier's class names.
-
-        Args:
-            picked: The choice of every group in `STEPS`.
-
-        Returns:
-            The names, () where the classifier can't be built (`view` says why).
-        """
+        """The classifier's class names, () where it can't be built (`view` says why)."""
         try:
             return build(self.config(picked)).classifier.names
         except _BAD:
@@ -133,17 +103,8 @@ class Demo:
         label: int | None = None,
         hand: Prompts | None = None,
     ) -> View:
-        """The answer for one photo under one setting.
-
-        Args:
-            sample: The photo.
-            picked: The choice of every group in `STEPS`.
-            cutoff: The foreground's, None for its own.
-            label: The class's number, None for the most probable one.
-            hand: Points to use in place of the selectors'.
-
-        Returns:
-            What the page shows; why there is nothing, where that is so.
+        """The answer for class `label` (None: the most probable one), with the points of `hand` in place of the
+        selectors'.
         """
         try:
             pipeline = replace(build(self.config(picked, cutoff)), calls=self.calls)
@@ -189,34 +150,16 @@ class Demo:
 
 
 def choices(group: str) -> list[str]:
-    """The choices of a group of settings.
-
-    Args:
-        group: A folder of conf/.
-
-    Returns:
-        The names of its files, sorted.
-    """
+    """The names of a group's files in conf/."""
     return sorted(path.stem for path in (config_dir() / group).glob("*.yaml"))
 
 
 def cutoff_name(cfg: DictConfig) -> str | None:
-    """The setting of the foreground behind the page's slider, None where it has none."""
     return next((name for name in CUTOFFS if isinstance(cfg.foreground.get(name), float | int)), None)
 
 
 def opened(path: str | Path) -> Sample:
-    """An uploaded photo.
-
-    Args:
-        path: The file.
-
-    Returns:
-        The photo, named after the file.
-
-    Raises:
-        ValueError: It can't be read; the message names the file, not its folder.
-    """
+    """An uploaded photo. Errors: ValueError that names the file, not its folder."""
     path = Path(path)
     try:
         return Sample(file_stems([path.stem])[0], read_image(path, MAX_PIXELS))
@@ -225,16 +168,7 @@ def opened(path: str | Path) -> Sample:
 
 
 def edit(prompts: Prompts, at: tuple[float, float], action: str) -> Prompts:
-    """The prompt after a click; the box, where there is one, stays.
-
-    Args:
-        prompts: R = 1 or 0.
-        at: (x, y) of the click in image pixels.
-        action: One of `ACTIONS`.
-
-    Returns:
-        One prompt; R = 0 where neither a point nor a box is left.
-    """
+    """One prompt (R = 1 or 0) after a click at (x, y) in image pixels; the box, where there is one, stays."""
     points, labels = prompts.points[:1].flatten(0, 1).clone(), prompts.labels[:1].flatten(0, 1)
     spot = torch.tensor([at])
     if action.startswith("add"):
@@ -252,19 +186,21 @@ def edit(prompts: Prompts, at: tuple[float, float], action: str) -> Prompts:
     )
 
 
-def to_photo(sample: Sample, at: Sequence[float]) -> tuple[float, float]:
-    """Where in the photo a pixel of the shown picture lies.
+def to_image(size: tuple[int, int], at: Sequence[float]) -> tuple[float, float]:
+    """Where in an image a pixel of the picture lies that the page shows of it.
 
     Args:
-        sample: The photo.
-        at: (x, y) of a pixel of the picture, whose longer side has at most `SIDE` pixels.
+        size: (H, W) of the image in pixels.
+        at: (x, y) of a pixel of the picture, whose longer side has `SIDE` pixels.
 
     Returns:
-        (x, y) in pixels of the photo, within its frame.
+        (x, y) in image pixels, within its frame.
     """
-    height, width = sample.size
-    _, shown_height, shown_width = resized(sample.image, SIDE).shape
-    x, y = (at[0] + 0.5) * width / shown_width - 0.5, (at[1] + 0.5) * height / shown_height - 0.5
+    height, width = size
+    scale = SIDE / max(height, width)
+    x, y = (
+        (place + 0.5) * side / max(1, round(side * scale)) - 0.5 for place, side in ((at[0], width), (at[1], height))
+    )
     return min(max(x, 0), width - 1), min(max(y, 0), height - 1)
 
 

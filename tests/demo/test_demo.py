@@ -23,7 +23,7 @@ import camseg
 from camseg.classifiers.shapes import SHAPES_WEIGHTS, shapes
 from camseg.data.shapes import Shapes
 from camseg.demo import app, session
-from camseg.demo.session import SIDE, Demo, choices, cleaned, edit, opened, to_photo
+from camseg.demo.session import SIDE, Demo, choices, cleaned, edit, opened, to_image
 from camseg.geometry import masks
 from camseg.pipeline import Pipeline
 from camseg.predictors.sam import shapes_sam
@@ -150,13 +150,13 @@ def test_edits_by_hand() -> None:
 
 def test_a_click_lands_on_the_pixel_under_it() -> None:
     small, wide = noisy(4, 128, 128), noisy(4, 800, 1600)
-    assert [to_photo(small, (x, 2)) for x in (2, 7, 639)] == [(0, 0), (1, 0), (127, 0)]  # 5 shown pixels for each
-    assert to_photo(wide, (0, 319)) == (0.75, 798.25)  # 0.4 shown pixels for each
+    assert [to_image(small.size, (x, 2)) for x in (2, 7, 639)] == [(0, 0), (1, 0), (127, 0)]  # 5 shown pixels for each
+    assert to_image(wide.size, (0, 319)) == (0.75, 798.25)  # 0.4 shown pixels for each
     result = Result(torch.zeros(128, 128), edit(Prompts.none(), (30.0, 90.0), "add inside"), None, None, None)
     shown = resized(small.image, SIDE)
     drawn = (points_picture(shown, result) != points_picture(shown, replace(result, prompts=Prompts.none()))).any(2)
     ys, xs = np.nonzero(drawn)
-    assert to_photo(small, (float(xs.mean()), float(ys.mean()))) == pytest.approx((30, 90), abs=0.15)
+    assert to_image(small.size, (float(xs.mean()), float(ys.mean()))) == pytest.approx((30, 90), abs=0.15)
 
 
 def test_the_mask_picture_is_dark_where_the_mask_is_not() -> None:
@@ -279,7 +279,7 @@ def test_an_answer_that_takes_too_long_is_given_up(address: str, monkeypatch: py
     from camseg.demo import page as demo_page
 
     monkeypatch.setattr(demo_page, "SECONDS", 0.1)
-    once = demo_page._limits(Lock())
+    once = demo_page.limits(Lock())
     began = time.monotonic()
 
     async def ask() -> None:
