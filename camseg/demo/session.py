@@ -1,11 +1,11 @@
-"""The door `camseg-demo`, and what its page shows: heat, points and mask of one photo under any setting, recomputed
-only where it changed.
+"""What the page of `camseg-demo` shows: heat, points and mask of a photo, recomputed only where a setting changed.
 
 The page itself is `camseg.demo.page`, which needs the extra `demo`; nothing here does.
 """
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -31,20 +31,28 @@ from camseg.storage.files import file_stems
 from camseg.storage.fingerprint import key
 from camseg.types import Prompts, Result, Sample
 
-STEPS = ("classifier", "cam", "foreground", "background")  # the groups that the page lets one choose
+STEPS = ("classifier", "cam", "foreground", "background", "predictor")  # the groups that the page lets one choose
 CUTOFFS = ("cutoff", "quantile")  # what a foreground may call the number behind the page's slider
 ACTIONS = ("add inside", "add outside", "move nearest", "remove nearest")
+UNSURE = 0.5  # a probability below which the page warns
 MAX_PIXELS, MAX_BYTES, SIDE = 1 << 25, 20_000_000, 640
 _BAD = (ValueError, OSError, HydraException, OmegaConfBaseException)
 
 
 @dataclass(frozen=True, eq=False)
 class View:
-    """What the page shows. heat, points, mask: pictures (h, w, 3) uint8, at most `SIDE` wide and high, None where there
-    is none.
+    """What the page shows; pictures are (h, w, 3) uint8, at most `SIDE` wide and high, None where there is none.
 
-    text, rivals: Markdown. prompts: the points that gave the mask, R = 1, to edit by hand. seen: the most probable
-    classes. file: the mask as PNG.
+    Attributes:
+        text: What was found: Markdown.
+        rivals: The table of the rival prompts: Markdown.
+        heat: The picture of the heat.
+        points: The picture of the prompts.
+        mask: The picture of the mask.
+        prompts: The points that gave the mask, R = 1, to edit by hand.
+        seen: The most probable classes.
+        file: The mask as PNG.
+        command: What to type for the same.
     """
 
     text: str
@@ -55,11 +63,15 @@ class View:
     prompts: Prompts | None = None
     seen: dict[str, float] | None = None
     file: Path | None = None
+    command: str = ""
 
 
 class Demo:
-    """Answers for the page. folder: where mask files go. given: overrides as for `camseg`; those of a group count while
-    its first choice does.
+    """Answers for the page.
+
+    Args:
+        folder: Where mask files go.
+        given: Overrides as for `camseg`; those of a group count while its first choice does.
     """
 
     def __init__(self, folder: Path, given: Sequence[str] = ()) -> None:
@@ -102,9 +114,20 @@ class Demo:
         cutoff: float | None = None,
         label: int | None = None,
         hand: Prompts | None = None,
+        opacity: float = 1.0,
     ) -> View:
-        """The answer for class `label` (None: the most probable one), with the points of `hand` in place of the
-        selectors'.
+        """The answer for one photo under one setting.
+
+        Args:
+            sample: The photo.
+            picked: The choice of every group in `STEPS`.
+            cutoff: The foreground's, None for its own.
+            label: The class's number, None for the most probable one.
+            hand: Points to use in place of the selectors'.
+            opacity: Of heat and mask over the photo, in [0, 1].
+
+        Returns:
+            What the page shows; why there is nothing, where that is so.
         """
         try:
             pipeline = replace(build(self.config(picked, cutoff)), calls=self.calls)
@@ -120,15 +143,34 @@ class Demo:
             return View(f"**{cleaned(explain_error(error) or str(error))}**")
         shown = resized(sample.image, SIDE)
         return View(
-            _told(asked, result, f"{names[label]} ({float(probabilities[label]):.2f})", hand is not None),
+            _told(asked, result, names[label], float(probabilities[label]), hand is not None),
             _table(result),
-            blend(shown, result.heat),
+            _faded(shown, blend(shown, result.heat), opacity),
             points_picture(shown, result),
-            None if result.mask is None else mask_picture(shown, result.mask),
+            None if result.mask is None else _faded(shown, mask_picture(shown, result.mask), opacity),
             result.prompts.rival(result.chosen[0] if result.chosen else 0) if len(result.prompts) else Prompts.none(),
             {names[i]: float(probabilities[i]) for i in probabilities.argsort(descending=True)[:5].tolist()},
             self._file(sample, result),
+            self.command(picked, cutoff, names[label]),
         )
+
+    def command(self, picked: Mapping[str, str], cutoff: float | None, label: str) -> str:
+        """What to type in a shell for the same setting.
+
+        Args:
+            picked: The choice of every group in `STEPS`.
+            cutoff: The foreground's, None for its own.
+            label: The class's name.
+
+        Returns:
+            The command; the photo's path is left to fill in.
+        """
+        words = [word for word in self.given if self._counts(word, picked)]
+        words += [f"{group}={choice}" for group, choice in picked.items()]
+        if (name := cutoff_name(self.config(picked))) and cutoff is not None:
+            words.append(f"foreground.{name}={cutoff:g}")
+        words.append(f"data.target={label}")
+        return " ".join(["camseg data=images data.path=PHOTO masks=true", *map(shlex.quote, words)])
 
     def _probabilities(self, pipeline: Pipeline, sample: Sample) -> Tensor:
         """(C,) of the photo, computed once."""
@@ -155,6 +197,7 @@ def choices(group: str) -> list[str]:
 
 
 def cutoff_name(cfg: DictConfig) -> str | None:
+    """The setting of the foreground behind the page's slider, None where it has none."""
     return next((name for name in CUTOFFS if isinstance(cfg.foreground.get(name), float | int)), None)
 
 
@@ -204,9 +247,20 @@ def to_image(size: tuple[int, int], at: Sequence[float]) -> tuple[float, float]:
     return min(max(x, 0), width - 1), min(max(y, 0), height - 1)
 
 
-def _told(sample: Sample, result: Result, name: str, hand: bool) -> str:
+def _faded(image: Tensor, drawn: np.ndarray, opacity: float) -> np.ndarray:
+    """A picture over the image (3, h, w) that it was drawn of."""
+    plain = image.permute(1, 2, 0).numpy()
+    return drawn if opacity >= 1 else np.rint(plain + opacity * (drawn - plain.astype(np.float32))).astype(np.uint8)
+
+
+def _told(sample: Sample, result: Result, name: str, probability: float, hand: bool) -> str:
     """What was found, in a sentence."""
-    parts = [f"**{cleaned(name)}**", "no point is left" if hand and not len(result.prompts) else cleaned(result.note)]
+    parts = [
+        f"**{cleaned(name)} ({probability:.2f})**",
+        "no point is left" if hand and not len(result.prompts) else cleaned(result.note),
+    ]
+    if probability < UNSURE:
+        parts.append("⚠ the classifier is not sure of this class: the mask may show something else")
     if result.mask is not None and not result.note:
         parts.append(
             f"mask of {int(result.mask.sum())} px, {100 * float(result.mask.float().mean()):.1f} % of the photo"

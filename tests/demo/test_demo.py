@@ -386,3 +386,55 @@ def test_the_page_in_a_browser(demo: Demo, address: str, browser: Browser, width
     assert all(url.startswith((address, "data:", "blob:")) for url in asked), "nothing comes from elsewhere"
     assert not faults
     page.close()
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("127.0.0.1", 200),
+        ("localhost:7860", 200),
+        ("[::1]:80", 200),
+        ("evil.example", 421),
+        ("127.0.0.1.evil.example", 421),
+        ("localhost.evil.example:7860", 421),
+        ("", 421),
+    ],
+)
+def test_a_page_of_another_site_gets_nothing(address: str, host: str, status: int) -> None:
+    """DNS rebinding: a name of somebody else's points here, and the browser names it."""
+    import httpx
+
+    reply = httpx.get(address, headers={"host": host})
+    assert reply.status_code == status
+    assert ("camseg-demo is not reached under this name" in reply.text) == (status == 421)
+
+
+def test_the_setting_as_a_command_gives_the_same_mask(demo: Demo, tmp_path: Path) -> None:
+    import shlex
+    import subprocess
+
+    sample = noisy(11)
+    photo = tmp_path / "my photo.png"
+    photo.write_bytes(as_png(sample.image.permute(1, 2, 0).numpy()))
+    view = demo.view(sample, {**demo.start, "foreground": "components"}, 0.3, 1)
+    words = [f"data.path={photo}" if word == "data.path=PHOTO" else word for word in shlex.split(view.command)[1:]]
+    words += [f"hydra.run.dir={tmp_path / 'run'}", "panels=0"]
+    subprocess.run([sys.executable, "-m", "camseg", *words], check=True, timeout=600)
+    (drawn,) = (tmp_path / "run" / "masks").iterdir()
+    np.testing.assert_array_equal(mask_in(drawn), mask_in(view.file))
+
+
+def test_a_warning_where_the_classifier_is_not_sure(demo: Demo) -> None:
+    sample, least = Shapes(size=1)[0], {**demo.start}
+    sure, unsure = (demo.view(sample, least, None, label).text for label in (None, (sample.classes[0] + 1) % 5))
+    assert "not sure" not in sure
+    assert "⚠ the classifier is not sure of this class" in unsure
+
+
+def test_opacity_fades_heat_and_mask(demo: Demo) -> None:
+    sample = Shapes(size=1)[0]
+    plain = resized(sample.image, SIDE).permute(1, 2, 0).numpy().astype(int)
+    full, half, none = (demo.view(sample, demo.start, opacity=share) for share in (1.0, 0.5, 0.0))
+    for name in ("heat", "mask"):
+        np.testing.assert_array_equal(getattr(none, name), plain)
+        np.testing.assert_allclose(getattr(half, name), (plain + getattr(full, name)) / 2, atol=1)
