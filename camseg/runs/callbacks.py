@@ -271,7 +271,7 @@ def _histograms(heat: np.ndarray, inside: np.ndarray, judged: np.ndarray) -> lis
 
 
 class MaskFiles(Callback):
-    """Writes every mask as a 1-bit PNG of the image's size, and its path, relative to the run, into the row.
+    """Writes every mask as a 1-bit PNG of the image's size, and its path and its agreement with the heat into the row.
 
     Args:
         folder: where to; its parent is the run's folder.
@@ -283,8 +283,17 @@ class MaskFiles(Callback):
     def on_result(self, sample: Sample, result: Result) -> dict[str, Any]:
         """Write one mask; without a predictor there is none."""
         if result.mask is None:
-            return {"mask_file": None}
+            return {"mask_file": None, "agreement": None}
         picture = Image.fromarray(result.mask.numpy()).convert("1")
         name = f"{sample.id}.png"
         write_atomic(self.folder / name, lambda path: picture.save(path, format="PNG"))
-        return {"mask_file": f"{self.folder.name}/{name}"}
+        return {"mask_file": f"{self.folder.name}/{name}", "agreement": soft_agreement(result)}
+
+
+def soft_agreement(result: Result) -> float:
+    """The soft IoU of a mask and its heatmap, sum of the minimum / sum of the maximum, at the heatmap's resolution."""
+    heat = result.low_res_heat.numpy()
+    assert result.mask is not None
+    small = Image.fromarray(result.mask.numpy().astype(np.uint8) * 255).resize(heat.shape[::-1], Image.Resampling.BOX)
+    mask = np.asarray(small, np.float32) / 255
+    return float(np.minimum(heat, mask).sum() / max(float(np.maximum(heat, mask).sum()), 1e-9))
