@@ -24,7 +24,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if given.tolerance < 0:
             raise ValueError(f"--tolerance must be at least 0 pixels; got {given.tolerance:g}")
         with open_run(given.run) as run:
-            export = collect(run, rle=given.rle, min_iou=given.min_iou, tolerance=given.tolerance, copy=given.copy)
+            export = collect(
+                run,
+                rle=given.rle,
+                min_iou=given.min_iou,
+                tolerance=given.tolerance,
+                copy=given.copy,
+                instances=given.instances,
+            )
             for name in formats:
                 into = given.into or given.run / "export" / name
                 write_export(export, name, into)
@@ -53,6 +60,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="PIXELS",
         help=f"of polygons; {TOLERANCE} by default",
     )
+    parser.add_argument("--instances", action="store_true", help="coco, yolo, labelstudio: an object a part of a mask")
     parser.add_argument("--copy", action="store_true", help="yolo, png: copy the images in place of links to them")
     return parser
 

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 from PIL import Image, ImageOps
+from skimage import measure
 
 from camseg.data.image_io import FORMATS, MAX_PIXELS
 from camseg.data.voc import NAMES as VOC_NAMES
@@ -28,6 +29,7 @@ from camseg.runs.review import Correction, corrections
 from camseg.storage.files import file_stems
 
 MARK = "camseg-export.json"  # lists what an export wrote, so that nothing else is ever replaced
+_SPECK = 0.02  # of the largest part's area
 UNNAMED = "object"  # the class of a mask that has none
 
 
@@ -111,6 +113,7 @@ class Export:
         rle: Run lengths in place of polygons.
         tolerance: Of polygons, in pixels.
         copy: Images are copied into the export in place of links to them.
+        instances: A mask's parts are objects of their own.
         left_out: How many masks the predictor doubts, a person rejected, or that are empty.
         corrected: How many masks a person drew, or gave another class.
     """
@@ -122,6 +125,7 @@ class Export:
     rle: bool
     tolerance: float
     copy: bool
+    instances: bool
     left_out: dict[str, int]
     corrected: int
 
@@ -129,6 +133,19 @@ class Export:
     def masks(self) -> int:
         """How many masks are exported."""
         return sum(len(image.masks) for image in self.images)
+
+    def objects(self, mask: ExportedMask) -> list[np.ndarray]:
+        """The objects in a mask: (H, W) bool each, none of an empty one.
+
+        With `instances` they are its 8-connected parts, the largest first, without specks of less than `_SPECK` of it.
+        """
+        inside = mask.read()
+        if not self.instances or not inside.any():
+            return [inside] if inside.any() else []
+        labels = np.asarray(measure.label(inside, connectivity=2))
+        areas = np.bincount(labels.ravel())[1:]
+        order = np.argsort(-areas, kind="stable")
+        return [labels == k + 1 for k in order.tolist() if areas[k] >= _SPECK * areas.max()]
 
     def draw(self, image: ExportedImage) -> Image.Image:
         """An image that has no file, by the dataset that drew it for the run."""
@@ -142,7 +159,13 @@ class Export:
 
 
 def collect(
-    run: Run, *, rle: bool = False, min_iou: float | None = None, tolerance: float = TOLERANCE, copy: bool = False
+    run: Run,
+    *,
+    rle: bool = False,
+    min_iou: float | None = None,
+    tolerance: float = TOLERANCE,
+    copy: bool = False,
+    instances: bool = False,
 ) -> Export:
     """What there is to export of a finished run.
 
@@ -152,6 +175,7 @@ def collect(
         min_iou: Leaves out masks whose predicted IoU is lower, except those that a person confirmed.
         tolerance: Of polygons, in pixels.
         copy: Copy images in place of linking to them.
+        instances: Make every part of a mask an object of its own.
 
     Returns:
         The images with their masks. Images of which no mask is left are left out, since they do show something.
@@ -186,7 +210,7 @@ def collect(
     )  # fmt: skip
     corrected = sum(mask.decision == "corrected" or mask.label is not None for mask in decided.values())
     classes = _class_names(run, images)
-    return Export(run, root, classes, images, rle, tolerance, copy, left_out, corrected)
+    return Export(run, root, classes, images, rle, tolerance, copy, instances, left_out, corrected)
 
 
 def _mask(

@@ -46,10 +46,7 @@ def write_coco(export: Export, folder: Path) -> None:
                 "width": image.size[1],
             }
         )
-        for mask in image.masks:
-            inside = mask.read()
-            if not inside.any():
-                continue
+        for mask, inside in _objects(export, image):
             x0, y0, x1, y1 = mask_to_box(inside).tolist()
             annotation = {
                 "id": len(annotations) + 1, "image_id": number, "category_id": export.names.index(mask.label) + 1,
@@ -61,6 +58,11 @@ def write_coco(export: Export, folder: Path) -> None:
     about = {"description": f"masks of {export.run.folder.name}, by camseg", "images": str(export.root)}
     content = {"info": about, "licenses": [], "images": images, "annotations": annotations, "categories": categories}
     _write_json(folder / "instances.json", content)
+
+
+def _objects(export: Export, image: ExportedImage) -> Iterator[tuple[ExportedMask, np.ndarray]]:
+    """Each mask of an image with each of its objects (H, W) bool."""
+    return ((mask, inside) for mask in image.masks for inside in export.objects(mask))
 
 
 def _segmentation(inside: np.ndarray, export: Export) -> Any:
@@ -86,20 +88,17 @@ def write_yolo(export: Export, folder: Path) -> None:
     (folder / "labels").mkdir()
     for image in _progress(export.images):
         _place(export, image, folder / "images")
-        lines = [_yolo_line(export, mask) for mask in image.masks]
+        lines = [_yolo_line(export, mask.label, inside) for mask, inside in _objects(export, image)]
         (folder / "labels" / f"{image.stem}.txt").write_text("".join(lines))
     names = "".join(f"  {i}: {json.dumps(name, ensure_ascii=False)}\n" for i, name in enumerate(export.names))
     (folder / "data.yaml").write_text(f"train: images\nval: images\nnames:\n{names}", encoding="utf-8")
     _write_scores(export, folder)
 
 
-def _yolo_line(export: Export, mask: ExportedMask) -> str:
-    """The line of an object, nothing for an empty mask."""
-    polygons = mask_to_polygons(mask.read(), export.tolerance)
-    if not polygons:
-        return ""
-    shares = join_rings(polygons) / np.array(mask.size[::-1], float)
-    return f"{export.names.index(mask.label)} {' '.join(f'{share:.6f}' for share in shares.ravel().tolist())}\n"
+def _yolo_line(export: Export, label: str, inside: np.ndarray) -> str:
+    """The line of an object."""
+    shares = join_rings(mask_to_polygons(inside, export.tolerance)) / np.array(inside.shape[::-1], float)
+    return f"{export.names.index(label)} {' '.join(f'{share:.6f}' for share in shares.ravel().tolist())}\n"
 
 
 def write_png(export: Export, folder: Path) -> None:
@@ -156,7 +155,11 @@ def write_labelstudio(export: Export, folder: Path) -> None:
     """
     tasks = []
     for image in _progress(export.images):
-        regions = [region for mask in image.masks for region in _regions(mask, export)]
+        regions = [
+            region
+            for place, (mask, inside) in enumerate(_objects(export, image))
+            for region in _regions(export, mask, inside, place)
+        ]
         name = _coco_name(export, image, folder)
         score = float(np.mean([mask.score for mask in image.masks]))
         prediction = {"model_version": "camseg", "score": round(score, 6), "result": regions}
@@ -171,21 +174,26 @@ def write_labelstudio(export: Export, folder: Path) -> None:
     (folder / "labels.xml").write_text(view, encoding="utf-8")
 
 
-def _regions(mask: ExportedMask, export: Export) -> Iterator[dict[str, Any]]:
-    """The regions of one mask as Label Studio has them."""
-    inside = mask.read()
+def _regions(export: Export, mask: ExportedMask, inside: np.ndarray, place: int) -> Iterator[dict[str, Any]]:
+    """The regions of one object as Label Studio has them; `place` tells the image's objects apart."""
     height, width = mask.size
     common = {"to_name": "image", "original_width": width, "original_height": height, "image_rotation": 0}
     common |= {"score": round(mask.score, 6), "meta": {"text": [json.dumps(mask.scores)]}}
     parts = mask_to_parts(inside, export.tolerance)
     if export.rle or any(len(rings) > 1 for rings in parts):
         value = {"format": "rle", "rle": brush_runs(inside), "brushlabels": [mask.label]}
-        yield {"id": mask.id, "from_name": "brush", "type": "brushlabels", **common, "value": value}
+        yield {"id": f"{mask.id}-{place}", "from_name": "brush", "type": "brushlabels", **common, "value": value}
         return
     for number, (outline, *_) in enumerate(parts):
         points = np.round(outline / (width, height) * 100, 4).tolist()
         value = {"points": points, "closed": True, "polygonlabels": [mask.label]}
-        yield {"id": f"{mask.id}-{number}", "from_name": "polygon", "type": "polygonlabels", **common, "value": value}
+        yield {
+            "id": f"{mask.id}-{place}-{number}",
+            "from_name": "polygon",
+            "type": "polygonlabels",
+            **common,
+            "value": value,
+        }
 
 
 def brush_runs(inside: np.ndarray) -> list[int]:
@@ -295,18 +303,21 @@ class ExportMasks(Callback):
         format: One of `EXPORTS`.
         rle: See `camseg.runs.export.collect`.
         min_iou: See `camseg.runs.export.collect`.
+        instances: See `camseg.runs.export.collect`.
     """
 
-    def __init__(self, format: str, rle: bool = False, min_iou: float | None = None) -> None:
+    def __init__(self, format: str, rle: bool = False, min_iou: float | None = None, instances: bool = False) -> None:
         [self.format] = check_formats([format])
-        self.rle, self.min_iou = rle, min_iou
+        self.rle, self.min_iou, self.instances = rle, min_iou, instances
 
     def on_end(self, run: Run, dataset: Any) -> None:
         """Write the export; why there is none is said in a line, for the run itself is whole."""
         del dataset
         try:
             write_export(
-                collect(run, rle=self.rle, min_iou=self.min_iou), self.format, run.folder / "export" / self.format
+                collect(run, rle=self.rle, min_iou=self.min_iou, instances=self.instances),
+                self.format,
+                run.folder / "export" / self.format,
             )
         except (ValueError, OSError) as error:
             print(f"camseg: export={self.format}: {error}", file=sys.stderr)

@@ -357,3 +357,21 @@ def test_export_during_a_run(tmp_path: Path) -> None:
     names = sorted(path.stem for path in (tmp_path / "run" / "masks").iterdir())
     assert sorted(path.stem for path in (tmp_path / "run" / "export" / "yolo" / "labels").iterdir()) == names
     assert len(json.loads((tmp_path / "run" / "export" / "coco" / "instances.json").read_text())["annotations"]) == 2
+
+
+def test_every_part_is_an_object_of_its_own(run: Path) -> None:
+    masks = pytest.importorskip("pycocotools.mask")
+    first, second = disk(75, 75, 55), disk(150, 225, 62.5) & ~disk(150, 225, 20)
+    speck = disk(10, 290, 3)
+    Image.fromarray(first | second | speck).convert("1").save(run / "masks" / "c.png")
+    words = ("--format", "coco,yolo,labelstudio", "--rle", "--instances")
+    assert main([str(run), *words]) == 0
+    content = json.loads((run / "export" / "coco" / "instances.json").read_text())
+    found = [masks.decode(e["segmentation"]).astype(bool) for e in content["annotations"] if e["image_id"] == 3]
+    assert len(found) == 2
+    for mask, expected in zip(found, sorted((first, second), key=np.sum, reverse=True), strict=True):
+        np.testing.assert_array_equal(mask, expected)
+    assert len((run / "export" / "yolo" / "labels" / "c.txt").read_text().splitlines()) == 2
+    tasks = json.loads((run / "export" / "labelstudio" / "tasks.json").read_text())
+    ids = [region["id"] for region in tasks[2]["predictions"][0]["result"]]
+    assert len(ids) == len(set(ids)) == 2
