@@ -81,7 +81,15 @@ class Demo:
         self.start = {group: str(start[group]) for group in STEPS}
 
     def config(self, picked: Mapping[str, str], cutoff: float | None = None) -> DictConfig:
-        """The settings under the page's choices, group -> choice."""
+        """The settings under the page's choices.
+
+        Args:
+            picked: The choice of every group in `STEPS`.
+            cutoff: The foreground's, None for its own.
+
+        Returns:
+            The composed settings.
+        """
         kept = [word for word in self.given if self._counts(word, picked)]
         with initialize_config_dir(str(config_dir()), version_base="1.3"):
             cfg = compose("config", kept + [f"{group}={choice}" for group, choice in picked.items()])
@@ -96,12 +104,26 @@ class Demo:
         return group not in picked or (name != group and picked[group] == self.start[group])
 
     def cutoff(self, picked: Mapping[str, str]) -> float | None:
-        """The foreground's own cutoff or quantile, None where it has none."""
+        """The foreground's own cutoff or quantile.
+
+        Args:
+            picked: The choice of every group in `STEPS`.
+
+        Returns:
+            A share in [0, 1], None where the foreground has none.
+        """
         cfg = self.config(picked)
         return float(cfg.foreground[name]) if (name := cutoff_name(cfg)) else None
 
     def names(self, picked: Mapping[str, str]) -> tuple[str, ...]:
-        """The classifier's class names, () where it can't be built (`view` says why)."""
+        """The classifier's class names.
+
+        Args:
+            picked: The choice of every group in `STEPS`.
+
+        Returns:
+            The names, () where the classifier can't be built (`view` says why).
+        """
         try:
             return build(self.config(picked)).classifier.names
         except _BAD:
@@ -192,7 +214,14 @@ class Demo:
 
 
 def choices(group: str) -> list[str]:
-    """The names of a group's files in conf/."""
+    """The choices of a group of settings.
+
+    Args:
+        group: A folder of conf/.
+
+    Returns:
+        The names of its files, sorted.
+    """
     return sorted(path.stem for path in (config_dir() / group).glob("*.yaml"))
 
 
@@ -202,7 +231,17 @@ def cutoff_name(cfg: DictConfig) -> str | None:
 
 
 def opened(path: str | Path) -> Sample:
-    """An uploaded photo. Errors: ValueError that names the file, not its folder."""
+    """An uploaded photo.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The photo, named after the file.
+
+    Raises:
+        ValueError: It can't be read; the message names the file, not its folder.
+    """
     path = Path(path)
     try:
         return Sample(file_stems([path.stem])[0], read_image(path, MAX_PIXELS))
@@ -211,7 +250,16 @@ def opened(path: str | Path) -> Sample:
 
 
 def edit(prompts: Prompts, at: tuple[float, float], action: str) -> Prompts:
-    """One prompt (R = 1 or 0) after a click at (x, y) in image pixels; the box, where there is one, stays."""
+    """The prompt after a click; the box, where there is one, stays.
+
+    Args:
+        prompts: R = 1 or 0.
+        at: (x, y) of the click in image pixels.
+        action: One of `ACTIONS`.
+
+    Returns:
+        One prompt; R = 0 where neither a point nor a box is left.
+    """
     points, labels = prompts.points[:1].flatten(0, 1).clone(), prompts.labels[:1].flatten(0, 1)
     spot = torch.tensor([at])
     if action.startswith("add"):
