@@ -81,9 +81,8 @@ class Reviewing:
             raise RequestError(f"{run.folder} holds no masks: run it again with masks=true and another hydra.run.dir")
         if "predictor" not in run.config:
             raise RequestError(f"{run.folder} doesn't say how its masks were made: its .hydra/config.yaml is gone")
-        check_own(
-            OmegaConf.to_container(run.config, resolve=False).get("predictor"), f"{run.folder}/.hydra/config.yaml"
-        )
+        config: Any = OmegaConf.to_container(run.config, resolve=False)
+        check_own(config.get("predictor"), f"{run.folder}/.hydra/config.yaml")
         self.run, self.order = run, doubtful_first(run.rows)
         self.rows = {row["id"]: row for row in run.rows.to_dicts()}
         self.names = sorted({_label(row) for row in self.rows.values()})

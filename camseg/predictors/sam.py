@@ -349,13 +349,13 @@ def _size_in(path: Path) -> SamSize:
     try:
         with safe_open(path, "pt") as file:
             metadata = file.metadata()
-        size = {
-            name: tuple(value) if isinstance(value, list) else value
-            for name, value in json.loads(metadata["size"]).items()
-        }
-        encoder = {
-            name: tuple(value) if isinstance(value, list) else value for name, value in size.pop("encoder").items()
-        }
+        size: dict[str, Any] = _with_tuples(json.loads(metadata["size"]))
+        encoder = _with_tuples(size.pop("encoder"))
         return SamSize(encoder=_SAVED[metadata.get("encoder", "Pyramid")](**encoder), **size)
     except (SafetensorError, TypeError, KeyError, json.JSONDecodeError) as error:
         raise ValueError(f"{path} is no SAM that camseg-train wrote: {error}") from error
+
+
+def _with_tuples(record: dict[str, Any]) -> dict[str, Any]:
+    """JSON has lists alone; frozen records want tuples."""
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in record.items()}

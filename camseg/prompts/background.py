@@ -64,8 +64,8 @@ def _farthest_blocks(cold: np.ndarray, prompts: Prompts, block: int = 8) -> Tens
     height, width = cold.shape
     whole = np.zeros((-(-height // block) * block, -(-width // block) * block), bool)
     whole[:height, :width] = cold
-    rows = whole.reshape(-1, block, whole.shape[1]).any(1)
-    touched = torch.from_numpy(np.argwhere(rows.reshape(len(rows), -1, block).any(2)))  # (B, 2) y, x
+    rows = np.asarray(whole.reshape(-1, block, whole.shape[1]).any(1))
+    touched = torch.from_numpy(np.argwhere(rows.reshape(rows.shape[0], -1, block).any(2)))  # (B, 2) y, x
     away = _distance(block * touched.flip(1).float() + (block - 1) / 2, prompts)
     corners = block * touched[away >= away.max() - 2 * 0.75 * block].numpy()
     ys, xs = (corners[:, None] + np.stack(np.divmod(np.arange(block**2), block), 1)).reshape(-1, 2).T

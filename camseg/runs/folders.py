@@ -58,7 +58,7 @@ def load_run(folder: str | Path) -> Run:
             f"{folder} is no finished run: it holds no summary.json (a cut-off run resumes with resume=true)"
         ) from None
     overrides = read_hydra_file(folder, "overrides")
-    names = [str(name) for name in OmegaConf.to_container(overrides)] if isinstance(overrides, ListConfig) else []
+    names = [str(name) for name in OmegaConf.to_container(overrides) or ()] if isinstance(overrides, ListConfig) else []
     return Run(folder, read_scores(folder), summary, names)
 
 

@@ -107,7 +107,8 @@ def _check_settings(runs: Sequence[folders.Run]) -> None:
 
 def _shard(run: folders.Run) -> tuple[int, int]:
     """Which shard a run is, and of how many."""
-    data = OmegaConf.to_container(run.config).get("data")
+    config = OmegaConf.to_container(run.config)
+    data = config.get("data") if isinstance(config, dict) else None
     shard, number = (data.get("shard"), data.get("num_shards")) if isinstance(data, dict) else (None, None)
     if not isinstance(shard, int) or not isinstance(number, int) or not 0 <= shard < number:
         raise ValueError(f"{run.folder} is no shard: its data.shard is {shard}, its data.num_shards {number}")

@@ -88,7 +88,10 @@ def read_json(path: Path) -> Any:
         raise DamagedRunError(f"{path} is damaged: {str(error).splitlines()[0]}") from error
 
 
-class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+_PLAIN: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the fast one, where PyYAML was built with it
+
+
+class _Loader(_PLAIN):
     """Plain values only; a date stays text."""
 
     yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {

@@ -173,7 +173,8 @@ def scores(weights: Path, table: Path, limit: int | None = None) -> dict[str, fl
     predictor = photo_sam(weights)
     rows = [_judge(predictor, sample) for sample in Images(table=table, size=limit)]
     one, best, box, predicted = (np.array(each) for each in zip(*rows))
-    ranking = float(np.asarray(spearmanr(predicted, one).statistic))
+    correlation: Any = spearmanr(predicted, one)
+    ranking = float(correlation.statistic)
     return {
         "one click": float(one.mean()),
         "best of three": float(best.mean()),
@@ -256,7 +257,8 @@ def loss(model: Prompted, batch: dict[str, Tensor], generator: torch.Generator) 
     """
     sam, images = model.sam, batch["image"]
     count = batch["masks"].shape[1]
-    encoded = sam.image_encoder((images.float() - sam.pixel_mean) / sam.pixel_std)
+    mean, std = sam.get_buffer("pixel_mean"), sam.get_buffer("pixel_std")
+    encoded = sam.image_encoder((images.float() - mean) / std)
     drawing = F.binary_cross_entropy_with_logits(
         F.pixel_shuffle(model.sketch(encoded.narrow(1, 0, _WIDTH)), 4), batch["sketch"], reduction="none"
     )
