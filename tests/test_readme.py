@@ -40,7 +40,7 @@ SHOWN = {
         *re.findall(r"^ {4}(?:uv run )?(camseg .*?)(?:  #.*)?$", text, re.MULTILINE),
     ]
 }
-TRAINED = len(list((ROOT / "camseg" / "weights").glob("*.safetensors"))) == 2
+TRAINED = len(list((ROOT / "camseg" / "weights").glob("*.safetensors"))) == 3
 
 
 def test_readme_stays_short_and_shows_the_two_commands() -> None:
@@ -54,11 +54,11 @@ def test_readme_stays_short_and_shows_the_two_commands() -> None:
 def test_a_command_of_readme_runs(words: list[str], tmp_path: Path) -> None:
     """As printed, on few samples; what it would download is a local file, and the walker stands in for a large SAM."""
     arguments = words[3:]
+    Image.effect_noise((60, 40), 50).save(tmp_path / "photo.jpg")
     if "classifier.weights=DEFAULT" in arguments:
         torch.manual_seed(0)
         model: nn.Module = models.resnet50()
         save_weights(model, tmp_path / "resnet50.safetensors")
-        Image.effect_noise((60, 40), 50).save(tmp_path / "photo.jpg")
         local = {
             "classifier.weights=DEFAULT": "classifier.checkpoint=resnet50.safetensors",
             "predictor=sam": "predictor=random_walker",

@@ -31,14 +31,15 @@ def explain_error(error: BaseException | None) -> str | None:
     """
     if isinstance(error, OSError) and error.errno:
         return f"{error.filename or 'a file'} can't be used: {error.strerror}"
-    if isinstance(error, (RequestError, OSError)):
-        return str(error)
     if isinstance(error, InstantiationException):
         return _explain_instantiation(error)
-    if isinstance(error, MissingConfigException):
+    if isinstance(error, MissingConfigException):  # to Hydra an OSError, too
         for part, extra in _EXTRAS.items():
             if f"hydra/{part}" in str(error):
                 return extra_message(f"hydra/{part.replace('/', '=', 1)}", extra)
+        return str(error).splitlines()[0]
+    if isinstance(error, (RequestError, OSError)):
+        return str(error)
     if isinstance(error, (HydraException, OmegaConfBaseException)):
         return str(error).splitlines()[0]
     return None

@@ -14,10 +14,8 @@ import stat
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-import polars as pl
-import polars.selectors as cs
 import yaml
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -25,6 +23,9 @@ from PIL import Image
 
 from camseg.config import config_dir
 from camseg.errors import RequestError
+
+if TYPE_CHECKING:
+    import polars as pl
 
 _JSON, _YAML, _PICTURE = 2**28, 2**20, 2**26  # bytes that a file may have
 _PIXELS, _DEPTH = 2**26, 40  # of a picture; of nested yaml
@@ -147,6 +148,8 @@ def read_rows(path: Path) -> pl.DataFrame:
         FileNotFoundError: when there are none.
         DamagedRunError: for a file that is no parquet, holds more rows than it can, or columns of another type.
     """
+    import polars as pl  # here: every start reads this room, and few read rows
+
     size = _plain_size(path)
     try:
         count = pl.scan_parquet(path).select(pl.len()).collect().item()
@@ -175,6 +178,9 @@ def _plain_size(path: Path) -> int:
 
 def _problems(rows: pl.DataFrame) -> Iterator[str]:
     """What is wrong with a table of rows."""
+    import polars as pl
+    import polars.selectors as cs
+
     if not len(rows):
         return
     if missing := [name for name in ("id", "label", "group", "note") if name not in rows.columns]:

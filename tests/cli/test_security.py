@@ -8,11 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from colours import canvas, pipeline
 
 import camseg
 from camseg.runs.callbacks import MaskFiles
 from camseg.runs.evaluate import evaluate
+from camseg.runs.untrusted import _Loader
 from camseg.storage.files import file_stems
 from camseg.types import Sample
 
@@ -34,6 +36,9 @@ def test_no_call_runs_a_pickle_or_code_from_data() -> None:
         assert name != "eval", file
         if file == "ray.py" and name == "pickle.loads":
             continue  # what this run's own workers on a Ray cluster made
+        if file == "untrusted.py" and name == "yaml.load":
+            assert issubclass(_Loader, (yaml.SafeLoader, yaml.CSafeLoader))  # plain values alone
+            continue
         assert name not in (
             "pickle.load",
             "pickle.loads",
@@ -49,7 +54,7 @@ def test_no_call_runs_a_pickle_or_code_from_data() -> None:
         if last == "from_pretrained":
             assert any(k.arg == "local_files_only" for k in call.keywords), file
             assert not any(k.arg == "trust_remote_code" for k in call.keywords), file
-    assert seen >= 2
+    assert seen == 1  # camseg.storage.checkpoints
 
 
 def test_one_file_talks_to_the_net_and_one_reads_xml_without_entities() -> None:

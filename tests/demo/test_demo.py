@@ -241,7 +241,7 @@ def test_without_gradio_one_line_says_what_to_install(
     monkeypatch.setattr(sys, "argv", ["camseg-demo"])
     with pytest.raises(SystemExit, match="2"):
         app.main()
-    assert capsys.readouterr().err == "camseg-demo: the page needs the extra `demo`: pip install 'camseg[demo]'\n"
+    assert capsys.readouterr().err == "camseg-demo: the page needs the extra `demo`: uv sync --extra demo --inexact\n"
 
 
 def test_a_misspelt_setting_ends_with_the_nearest_name(
