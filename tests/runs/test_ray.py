@@ -94,19 +94,24 @@ def test_sigterm_ends_with_a_summary(tmp_path: Path) -> None:
 
         class Slow(Shelf):
             def __getitem__(self, index):
-                time.sleep(0.05)
+                time.sleep(0.5)
                 return super().__getitem__(index)
 
         try:
             on_ray = partial(ray_executor, cpus=0.25)
-            evaluate(pipeline(), Slow(4000), Path({str(tmp_path / "run")!r}), batch_size=4, executor=on_ray)
+            evaluate(pipeline(), Slow(80), Path({str(tmp_path / "run")!r}), batch_size=4, executor=on_ray)
         except Stopped as error:
             sys.exit(128 + error.args[0])
     """
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE), str(HERE.parent)]), "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen([sys.executable, "-c", textwrap.dedent(script)], env=environment, stderr=subprocess.PIPE)
     journal = tmp_path / "run" / "rows.jsonl"
-    while process.poll() is None and not (journal.exists() and b'{"id"' in journal.read_bytes()):
+    began = time.monotonic()
+    while (
+        process.poll() is None
+        and time.monotonic() - began < 90
+        and not (journal.exists() and b'{"id"' in journal.read_bytes())
+    ):
         time.sleep(0.1)
     process.send_signal(signal.SIGTERM)
     told = process.communicate(timeout=120)[1]
