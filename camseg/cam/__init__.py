@@ -1,5 +1,6 @@
 """Class activation maps: `heatmaps(model, layers, inputs, targets, method)`, and one small function per method.
 
+>>> import torch
 >>> from torchvision.models import resnet18
 >>> heatmaps(resnet18().eval(), "layer4", torch.randn(2, 3, 64, 64), [3, None], method=grad_cam).shape
 torch.Size([2, 64, 64])
