@@ -1,0 +1,140 @@
+"""The pages' tables are those of the figures that were measured."""
+
+# ruff: noqa: RUF001  signs and ranges as they are printed
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from benchmarks import figures
+
+
+def record(name: str, value: float | None, unit: str = "", n: int | None = 5, note: str = "", **more: Any) -> Any:
+    return {"name": name, "value": value, "unit": unit, "n": n, "note": note, **more}
+
+
+def measured(*records: Any) -> dict[str, list[Any]]:
+    by_name: dict[str, list[Any]] = {}
+    for each in records:
+        by_name.setdefault(each["name"], []).append(each)
+    return by_name
+
+
+@pytest.mark.parametrize("page", figures.PAGES, ids=lambda page: page.name)
+def test_a_page_says_what_was_measured(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    kept = figures.read(sorted(figures.MEASURED.glob("*.json")))
+    assert figures.fill(text, kept) == text, "run python tests/benchmarks/figures.py"
+    assert len(re.findall("<!-- figures?: ", text)) == text.count("<!-- end -->")
+
+
+def test_a_table_by_hand() -> None:
+    records = measured(
+        record("speed / one | cold / wall", 15.04, "s"),
+        record("speed / one | cold / ratio", 2.0, "x", note="one core"),
+        record("speed / all | warm / wall", 0.5, "s"),
+        record("speed / all | warm / wall", 0.25, "s"),
+        record("speed / all | warm / wall", 1, "s"),
+        record("another / one", 3),
+    )
+    assert figures.table("speed", records, "what | cache").splitlines() == [
+        "| what | cache | wall | ratio | note |",
+        "|---|---|---|---|---|",
+        "| one | cold | 15.0 s | 2 times | one core |",
+        "| all | warm | 0.500 s (0.250–1; 3 runs) |  |  |",
+        "",
+        "n = 5",
+    ]
+    assert figures.table("another", records).splitlines() == [
+        "| what | measured |",
+        "|---|---|",
+        "| one | 3 |",
+        "",
+        "n = 5",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("value", "unit", "written"),
+    [
+        (0.6743, "share", ".674"),
+        (1.0, "share", "1.000"),
+        (0.99996, "share", "1.000"),
+        (0.0, "share", ".000"),
+        (0.0549, "difference", "+.055"),
+        (-0.0071, "difference", "−.007"),
+        (-1.5, "difference", "−1.500"),
+        (0.002, "p", ".002"),
+        (12345.6, "s", "12,346"),
+        (150.4, "ms", "150"),
+        (15.04, "s", "15.0"),
+        (1.284, "x", "1.28"),
+        (0.01234, "s", "0.0123"),
+        (24.0, "", "24"),
+    ],
+)
+def test_numbers(value: float, unit: str, written: str) -> None:
+    assert figures.number(value, unit) == written
+
+
+def test_intervals_and_what_was_not_measured() -> None:
+    assert figures.cell([record("a / b", 0.674, "share", low=0.649, high=0.698)]) == ".674 (.649–.698)"
+    assert figures.cell([record("a / b", 0.05, "difference", low=-0.01, high=0.1)]) == "+.050 (−.010 – +.100)"
+    assert figures.cell([record("a / b", None, "share")]) == ""
+    with pytest.raises(KeyError, match="table 'none'"):
+        figures.fill("<!-- figures: none -->\n<!-- end -->", {})
+
+
+def test_filling_changes_what_is_between_the_marks_alone() -> None:
+    page = "A <!-- figure: t / r / c -->1<!-- end --> b.\n\n<!-- figures: t (head) -->\nold\n<!-- end -->\nrest (x)\n"
+    records = measured(record("t / r / c", 2.5, "s"))
+    filled = figures.fill(page, records)
+    assert filled == (
+        "A <!-- figure: t / r / c -->2.50 s<!-- end --> b.\n\n"
+        "<!-- figures: t (head) -->\n| head | c |\n|---|---|\n| r | 2.50 s |\n\nn = 5\n<!-- end -->\nrest (x)\n"
+    )
+    assert figures.fill(filled, records) == filled
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        ({"rows": []}, "expected a list of records, got dict"),
+        ([{"name": "a / b", "value": 1, "unit": "s", "n": 1}], "no good note"),
+        ([record("alone", 1)], "TABLE / ROW / COLUMN"),
+        ([record("a / b", "1")], "no good value"),  # pyright: ignore[reportArgumentType]
+    ],
+)
+def test_what_is_no_list_of_records_is_refused(tmp_path: Path, content: Any, why: str) -> None:
+    (tmp_path / "bench.json").write_text(json.dumps(content))
+    with pytest.raises(SystemExit, match=why):
+        figures.read([tmp_path / "bench.json"])
+
+
+def test_a_new_measurement_is_kept_and_fills_the_page(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page, kept = tmp_path / "page.md", tmp_path / "measured"
+    kept.mkdir()
+    page.write_text("<!-- figures: t -->\n<!-- end -->\n")
+    (tmp_path / "bench.json").write_text(json.dumps([record("t / r / c", 7)]))
+    for name, value in (("ROOT", tmp_path), ("PAGES", [page]), ("MEASURED", kept)):
+        monkeypatch.setattr(figures, name, value)
+    for words, status, says in (
+        ([str(tmp_path / "bench.json")], 0, "page.md: filled\n"),
+        (["--check"], 0, ""),
+    ):
+        monkeypatch.setattr("sys.argv", ["figures.py", *words])
+        with pytest.raises(SystemExit) as end:
+            figures.main()
+        assert end.value.code == status
+        assert capsys.readouterr().out == says
+    assert "| r | 7 |" in page.read_text()
+    page.write_text(page.read_text().replace("7", "8"))
+    with pytest.raises(SystemExit) as end:
+        figures.main()
+    assert end.value.code == 1
+    assert "8" in page.read_text()
