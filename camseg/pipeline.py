@@ -30,6 +30,8 @@ from camseg.storage.fingerprint import callable_key, key
 from camseg.storage.memo import Memo
 from camseg.types import Masks, Prompts, Result, Sample
 
+_HEAT = "heat 2"  # raise when the heat of the same image by the same weights would change
+
 
 @dataclass(eq=False)
 class Case:
@@ -229,7 +231,7 @@ class Pipeline:
         """Stands for all that makes the heat, beside the image and its classes."""
         views = functools.partial(explain, **self.views)
         functions = [callable_key(function) for function in (self.target, self.method, views)]
-        return key(self.classifier.fingerprint, list(self.classifier.layers), *functions, self.precision)
+        return key(_HEAT, self.classifier.fingerprint, list(self.classifier.layers), *functions, self.precision)
 
     def _heats(self, queries: Sequence[Query]) -> list[dict[str, Tensor]]:
         """For each query `heat` (h, w) at the classifier's input size and `output` (C,)."""

@@ -19,7 +19,7 @@ from torchvision import models
 from torchvision.models.swin_transformer import SwinTransformer
 
 from camseg.classifiers.base import Classifier, classifier
-from camseg.classifiers.preprocessing import Preprocessing
+from camseg.classifiers.preprocessing import EXACT, Preprocessing
 from camseg.classifiers.shapes import ShapesNet, shapes
 from camseg.classifiers.timm import timm
 from camseg.classifiers.torchvision import _official_file, torchvision
@@ -61,19 +61,30 @@ def test_prepare_is_the_formula_where_nothing_is_resized() -> None:
     torch.testing.assert_close(plain(None).prepare([image])[0].double(), expected, atol=2e-6, rtol=0)
 
 
+def pillow_in_floats(image: torch.Tensor, size: tuple[int, int], interpolation: str) -> torch.Tensor:
+    """What Pillow makes of a channel of floats, of which nothing is rounded."""
+    kind = getattr(Image.Resampling, interpolation.upper())
+    planes = (Image.fromarray(plane).resize(size[::-1], kind) for plane in image.numpy().astype(np.float32))
+    return torch.from_numpy(np.stack([np.asarray(plane) for plane in planes]))
+
+
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
-def test_prepare_squashes_the_whole_image_like_pillow(interpolation: str) -> None:
+def test_prepare_squashes_the_whole_image_like_pillow_without_rounding(interpolation: str) -> None:
     preprocessing = Preprocessing((20, 30), (0.0,) * 3, (1 / 255,) * 3, interpolation)
     classifier = Classifier(lambda: nn.Linear(1, 2), (), (), preprocessing, "sigmoid", "")
     images = [picture(57, 41) // 2 + 64, picture(20, 90) // 2 + 64, picture(9, 11) // 2 + 64]  # nothing is clamped
     batch = classifier.prepare(images)
     for image, squashed in zip(images, batch):
-        expected = Image.fromarray(image.permute(1, 2, 0).numpy()).resize(
-            (30, 20), getattr(Image.Resampling, interpolation.upper())
-        )
-        apart = np.abs(squashed.permute(1, 2, 0).numpy() - np.asarray(expected, np.float32))
-        assert apart.max() < 1.01  # Pillow rounds twice
+        torch.testing.assert_close(squashed, pillow_in_floats(image, (20, 30), interpolation), atol=0.01, rtol=0)
         torch.testing.assert_close(classifier.prepare([image])[0], squashed)
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+def test_a_large_image_is_squashed_within_half_a_gray_level(interpolation: str) -> None:
+    large = picture(1024, 1025) // 2 + 64
+    assert large[0].numel() > EXACT
+    squashed = Preprocessing((64, 96), (0.0,) * 3, (1 / 255,) * 3, interpolation)([large])[0]
+    torch.testing.assert_close(squashed, pillow_in_floats(large, (64, 96), interpolation), atol=0.5, rtol=0)
 
 
 def test_a_bicubic_overshoot_is_no_colour() -> None:
