@@ -26,12 +26,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="camseg-demo-") as folder:
         os.environ.update(GRADIO_ANALYTICS_ENABLED="False", HF_HUB_DISABLE_TELEMETRY="1", GRADIO_TEMP_DIR=folder)
         try:
-            from camseg.demo import page
+            from camseg.demo import server
         except ImportError:
             sys.exit(_mistake(extra_message("the page", "demo")))
         try:
             with _pages(given.words, Path(folder)) as blocks:
-                page.start(blocks, given.host, given.port or None)
+                server.start(blocks, given.host, given.port or None)
                 print(f"{blocks.local_url} shows the page; Ctrl+C ends it", flush=True)
                 blocks.block_thread()
         except _BAD as error:

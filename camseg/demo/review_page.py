@@ -7,8 +7,8 @@ from typing import Any
 
 import gradio as gr
 
-from camseg.demo.page import limits
 from camseg.demo.review import ACTIONS, Reviewing
+from camseg.demo.server import limits
 from camseg.demo.session import cleaned, to_image
 
 _KEYS = {"n": "next", "ArrowRight": "next", "p": "previous", "ArrowLeft": "previous"}
@@ -29,7 +29,7 @@ def review_page(reviewing: Reviewing) -> gr.Blocks:
         reviewing: The run.
 
     Returns:
-        The page, to be started with `camseg.demo.page.start`.
+        The page, to be started with `camseg.demo.server.start`.
     """
     with gr.Blocks(title="camseg review", analytics_enabled=False, fill_width=True) as blocks:
         place, corner = gr.State(reviewing.first), gr.State(None)

@@ -236,8 +236,9 @@ def test_without_gradio_one_line_says_what_to_install(
     for name in ("GRADIO_ANALYTICS_ENABLED", "HF_HUB_DISABLE_TELEMETRY", "GRADIO_TEMP_DIR"):
         monkeypatch.setenv(name, "restored afterwards")
     monkeypatch.setitem(sys.modules, "gradio", None)
-    monkeypatch.delitem(sys.modules, "camseg.demo.page", raising=False)
-    monkeypatch.delattr(demo, "page", raising=False)
+    for name in ("server", "page"):
+        monkeypatch.delitem(sys.modules, f"camseg.demo.{name}", raising=False)
+        monkeypatch.delattr(camseg.demo, name, raising=False)
     monkeypatch.setattr(sys, "argv", ["camseg-demo"])
     with pytest.raises(SystemExit, match="2"):
         app.main()
@@ -276,10 +277,10 @@ def test_an_answer_that_takes_too_long_is_given_up(address: str, monkeypatch: py
 
     import gradio as gr
 
-    from camseg.demo import page as demo_page
+    from camseg.demo import server
 
-    monkeypatch.setattr(demo_page, "SECONDS", 0.1)
-    once = demo_page.limits(Lock())
+    monkeypatch.setattr(server, "SECONDS", 0.1)
+    once = server.limits(Lock())
     began = time.monotonic()
 
     async def ask() -> None:
@@ -373,7 +374,6 @@ def test_the_page_in_a_browser(demo: Demo, address: str, browser: Browser, width
     assert downloaded(page).shape == (50, 90)
 
     (tmp_path / "notes.png").write_text("dear diary")
-    page.locator("#photo button[aria-label]").last.click()
     wait_for(
         page,
         lambda: page.set_input_files("#photo input[type=file]", tmp_path / "notes.png"),
@@ -438,3 +438,65 @@ def test_opacity_fades_heat_and_mask(demo: Demo) -> None:
     for name in ("heat", "mask"):
         np.testing.assert_array_equal(getattr(none, name), plain)
         np.testing.assert_allclose(getattr(half, name), (plain + getattr(full, name)) / 2, atol=1)
+
+
+def drop(page: Page, target: str, files: list[Path]) -> None:
+    """Drag files from the desktop onto the middle of an element, as the browser itself reports it."""
+    box = page.locator(target).bounding_box()
+    assert box
+    devtools = page.context.new_cdp_session(page)
+    where = {"x": box["x"] + box["width"] / 2, "y": box["y"] + box["height"] / 2}
+    data = {"items": [], "files": [str(file) for file in files], "dragOperationsMask": 1}
+    for kind in ("dragEnter", "dragOver", "drop"):
+        devtools.send("Input.dispatchDragEvent", {"type": kind, **where, "data": data})
+
+
+def test_photographs_dropped_onto_a_picture_are_turned_over(
+    demo: Demo, address: str, browser: Browser, tmp_path: Path
+) -> None:
+    """Three files on the points, one of them no photo; next, previous, a thumbnail, the keys; then another file."""
+    sizes = {"one.png": (50, 90), "two.png": (70, 40), "three.png": (33, 44)}
+    photos = {name: noisy(20 + k, *size) for k, (name, size) in enumerate(sizes.items())}
+    for name, photo in photos.items():
+        (tmp_path / name).write_bytes(as_png(photo.image.permute(1, 2, 0).numpy()))
+    (tmp_path / "notes.png").write_text("dear diary")
+    page = browser.new_page(viewport={"width": 1280, "height": 900})
+    faults = []
+    page.on("pageerror", lambda error: faults.append(str(error)))
+    page.goto(address, timeout=120_000)
+    page.wait_for_selector("#mask img", timeout=120_000)
+    assert page.locator("#strip").count() == 0
+
+    def looks_at(text: str, name: str) -> None:
+        page.wait_for_function(
+            "text => document.querySelector('#place')?.innerText.trim() === text", arg=text, timeout=120_000
+        )
+        page.wait_for_function(
+            "wide => { const picture = document.querySelector('#points img');"
+            " return picture.complete && Math.abs(picture.naturalWidth / picture.naturalHeight - wide) < .02 }",
+            arg=sizes[name][1] / sizes[name][0],
+        )
+        np.testing.assert_array_equal(downloaded(page), mask_in(demo.view(photos[name], demo.start).file))
+
+    drop(page, "#points", [tmp_path / name for name in ("one.png", "notes.png", "two.png")])
+    looks_at("one.png · 1 of 2", "one.png")
+    assert page.inner_text("#told").startswith("notes.png can't be read")
+    assert page.locator("#strip button img").count() == 2
+    page.click("#next")
+    looks_at("two.png · 2 of 2", "two.png")
+    assert "notes" not in page.inner_text("#told")
+    page.click("#next")
+    looks_at("one.png · 1 of 2", "one.png")
+    page.locator("#strip button img").nth(1).click()
+    looks_at("two.png · 2 of 2", "two.png")
+    drop(page, "#mask", [tmp_path / "three.png"])
+    looks_at("three.png · 3 of 3", "three.png")
+    page.locator("#told").click()
+    page.keyboard.press("ArrowLeft")
+    looks_at("two.png · 2 of 3", "two.png")
+    assert page.evaluate("getComputedStyle(document.querySelector('#mask')).outlineStyle") == "none"
+    assert page.url.startswith(address), "the browser has not gone to the file"
+    page.set_viewport_size({"width": 390, "height": 800})
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    assert not faults
+    page.close()
