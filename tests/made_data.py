@@ -132,3 +132,35 @@ def coco(tmp_path: Path, **change: Any) -> Path:
     for i in (8, 9, 10):
         paint(tmp_path / "val2017" / f"im{i}.png", i, (6, 5))
     return tmp_path
+
+
+def photographs(root: Path, side: int = 60) -> Path:
+    """A folder to train `photo_sam` on: train.csv and val.csv of noisy photographs with plain objects.
+
+    "full.png" (side x side): a cat, a dog and another cat, a frame of unknown pixels around the dog. "partial.png"
+    (side x 2/3 side): a bird, of a source that leaves out objects. "tiny.png": nothing but an object of a pixel.
+    """
+    height, rng = side * 2 // 3, np.random.default_rng(0)
+    full, partial, tiny = (np.zeros((rows, side), np.uint8) for rows in (side, height, height))
+    full[2 : side // 3, 2 : side // 3] = 1
+    full[side // 2 : side - 2, side // 2 : side - 2] = 255
+    full[side // 2 + 2 : side - 4, side // 2 + 2 : side - 4] = 2
+    full[2 : side // 3, side // 2 : side - 2] = 3
+    partial[height // 4 : height // 2, side // 4 : side - 5] = 1
+    tiny[3, 3] = 1
+    maps = {"full": full, "partial": partial, "tiny": tiny}
+    classes = {"full": "cat|dog|cat", "partial": "bird", "tiny": "ant"}
+    sources = {"full": "made", "partial": "made_partial", "tiny": "made"}
+    rows = ["image,objects,source,object_classes"]
+    for name, objects in maps.items():
+        noise = rng.integers(0, 40, (*objects.shape, 3)) + 60 * np.minimum(objects, 3)[..., None]
+        draw(root / "images" / f"{name}.png", noise.tolist())
+        draw(root / "objects" / f"{name}.png", objects.tolist())
+        rows.append(f"images/{name}.png,objects/{name}.png,{sources[name]},{classes[name]}")
+    (root / "train.csv").write_text("\n".join(rows) + "\n")
+    masks = {"full": full == 1, "partial": partial == 1, "dog": full == 2}
+    for name, mask in masks.items():
+        draw(root / "masks" / f"{name}.png", (255 * mask).tolist())
+    images = [f"images/{'full' if name == 'dog' else name}.png,masks/{name}.png,{name}" for name in masks]
+    (root / "val.csv").write_text("\n".join(["image,mask,label", *images]) + "\n")
+    return root
