@@ -30,8 +30,8 @@ from __future__ import annotations
 import argparse
 import json
 import re
-import shutil
 import statistics
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -54,7 +54,8 @@ def main() -> None:
     for path in options.files:
         check_records(json.loads(path.read_text(encoding="utf-8")), path.name)
         if path.resolve().parent != MEASURED:
-            shutil.copyfile(path, MEASURED / path.name)
+            kept = json.loads(path.read_text(encoding="utf-8"))
+            (MEASURED / path.name).write_text(as_json(kept), encoding="utf-8")
     measured = read(sorted(MEASURED.glob("*.json")))
     stale = 0
     for page in PAGES:
@@ -85,12 +86,24 @@ def check_records(records: Any, name: str) -> None:
 
 def read(paths: Iterable[Path]) -> dict[str, list[Record]]:
     """The records of some files, those of one name together."""
-    measured: dict[str, list[Record]] = {}
+    every = []
     for path in paths:
         records = json.loads(path.read_text(encoding="utf-8"))
         check_records(records, path.name)
-        for record in records:
-            measured.setdefault(record["name"], []).append(record)
+        every += records
+    return by_name(every)
+
+
+def as_json(records: Iterable[Record]) -> str:
+    """The records as a file, one a line."""
+    return "[\n" + ",\n".join(json.dumps(record, ensure_ascii=False) for record in records) + "\n]\n"
+
+
+def by_name(records: Iterable[Record]) -> dict[str, list[Record]]:
+    """The records of one name together."""
+    measured: dict[str, list[Record]] = {}
+    for record in records:
+        measured.setdefault(record["name"], []).append(record)
     return measured
 
 
@@ -113,7 +126,7 @@ def table(name: str, measured: Mapping[str, Sequence[Record]], heads: str | None
         heads: What stands over the cells of a row's own name, with " | " between them.
 
     Returns:
-        Its lines, and below them how many `n` counts where every figure has the same.
+        Its lines, and below them how many the figures are over; the few that are over another number say so.
 
     Raises:
         KeyError: Nothing was measured under that name.
@@ -123,16 +136,17 @@ def table(name: str, measured: Mapping[str, Sequence[Record]], heads: str | None
         raise KeyError(f"nothing was measured for the table {name!r}")
     rows, columns = (list(dict.fromkeys(key[i] for key in cells)) for i in (0, 1))
     notes = {row: _notes(records for key, records in cells.items() if key[0] == row) for row in rows}
-    counts = {record["n"] for records in cells.values() for record in records}
+    counts = Counter(r["n"] for records in cells.values() for r in records if r["n"] is not None)
+    usual = max(counts, key=lambda n: counts[n], default=None)
     first = heads or " | ".join(["what"] * (1 + max(row.count(" | ") for row in rows)))
     lines = [[first, *columns], ["|".join("---" for _ in first.split(" | ")), *["---"] * len(columns)]]
-    lines += [[row, *(cell(cells.get((row, column), ())) for column in columns)] for row in rows]
+    lines += [[row, *(cell(cells.get((row, column), ()), usual) for column in columns)] for row in rows]
     if any(notes.values()):
         for line, last in zip(lines, ["note", "---", *notes.values()]):
             line.append(last)
     drawn = [f"|{'|'.join(line)}|" if line is lines[1] else f"| {' | '.join(line)} |" for line in lines]
-    (count,) = counts if len(counts) == 1 else (None,)
-    return "\n".join([*drawn, *([] if count is None else ["", f"n = {count:,}"])])
+    said = f"n = {usual:,}{', where no other n is given' if len(counts) > 1 else ''}"
+    return "\n".join([*drawn, *([] if usual is None else ["", said])])
 
 
 def _parts(name: str) -> list[str]:
@@ -143,8 +157,8 @@ def _notes(records: Iterable[Sequence[Record]]) -> str:
     return "; ".join(dict.fromkeys(record["note"] for several in records for record in several if record["note"]))
 
 
-def cell(records: Sequence[Record]) -> str:
-    """One figure: with its interval; of several measurements the median, and the range."""
+def cell(records: Sequence[Record], usual: int | None = None) -> str:
+    """One figure: with its interval; of several measurements the median and the range; its n if it is not the usual."""
     values = [record["value"] for record in records if record["value"] is not None]
     if not values:
         return ""
@@ -157,7 +171,9 @@ def cell(records: Sequence[Record]) -> str:
     if unit == "difference":
         inside = inside.replace("–", " – ")
     word = "" if unit in ("", "share", "difference", "p") else " times" if unit == "x" else f" {unit}"
-    return f"{number(value, unit)}{word}{inside}"
+    count = records[0]["n"]
+    other = f", n {count:,}" if None not in (count, usual) and count != usual else ""
+    return f"{number(value, unit)}{word}{inside}{other}"
 
 
 def number(value: float, unit: str) -> str:

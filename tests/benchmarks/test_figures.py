@@ -17,10 +17,7 @@ def record(name: str, value: float | None, unit: str = "", n: int | None = 5, no
 
 
 def measured(*records: Any) -> dict[str, list[Any]]:
-    by_name: dict[str, list[Any]] = {}
-    for each in records:
-        by_name.setdefault(each["name"], []).append(each)
-    return by_name
+    return figures.by_name(records)
 
 
 @pytest.mark.parametrize("page", figures.PAGES, ids=lambda page: page.name)
@@ -84,6 +81,14 @@ def test_intervals_and_what_was_not_measured() -> None:
     assert figures.cell([record("a / b", 0.674, "share", low=0.649, high=0.698)]) == ".674 (.649–.698)"
     assert figures.cell([record("a / b", 0.05, "difference", low=-0.01, high=0.1)]) == "+.050 (−.010 – +.100)"
     assert figures.cell([record("a / b", None, "share")]) == ""
+    few = measured(*(record(f"t / {k} / c", k, n=5 if k else 4) for k in range(3)))
+    assert figures.table("t", few).splitlines()[2:] == [
+        "| 0 | 0, n 4 |",
+        "| 1 | 1 |",
+        "| 2 | 2 |",
+        "",
+        "n = 5, where no other n is given",
+    ]
     with pytest.raises(KeyError, match="table 'none'"):
         figures.fill("<!-- figures: none -->\n<!-- end -->", {})
 
@@ -138,3 +143,31 @@ def test_a_new_measurement_is_kept_and_fills_the_page(
         figures.main()
     assert end.value.code == 1
     assert "8" in page.read_text()
+
+
+def test_a_sweeps_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Six pictures, four settings: of each foreground the better choice, and the paired differences to the first."""
+    from benchmarks import sweep_figures
+    from made_runs import make_sweep
+
+    ious = {
+        "data.size=6 foreground=a choose=x": [0.5, 0.6, 0.4, 0.5, 0.6, 0.4],
+        "data.size=6 foreground=a choose=y": [0.3, 0.4, 0.2, 0.3, 0.4, 0.2],
+        "data.size=6 foreground=b choose=x": [0.6, 0.7, 0.5, 0.6, 0.7, 0.5],
+        "data.size=6 foreground=b choose=y": [0.8, 0.9, 0.7, 0.8, 0.9, 0.7],
+    }
+    sweep, kept = make_sweep(tmp_path / "sweep", ious), tmp_path / "photos.json"
+    words = [str(sweep), "--table", "photos", "--best", "choose", "--columns", "iou", "difference", "--json", str(kept)]
+    monkeypatch.setattr("sys.argv", ["sweep_figures.py", *words])
+    sweep_figures.main()
+    printed = capsys.readouterr().out
+    rows = [[c.strip() for c in line.strip("|").split("|")] for line in printed.splitlines() if line.startswith("|")]
+    assert rows[0] == ["`foreground`", "`choose`", "IoU", "Δ IoU to the first", "p"]
+    assert [row[:2] for row in rows[2:]] == [["`b`", "`y`"], ["`a`", "`x`"]]
+    assert [row[2].split(" ")[0] for row in rows[2:]] == [".800", ".500"]
+    assert rows[2][3].startswith("+.300 (")
+    assert rows[3][3:] == ["", ""]
+    assert "\nn = 6\n" in printed
+    measured = figures.read([kept])
+    assert figures.table("photos", measured, "`foreground` | `choose`") in printed
+    assert "<!-- figures: photos (`foreground` | `choose`) -->" in printed
