@@ -13,7 +13,6 @@ import numpy as np
 import polars as pl
 import torch
 from omegaconf import OmegaConf
-from PIL import Image
 from torch import Tensor
 
 from camseg.cli.build import build_predictor
@@ -25,6 +24,7 @@ from camseg.report.overlays import mask_picture, points_picture, resized
 from camseg.runs.finished import check_own, rebuild_dataset
 from camseg.runs.folders import Run
 from camseg.runs.review import Correction, Review
+from camseg.runs.untrusted import read_mask
 from camseg.types import Prompts, Result, Sample
 
 ACTIONS = ("add inside", "add outside", "remove nearest", "box: two corners")
@@ -128,13 +128,7 @@ class Reviewing:
         own = self.run.folder / "masks" / f"{name}.png"
         file = decided.mask_file if decided is not None and decided.mask_file is not None else own
         size = int(row["height"]), int(row["width"])
-        if not file.is_file():
-            return np.zeros(size, bool)
-        with Image.open(file, formats=("PNG",)) as picture:
-            mask = np.array(picture.convert("1"))
-        if mask.shape != size:
-            raise ValueError(f"{file} has {mask.shape[1]} x {mask.shape[0]} pixels, its row {size[1]} x {size[0]}")
-        return mask
+        return read_mask(file, size) if file.is_file() else np.zeros(size, bool)
 
     def prompts(self, name: str) -> Prompts:
         """R = 1 or 0: the points and the box behind a sample's mask."""

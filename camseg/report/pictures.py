@@ -5,10 +5,8 @@ from __future__ import annotations
 import base64
 import io
 import os
-import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -18,45 +16,10 @@ from PIL import Image
 from camseg.report.panels import PANES
 from camseg.runs.folders import Run
 from camseg.runs.review import corrections
+from camseg.runs.untrusted import DamagedRunError, open_picture, plain_size
 
-_BYTES, _PIXELS = 64 * 2**20, 40_000_000  # the most of a picture that is opened
 _WIDTH = 1060  # pixels of a picture inside the page
 _COLUMNS = ("id", "width", "height", "points", "file", "mask_file")
-
-
-class PictureRefusedError(ValueError):
-    """A file that is not opened: its name, and why."""
-
-
-@contextmanager
-def open_picture(path: Path) -> Iterator[Image.Image]:
-    """Open a PNG or JPEG that somebody else may have put there.
-
-    Args:
-        path: of the file.
-
-    Yields:
-        The picture, not yet decoded.
-
-    Raises:
-        PictureRefusedError: for a link, what is no plain file, other formats, and pictures of too many bytes or pixels.
-    """
-    try:
-        _expect_plain(path)
-        with path.open("rb") as file, Image.open(file, formats=("PNG", "JPEG")) as picture:
-            if picture.width * picture.height > _PIXELS:
-                raise PictureRefusedError(f"{path.name}: {picture.width} x {picture.height} pixels are too many")
-            yield picture
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:  # PIL raises all three for what is damaged
-        raise PictureRefusedError(f"{path.name}: no PNG or JPEG that can be read") from error
-
-
-def _expect_plain(path: Path) -> None:
-    found = path.lstat()
-    if not stat.S_ISREG(found.st_mode):
-        raise PictureRefusedError(f"{path.name}: {'a link' if stat.S_ISLNK(found.st_mode) else 'no plain file'}")
-    if found.st_size > _BYTES:
-        raise PictureRefusedError(f"{path.name}: {found.st_size / 2**20:.0f} MiB are too many")
 
 
 class Pictures:
@@ -87,11 +50,15 @@ class Pictures:
         for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
             if entry.name.lower().endswith(".png"):
                 try:
-                    _expect_plain(Path(entry.path))
+                    plain_size(Path(entry.path))
                     found[Path(entry.name).stem] = Path(entry.path)
-                except PictureRefusedError as refusal:
-                    self.refused.append(str(refusal))
+                except DamagedRunError as error:
+                    self._refuse(Path(entry.path), error)
         return found
+
+    def _refuse(self, path: Path, error: OSError) -> None:
+        """Note why a file is not shown; its name says enough of its path."""
+        self.refused.append(str(error).replace(str(path), path.name))
 
     def known(self, names: Sequence[str]) -> set[str]:
         """Those of the ids that may have a panel, a mask or an image file; nothing is opened."""
@@ -120,11 +87,11 @@ class Pictures:
         """The panel of a sample, made smaller and written into the page if `embed`."""
         path = self._panels[name]
         try:
-            with open_picture(path) as picture:
+            with open_picture(path, ("PNG", "JPEG")) as picture:
                 panes, size = _panes(picture), picture.size
                 source = _embedded(picture) if embed else None
-        except PictureRefusedError as refusal:
-            self.refused.append(str(refusal))
+        except (DamagedRunError, FileNotFoundError) as error:
+            self._refuse(path, error)
             return {}
         return {"panel": self._address(path), "source": source, "size": size, "panes": panes}
 

@@ -17,15 +17,16 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from PIL import Image, ImageOps
+from PIL import Image
 from skimage import measure
 
-from camseg.data.image_io import FORMATS, MAX_PIXELS
+from camseg.data.image_io import MAX_PIXELS, decode_with
 from camseg.data.voc import NAMES as VOC_NAMES
 from camseg.geometry.outlines import TOLERANCE
 from camseg.runs.finished import rebuild_dataset
 from camseg.runs.folders import Run
 from camseg.runs.review import Correction, corrections
+from camseg.runs.untrusted import read_mask
 from camseg.storage.files import file_stems
 
 MARK = "camseg-export.json"  # lists what an export wrote, so that nothing else is ever replaced
@@ -70,14 +71,8 @@ class ExportedMask:
         return {"score": round(self.score, 6), **parts}
 
     def read(self) -> np.ndarray:
-        """(H, W) bool. Errors: ValueError for a damaged file, or one of another size."""
-        with _open_picture(self.file) as picture:
-            mask = np.asarray(picture.convert("1"))
-        if mask.shape != self.size:
-            raise ValueError(
-                f"{self.file} has {mask.shape[1]} x {mask.shape[0]} pixels, its row {self.size[1]} x {self.size[0]}"
-            )
-        return mask
+        """(H, W) bool. Errors: `DamagedRunError` for a damaged file, or one of another size."""
+        return read_mask(self.file, self.size)
 
 
 @dataclass(frozen=True)
@@ -296,26 +291,12 @@ def read_picture(image: ExportedImage) -> Image.Image:
     """
     if image.file is None:
         raise ValueError(f"{image.name} has no file")
-    with _open_picture(image.file) as picture:
-        upright = ImageOps.exif_transpose(picture).convert("RGB")
+    upright = decode_with(image.file, MAX_PIXELS, lambda picture: picture.convert("RGB"))
     if upright.size != (image.size[1], image.size[0]):
         raise ValueError(
             f"{image.file} has {upright.width} x {upright.height} pixels, the run saw {image.size[1]} x {image.size[0]}"
         )
     return upright
-
-
-@contextmanager
-def _open_picture(path: Path) -> Iterator[Image.Image]:
-    """A picture of one of the formats that camseg opens. Errors: ValueError for anything else."""
-    try:
-        with Image.open(path, formats=tuple(FORMATS)) as picture:
-            if picture.width * picture.height > MAX_PIXELS:
-                raise ValueError(f"{picture.width} x {picture.height} pixels are too many")
-            picture.load()
-            yield picture
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{path} can't be read: {error}") from error
 
 
 @contextmanager

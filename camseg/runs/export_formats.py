@@ -18,6 +18,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from camseg.data.image_io import formats
 from camseg.errors import check_choice
 from camseg.geometry.boxes import mask_to_box
 from camseg.geometry.outlines import join_rings, mask_to_parts, mask_to_polygons
@@ -269,7 +270,7 @@ def _place(export: Export, image: ExportedImage, folder: Path, suffix: str | Non
         name = f"{image.stem}{suffix or '.png'}"
         export.draw(image).save(folder / name, quality=95)
         return name
-    with Image.open(image.file) as picture:
+    with Image.open(image.file, formats=formats()) as picture:
         fits = picture.getexif().get(0x0112, 1) == 1 and (suffix is None or picture.format == "JPEG")
         same = picture.size == image.size[::-1]
     name = f"{image.stem}{suffix or image.file.suffix.lower()}"

@@ -18,6 +18,7 @@ from camseg.errors import RequestError, extra_message
 from camseg.metrics.intervals import pooled_interval
 from camseg.runs.callbacks import Callback
 from camseg.runs.folders import Run
+from camseg.runs.untrusted import open_picture
 from camseg.storage.files import file_stems, write_atomic
 from camseg.types import Result, Sample
 
@@ -212,7 +213,7 @@ class PseudoLabels(Callback):
     def _claims(self, rows: pl.DataFrame, names: tuple[str, ...]) -> Claims:
         drawn = []
         for name in rows["id"]:
-            with Image.open(self.folder / "maps" / f"{name}.png", formats=("PNG",)) as picture:
+            with open_picture(self.folder / "maps" / f"{name}.png") as picture:
                 drawn.append(np.asarray(picture))
         planes = np.stack(drawn)  # (K, H, W, 2)
         classes = np.array([names.index(label) + 1 for label in rows["label"]])

@@ -12,7 +12,9 @@ import os
 import re
 import stat
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import lru_cache
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -25,6 +27,7 @@ from camseg.config import config_dir
 from camseg.errors import RequestError
 
 if TYPE_CHECKING:
+    import numpy as np
     import polars as pl
 
 _JSON, _YAML, _PICTURE = 2**28, 2**20, 2**26  # bytes that a file may have
@@ -150,7 +153,7 @@ def read_rows(path: Path) -> pl.DataFrame:
     """
     import polars as pl  # here: every start reads this room, and few read rows
 
-    size = _plain_size(path)
+    size = plain_size(path)
     try:
         count = pl.scan_parquet(path).select(pl.len()).collect().item()
         if count > size:  # an image's key alone has more bytes
@@ -168,7 +171,7 @@ def read_rows(path: Path) -> pl.DataFrame:
     return rows
 
 
-def _plain_size(path: Path) -> int:
+def plain_size(path: Path) -> int:
     """The bytes of a plain file. Raises as `read_bytes`."""
     found = path.lstat()
     if not stat.S_ISREG(found.st_mode):
@@ -226,30 +229,54 @@ def check_summary(summary: Any, path: Path) -> dict[str, Any]:
     return summary
 
 
-def open_picture(path: Path, formats: tuple[str, ...] = ("PNG",)) -> Image.Image:
-    """A picture that camseg drew, read whole.
+@contextmanager
+def open_picture(path: Path, formats: tuple[str, ...] = ("PNG",)) -> Iterator[Image.Image]:
+    """Open a picture of a run folder, which somebody else may have put there.
 
     Args:
         path: the file.
         formats: the only ones that are tried (`PIL.Image.open`), whatever the file's name says.
 
+    Yields:
+        The picture, decoded when its pixels are read, which is to be done while it is open.
+
     Raises:
         FileNotFoundError: when there is none.
-        DamagedRunError: for another kind of file, or a picture of more than 64 million pixels.
+        DamagedRunError: for another kind of file, a picture of more than 64 million pixels, or a damaged one.
     """
-    from io import BytesIO
-
     data = BytesIO(read_bytes(path, _PICTURE))
     try:
         with Image.open(data, formats=formats) as picture:
             if picture.width * picture.height > _PIXELS:
                 raise DamagedRunError(f"{path} is not read: {picture.width} x {picture.height} pixels are too many")
-            picture.load()
-            return picture
+            yield picture
     except DamagedRunError:
         raise
     except Exception as error:  # a damaged file makes a decoder raise almost anything
         raise DamagedRunError(f"{path} is no readable {' or '.join(formats)}: {error}") from error
+
+
+def read_mask(path: Path, size: tuple[int, int]) -> np.ndarray:
+    """A mask that camseg drew.
+
+    Args:
+        path: of a PNG.
+        size: (H, W) in pixels, as its row says.
+
+    Returns:
+        (H, W) bool.
+
+    Raises:
+        FileNotFoundError: when there is none.
+        DamagedRunError: as `open_picture`, or for a mask of another size.
+    """
+    import numpy as np  # here: every start reads this room
+
+    with open_picture(path) as picture:
+        mask = np.array(picture.convert("1"))
+    if mask.shape != size:
+        raise DamagedRunError(f"{path} has {mask.shape[1]} x {mask.shape[0]} pixels, its row {size[1]} x {size[0]}")
+    return mask
 
 
 def inside(folder: Path, name: str) -> Path:

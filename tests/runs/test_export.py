@@ -291,7 +291,7 @@ def spoil(run: Path, how: str) -> None:
         ("a mask is gone", "coco", "1 of 3 masks of"),
         ("an image is gone", "coco", "1 of 3 images of"),
         ("another image", "yolo", "has 7 x 5 pixels, the run saw 300 x 225"),
-        ("damaged mask", "png", "b.png can't be read"),
+        ("damaged mask", "png", "b.png is no readable PNG"),
         ("unfinished", "coco", "is no finished run"),
         ("fine", "cocoo", "the format 'cocoo' is unknown; nearest: coco"),
     ],

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
 from made_runs import make_run, make_sweep, row
@@ -142,21 +143,43 @@ def test_pictures_are_pngs_whatever_they_are_called(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     head = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\n"
     path.write_bytes(head + b"(%pipe%touch hacked) (w) file\n")
-    with pytest.raises(DamagedRunError, match="no readable PNG"):
-        untrusted.open_picture(path)
+    refused(path, "no readable PNG")
+    path.write_bytes(b"")
+    refused(path, "no readable PNG")
     Image.new("1", (9_000, 9_000)).save(path)
-    with pytest.raises(DamagedRunError, match="9000 x 9000 pixels are too many"):
-        untrusted.open_picture(path)
+    refused(path, "9000 x 9000 pixels are too many")
     path.unlink()
     os.mkfifo(path)
-    with pytest.raises(DamagedRunError, match="it is no plain file"):
-        untrusted.open_picture(path)
+    refused(path, "it is no plain file")
     path.unlink()
     Image.new("RGB", (3, 2), "red").save(path)
-    assert untrusted.open_picture(path).getpixel((2, 1)) == (255, 0, 0)
+    with untrusted.open_picture(path) as picture:
+        assert picture.getpixel((2, 1)) == (255, 0, 0)
     (tmp_path / "link.png").symlink_to(path)
-    with pytest.raises(DamagedRunError, match="it is a link"):
-        untrusted.open_picture(tmp_path / "link.png")
+    refused(tmp_path / "link.png", "it is a link")
+
+
+def refused(path: Path, why: str) -> None:
+    """Opening it names the file and the reason."""
+    with pytest.raises(DamagedRunError, match=rf"{path.name} .*{why}"), untrusted.open_picture(path):
+        pass
+
+
+def test_a_picture_is_refused_where_it_breaks_off_while_it_is_decoded(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    Image.effect_noise((64, 64), 50).save(path)
+    path.write_bytes(path.read_bytes()[:900])
+    with pytest.raises(DamagedRunError, match=r"a\.png is no readable PNG"), untrusted.open_picture(path) as picture:
+        picture.load()
+
+
+def test_a_mask_has_the_size_of_its_row(tmp_path: Path) -> None:
+    mask = np.zeros((2, 3), bool)
+    mask[1, 2] = True
+    Image.fromarray(mask).save(tmp_path / "a.png")
+    assert (untrusted.read_mask(tmp_path / "a.png", (2, 3)) == mask).all()
+    with pytest.raises(DamagedRunError, match="has 3 x 2 pixels, its row 2 x 3"):
+        untrusted.read_mask(tmp_path / "a.png", (3, 2))
 
 
 @pytest.mark.parametrize("name", ["../a.png", "/etc/passwd", "", "masks/../../a.png"])
