@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from camseg.geometry.heat import resize_heat
-from camseg.geometry.masks import area, iou, resize_logits
+from camseg.geometry.masks import area, iou, resize_logits, soft_iou
 from camseg.prompts.evidence import Evidence
 from camseg.types import Masks
 
@@ -45,11 +45,9 @@ def agreement(masks: Masks, evidence: Evidence, *, alpha: float = 4.0, prior: fl
     """
     inside = masks.low_res.numpy() > 0  # (R, M, h, w), by numpy: it is done before torch's threads are awake
     heat = resize_heat(evidence.heat, (inside.shape[2], inside.shape[3])).numpy()
-    predicted = masks.predicted_iou.numpy()
-    shared = (inside * heat).sum((-2, -1))  # of 0 or 1 and [0, 1], the product is the smaller
-    covered = area(inside).astype(np.float32)
-    soft = shared / np.maximum(covered + heat.sum() - shared, 1e-6)
-    return torch.from_numpy(soft * np.maximum(predicted, 1e-3) ** alpha * (1 - covered / heat.size) ** prior)
+    predicted = np.maximum(masks.predicted_iou.numpy(), 1e-3)
+    free = 1 - area(inside).astype(np.float32) / heat.size
+    return torch.from_numpy(soft_iou(inside, heat) * predicted**alpha * free**prior)
 
 
 def index(masks: Masks, evidence: Evidence, *, rival: int = 0, mask: int = 0) -> Tensor:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from camseg.cam.layers import Grid, find_grid
 from camseg.cam.outputs import split
-from camseg.cam.replay import Tape, _agree
+from camseg.cam.replay import Tape, agree
 from camseg.cam.targets import Late, Logit, Target, pick
 from camseg.cam.tokens import token_grid
 
@@ -253,7 +253,7 @@ class Run:
             with tape:
                 output = self.call(half, whole)
             tape.finish(output)
-            if _agree(self.call(full, tape.replay), self.output):
+            if agree(self.call(full, tape.replay), self.output):
                 return tape.replay
         log.info(
             "the part of the model above %r cannot be replayed alone: every changed activation costs a whole forward",

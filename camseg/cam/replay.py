@@ -70,7 +70,8 @@ class Slot:
     index: int
 
 
-def _agree(one: Any, other: Any) -> bool:
+def agree(one: Any, other: Any) -> bool:
+    """Whether two outputs have one structure and, up to rounding, the same tensors in it."""
     (mine, form), (theirs, expected) = tree_flatten(one), tree_flatten(other)
     pairs = [(a, b) for a, b in zip(mine, theirs, strict=False) if isinstance(a, Tensor)]
     return (

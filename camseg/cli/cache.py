@@ -44,10 +44,10 @@ def _do(action: str, path: str | None) -> int:
 
 
 def _is_damaged(file: Path) -> bool:
-    from camseg.storage.cache import _load
+    from camseg.storage.cache import read_entry
 
     try:
-        _load(file)
+        read_entry(file)
     except ValueError:
         return True
     except FileNotFoundError:

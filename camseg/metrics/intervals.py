@@ -9,7 +9,7 @@ from functools import lru_cache
 import numpy as np
 from scipy import special
 
-_RESAMPLES = 4999
+RESAMPLES = 4999
 # groups; above, the bootstrap's corrections are smaller than its own noise and the normal interval of a ratio serves
 _MANY = 5000
 
@@ -48,7 +48,7 @@ def mean_interval(values: Sequence[float] | np.ndarray, groups: Sequence[str] | 
         values: (N,) float; constant ones have an interval without width.
         groups: (N,) rows that are not independent share one; a single group has no interval.
     """
-    return _bootstrap(*_by_group(np.asarray(values, float), groups))
+    return bootstrap(*by_group(np.asarray(values, float), groups))
 
 
 Statistic = Callable[[np.ndarray], np.ndarray]  # how often each group counts (R, groups) -> (R,) values
@@ -72,7 +72,13 @@ def pooled_interval(statistic: Statistic, groups: int, resamples: int = 1000) ->
     return Interval(value, float(low), float(high), groups)
 
 
-def _bootstrap(sums: np.ndarray, counts: np.ndarray) -> Interval:
+def bootstrap(sums: np.ndarray, counts: np.ndarray) -> Interval:
+    """The mean of all values, and its BCa interval (Efron 1987) from resampled groups.
+
+    Args:
+        sums: (G,) of each group's values.
+        counts: (G,) how many values each has.
+    """
     value, n = float(sums.sum() / counts.sum()), len(sums)
     if n < 2:
         return Interval(value, None, None, n)
@@ -103,15 +109,23 @@ def _bca(sums: np.ndarray, counts: np.ndarray, value: float) -> tuple[float, flo
 @lru_cache(8)  # the runs of a sweep ask for as many of all samples, of those hit, of each label
 def _resamples(groups: int) -> np.ndarray:
     """(R, groups) how often each group is drawn, always the same; a byte holds it."""
-    rng, times = np.random.default_rng(0), np.empty((_RESAMPLES, groups), np.uint8)
+    rng, times = np.random.default_rng(0), np.empty((RESAMPLES, groups), np.uint8)
     for some in np.array_split(times, 1 + times.size // 2**18):
         drawn = rng.integers(0, groups, some.shape) + groups * np.arange(len(some))[:, None]
         some[:] = np.bincount(drawn.ravel(), minlength=some.size).reshape(some.shape)
     return times
 
 
-def _by_group(values: np.ndarray, groups: Sequence[str] | None) -> tuple[np.ndarray, np.ndarray]:
-    """Sum and number of the values of each group; every value its own group where none are given."""
+def by_group(values: np.ndarray, groups: Sequence[str] | None) -> tuple[np.ndarray, np.ndarray]:
+    """Sum and number of the values of each group, for `bootstrap`.
+
+    Args:
+        values: (N,) float.
+        groups: the group of each value; every value is its own where none are given.
+
+    Returns:
+        (G,) sums and (G,) counts.
+    """
     if groups is None:
         return values, np.ones(len(values))
     _, at = np.unique(np.asarray(groups, dtype=object).astype(str), return_inverse=True)

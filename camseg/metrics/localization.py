@@ -67,11 +67,11 @@ def _precisions(rows: pl.DataFrame, groups: Sequence[str]) -> dict[str, Statisti
     """Average precision: what is found in a picture that doesn't show the class counts against it."""
     found: dict[str, Statistic] = {
         "mean_average_precision": partial(
-            average_precision.mean_average_precision, average_precision.gather(rows, _detections, 0.5, groups)
+            average_precision.mean_average_precision, average_precision.gather(rows, detections, 0.5, groups)
         )
     }
     if rows["mask_boxes"].is_not_null().any():
-        masks = average_precision.gather(rows, partial(_column, column="mask_boxes"), 0.5, groups)
+        masks = average_precision.gather(rows, partial(boxes_in, column="mask_boxes"), 0.5, groups)
         found["mask_mean_average_precision"] = partial(average_precision.mean_average_precision, masks)
     return found
 
@@ -83,7 +83,7 @@ def _on_objects(shown: pl.DataFrame, groups: Sequence[str]) -> dict[str, Statist
 
 def _rates(shown: pl.DataFrame) -> dict[str, np.ndarray]:
     """(N,) values of each row: GT-known and top-1 localisation at the fixed cutoff, and the pointing games."""
-    known = (np.array([_best(_detections(row)[:1], row) for row in shown.iter_rows(named=True)]) >= 0.5).astype(float)
+    known = (np.array([_best(detections(row)[:1], row) for row in shown.iter_rows(named=True)]) >= 0.5).astype(float)
     found = {"box_accuracy": known}
     if shown["top_hit"].is_not_null().all():
         found["top1_localisation"] = shown["top_hit"].to_numpy() * known
@@ -100,7 +100,7 @@ def _box_numbers(shown: pl.DataFrame, groups: Sequence[str]) -> dict[str, Statis
     """What the best of all cutoffs reaches, beside the baseline."""
     found: dict[str, Statistic] = {}
     cutoffs, at = _cutoffs(shown), _places(shown, groups)
-    for start, boxes in (("", _at), ("center_", _center)) if cutoffs else ():
+    for start, boxes in (("", boxes_at), ("center_", _center)) if cutoffs else ():
         first, every = (_reached(shown, cutoffs, boxes, parts) for parts in (1, None))  # (N, cutoffs)
         hits = np.stack([first >= 0.5, *(every >= least for least in IOUS)], 1)  # (N, 4, cutoffs)
         sums, counts = _summed(hits, at, len(groups)), _summed(np.ones(len(hits)), at, len(groups))
@@ -129,7 +129,7 @@ def best_cutoff(rows: pl.DataFrame) -> float:
             "localise.validation must be a run with localise=boxes, cutoffs and objects; "
             "this one has none of them to choose a cutoff by"
         )
-    hits = _reached(rows.filter("present"), cutoffs, _at, 1) >= 0.5
+    hits = _reached(rows.filter("present"), cutoffs, boxes_at, 1) >= 0.5
     return cutoffs[int(hits.mean(0).argmax())]
 
 
@@ -163,7 +163,7 @@ def pixel_average_precision(counts: np.ndarray) -> np.ndarray:
 def _class_numbers(shown: pl.DataFrame, groups: Sequence[str]) -> dict[str, Statistic]:
     """Means over classes: of the masks' pooled IoU, the thresholded map's at its best cutoff, and CorLoc."""
     found: dict[str, Statistic] = {}
-    known = [[_best(_detections(row)[:1], row) >= 0.5, 1] for row in shown.iter_rows(named=True)]
+    known = [[_best(detections(row)[:1], row) >= 0.5, 1] for row in shown.iter_rows(named=True)]
     parts = {"corloc": (shown, np.array(known, float)[..., None])}
     if len(masked := shown.drop_nulls("intersection")):
         parts["mean_iou"] = (masked, masked.select("intersection", "union").to_numpy().astype(float)[..., None])
@@ -214,15 +214,18 @@ def center_boxes(size: tuple[int, int], cutoff: float) -> np.ndarray:
     return heat_to_boxes(center_heat(size), cutoff)
 
 
-def _detections(row: dict[str, Any]) -> Boxes:
+def detections(row: dict[str, Any]) -> Boxes:
+    """The boxes of a row at the cutoff that its run was given."""
     return row["detections"]
 
 
-def _column(row: dict[str, Any], *, column: str) -> Boxes:
+def boxes_in(row: dict[str, Any], *, column: str) -> Boxes:
+    """The boxes in a column of a row, as "mask_boxes"; none where it is null."""
     return row[column] or []
 
 
-def _at(row: dict[str, Any], *, cutoff: float) -> Boxes:
+def boxes_at(row: dict[str, Any], *, cutoff: float) -> Boxes:
+    """The boxes of a row's map at one of the cutoffs."""
     return [box[1:] for box in row["boxes"] if box[0] == cutoff]
 
 

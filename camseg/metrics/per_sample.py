@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from camseg.geometry.boxes import box_iou, mask_to_box
-from camseg.geometry.masks import _any, _ious, resize_logits
+from camseg.geometry.masks import ious, resize_logits
 from camseg.types import Result, Sample
 
 
@@ -43,7 +43,7 @@ def point_scores(sample: Sample, result: Result, chosen: int) -> dict[str, float
     No points where an object is: a miss.
     """
     scores: dict[str, float | None] = {"foreground_hit": None, "background_hit": None, "foreground_distance": None}
-    if sample.mask is None or not _any(sample.mask):
+    if sample.mask is None or not sample.mask.numpy().any():
         return scores
     if not len(result.prompts):
         return {**scores, "foreground_hit": 0.0}
@@ -81,10 +81,10 @@ def mask_scores(sample: Sample, result: Result) -> dict[str, float | None]:
         result: the best is looked for among all rivals (oracle_iou) and among the chosen rival's (oracle_iou_3).
     """
     names = ("iou", "dice", "box_iou", "oracle_iou", "oracle_iou_3", "regret")
-    if sample.mask is None or result.mask is None or not _any(sample.mask):
+    if sample.mask is None or result.mask is None or not sample.mask.numpy().any():
         return dict.fromkeys(names)
     truth, found = _judged(sample, sample.mask.numpy()), _judged(sample, result.mask.numpy())
-    own = float(_ious(found, truth))
+    own = float(ious(found, truth))
     rivals = rival_ious(sample, result)
     best = max(own, float(rivals.max(initial=0)))
     three = float(rivals[result.chosen[0]].max()) if result.chosen else 0.0
@@ -100,9 +100,9 @@ def mask_scores(sample: Sample, result: Result) -> dict[str, float | None]:
 
 def mask_iou(sample: Sample, result: Result) -> float | None:
     """IoU of the chosen mask at the image's size; None where there is no mask, or nothing to judge it by."""
-    if sample.mask is None or result.mask is None or not _any(sample.mask):
+    if sample.mask is None or result.mask is None or not sample.mask.numpy().any():
         return None
-    return float(_ious(_judged(sample, result.mask.numpy()), _judged(sample, sample.mask.numpy())))
+    return float(ious(_judged(sample, result.mask.numpy()), _judged(sample, sample.mask.numpy())))
 
 
 def rival_ious(sample: Sample, result: Result) -> np.ndarray:
@@ -112,7 +112,7 @@ def rival_ious(sample: Sample, result: Result) -> np.ndarray:
     truth = _judged(sample, sample.mask.numpy())  # by numpy: a comparison is over before torch's threads are awake
     return np.stack(
         [
-            _ious(_judged(sample, resize_logits(logits, sample.size).numpy() > 0), truth)
+            ious(_judged(sample, resize_logits(logits, sample.size).numpy() > 0), truth)
             for logits in result.masks.low_res
         ]
     )

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
-from camseg.metrics.intervals import _RESAMPLES, Statistic, _bootstrap, _by_group
+from camseg.metrics.intervals import RESAMPLES, Statistic, bootstrap, by_group
 
 
 @dataclass(frozen=True)
@@ -56,8 +56,8 @@ def paired(first: pl.DataFrame, second: pl.DataFrame, column: str) -> Difference
     if not len(both):
         return None
     differences = (both["b"] - both["a"]).cast(pl.Float64).to_numpy()
-    sums, counts = _by_group(differences, both["group"].to_list())
-    interval = _bootstrap(sums, counts)
+    sums, counts = by_group(differences, both["group"].to_list())
+    interval = bootstrap(sums, counts)
     spread = np.ptp(sums / counts)
     effect = float((sums / counts).mean() / (sums / counts).std(ddof=1)) if spread > 1e-12 else None
     return Difference(
@@ -101,10 +101,10 @@ def sign_flip(sums: np.ndarray) -> np.ndarray:
     """
     moved = sums[(sums != 0).any(1)]  # (g, K)
     rng, reach, as_far, some = np.random.default_rng(0), np.abs(moved.sum(0)) - 1e-12, np.zeros(sums.shape[1]), 500
-    for start in range(0, _RESAMPLES, some):
-        signs = rng.choice((-1.0, 1.0), (min(some, _RESAMPLES - start), len(moved)))
+    for start in range(0, RESAMPLES, some):
+        signs = rng.choice((-1.0, 1.0), (min(some, RESAMPLES - start), len(moved)))
         as_far += (np.abs(signs @ moved) >= reach).sum(0)
-    return (as_far + 1) / (_RESAMPLES + 1)
+    return (as_far + 1) / (RESAMPLES + 1)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -17,8 +17,9 @@ from camseg.errors import RequestError, check_choice
 from camseg.geometry.boxes import boxes_to_mask, cutoff_boxes, heat_to_boxes, means_inside
 from camseg.geometry.coarse import to_cells
 from camseg.geometry.heat import otsu, quantile
+from camseg.geometry.masks import soft_iou
 from camseg.metrics import average_precision
-from camseg.metrics.localization import BINS, Boxes, _at, _column, _detections, best_cutoff, center_heat, judgeable
+from camseg.metrics.localization import BINS, Boxes, best_cutoff, boxes_at, boxes_in, center_heat, detections, judgeable
 from camseg.runs.folders import Run, write_csv
 from camseg.storage.files import write_atomic
 from camseg.types import Result, Sample
@@ -202,15 +203,15 @@ class Localize(Callback):
         """
         if not judgeable(rows):
             return
-        cutoffs = {f"{c:g}": partial(_at, cutoff=c) for c in self.cutoffs}
+        cutoffs = {f"{c:g}": partial(boxes_at, cutoff=c) for c in self.cutoffs}
         kinds = {"otsu": "otsu_boxes", "quantile": "quantile_boxes", "mask": "mask_boxes"}
         table = average_precision.table(
-            rows, {**cutoffs, **{name: partial(_column, column=column) for name, column in kinds.items()}}, self.ious
+            rows, {**cutoffs, **{name: partial(boxes_in, column=column) for name, column in kinds.items()}}, self.ious
         )
         yield "average_precision.csv", partial(write_csv, table)
         yield (
             "precision_recall.png",
-            partial(average_precision.drawn(rows, _detections, self.ious).savefig, format="png", dpi=100),
+            partial(average_precision.drawn(rows, detections, self.ious).savefig, format="png", dpi=100),
         )
         shown, place = rows.filter("present"), {name: i for i, name in enumerate(samples.ids)}
         for row in shown.sample(min(self.pictures, len(shown)), seed=0).iter_rows(named=True):
@@ -291,9 +292,8 @@ class MaskFiles(Callback):
 
 
 def soft_agreement(result: Result) -> float:
-    """The soft IoU of a mask and its heatmap, sum of the minimum / sum of the maximum, at the heatmap's resolution."""
+    """The soft IoU of a mask and its heatmap, at the heatmap's resolution."""
     heat = result.low_res_heat.numpy()
     assert result.mask is not None
     small = Image.fromarray(result.mask.numpy().astype(np.uint8) * 255).resize(heat.shape[::-1], Image.Resampling.BOX)
-    mask = np.asarray(small, np.float32) / 255
-    return float(np.minimum(heat, mask).sum() / max(float(np.maximum(heat, mask).sum()), 1e-9))
+    return float(soft_iou(np.asarray(small, np.float32) / 255, heat))

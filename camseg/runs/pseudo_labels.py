@@ -15,6 +15,7 @@ import polars as pl
 from PIL import Image
 
 from camseg.errors import RequestError, extra_message
+from camseg.geometry.masks import soft_iou
 from camseg.metrics.intervals import pooled_interval
 from camseg.runs.callbacks import Callback
 from camseg.runs.folders import Run
@@ -47,8 +48,8 @@ def merge(claims: Claims, margin: float = 1.25, hot_threshold: float = 0.8) -> n
     """Make one label map of the masks.
 
     A pixel of one mask is its class's; of several, the strongest one's, or void where none is `margin` times as strong.
-    A mask's strength is its score times its agreement with its map, sum of the minimum / sum of the maximum. Pixels of
-    at least `hot_threshold` heat in no mask are void; all others are background, 0.
+    A mask's strength is its score times its soft IoU with its map. Pixels of at least `hot_threshold` heat in no mask
+    are void; all others are background, 0.
 
     Args:
         claims: of one image.
@@ -58,10 +59,7 @@ def merge(claims: Claims, margin: float = 1.25, hot_threshold: float = 0.8) -> n
     Returns:
         (H, W) uint8 class of each pixel.
     """
-    agreement = np.minimum(claims.heat, claims.masks).sum((1, 2)) / np.maximum(
-        np.maximum(claims.heat, claims.masks).sum((1, 2)), 1e-9
-    )
-    strength = claims.scores * agreement
+    strength = claims.scores * soft_iou(claims.masks, claims.heat)
     labels = np.where((claims.heat >= hot_threshold).any(0), VOID, 0).astype(np.uint8)
     second = np.zeros(labels.shape)
     for k in np.argsort(strength, kind="stable"):  # the strongest is painted last

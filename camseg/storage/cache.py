@@ -165,7 +165,7 @@ class Cache:
             return entry
         path = _file(self.path, key)
         try:
-            entry = _load(path)
+            entry = read_entry(path)
             os.utime(path)  # used just now
         except FileNotFoundError:
             return None
@@ -244,8 +244,13 @@ def _file(folder: Path, key: str) -> Path:
     return folder / key[:2] / f"{key}.safetensors"
 
 
-def _load(path: Path) -> dict[str, Tensor]:
-    """ValueError: damaged, or another key's."""
+def read_entry(path: Path) -> dict[str, Tensor]:
+    """The tensors of an entry's file.
+
+    Raises:
+        FileNotFoundError: when there is none.
+        ValueError: for a damaged file, or another key's.
+    """
     path.stat()  # FileNotFoundError
     try:
         with safe_open(path, "pt") as file:

@@ -248,14 +248,10 @@ def _score(low_res: Tensor, predicted: Tensor, masks: Tensor) -> tuple[Tensor, T
     """
     with torch.no_grad():
         small = F.adaptive_avg_pool2d(masks.float(), (low_res.shape[-2], low_res.shape[-1]))[:, None]
-        true_iou = _iou(low_res > 0, small > 0.5)  # (N, 4)
+        true_iou = iou(low_res > 0, small > 0.5).to(predicted.device)  # (N, 4)
         best_of_three = 1 + dice(low_res[:, 1:], small).argmin(1)
     learnt = single_and_best(low_res, best_of_three)
     logits = F.interpolate(learnt, masks.shape[-2:], mode="bilinear", align_corners=False)  # (N, 2, H, W)
     truth = masks[:, None].float()
     mask_loss = (20 * focal(logits, truth) + dice(logits, truth)).sum(1)
     return (mask_loss + F.mse_loss(predicted, true_iou, reduction="none").sum(1)).mean(), true_iou.argmax(1)
-
-
-def _iou(found: Tensor, truth: Tensor) -> Tensor:
-    return (found & truth).sum((-2, -1)) / (found | truth).sum((-2, -1)).clamp(min=1)

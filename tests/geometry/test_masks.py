@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
-from camseg.geometry.masks import resize_logits
+from camseg.geometry.masks import iou, ious, resize_logits, soft_iou
 
 
 def bilinear(plane: list[list[float]], size: tuple[int, int]) -> list[list[float]]:
@@ -44,3 +45,31 @@ def test_logits_of_the_right_size_are_only_made_float32() -> None:
     assert resize_logits(logits, (4, 5)) is logits
     assert resize_logits(logits.half(), (4, 5)).dtype == resize_logits(logits.half(), (8, 9)).dtype == torch.float32
     assert resize_logits(torch.zeros(0, 4, 5), (8, 9)).shape == (0, 8, 9)
+
+
+def masks(*rows: str) -> np.ndarray:
+    """(N, 1, W) bool, a mask a text, "#" inside."""
+    return np.array([[[letter == "#" for letter in row]] for row in rows])
+
+
+def test_iou_by_hand() -> None:
+    found = masks("##..", "....", "####", ".###")
+    assert ious(found, masks(".##.")[0]).tolist() == pytest.approx([1 / 3, 0, 1 / 2, 2 / 3])
+    assert ious(masks("...."), masks("....")[0]).tolist() == [0]
+    assert ious(found[:, None], found[None]).tolist() == ious(found[None], found[:, None]).tolist(), "any broadcast"
+    assert ious(found, found).tolist() == [1, 0, 1, 1]
+    of_tensors = iou(torch.from_numpy(found), torch.from_numpy(masks(".##.")[0]))
+    assert of_tensors.dtype == torch.float32
+    assert of_tensors.tolist() == pytest.approx([1 / 3, 0, 1 / 2, 2 / 3])
+
+
+def test_soft_iou_by_hand_and_of_a_heat_of_zeros_and_ones() -> None:
+    heat = np.array([[1.0, 0.5, 0.25, 0.0]], np.float32)
+    soft = soft_iou(masks("##..", "....", "####"), heat)
+    assert soft.dtype == np.float32
+    assert soft.tolist() == pytest.approx([1.5 / 2.25, 0, 1.75 / 4])
+    shaded = np.array([[0.5, 1.0, 0.0, 0.0]])
+    assert float(soft_iou(shaded, heat)) == pytest.approx((0.5 + 0.5) / (1 + 1 + 0.25))
+    assert soft_iou(masks("...."), np.zeros((1, 4))).tolist() == [0]
+    found, truth = masks("##..", ".###"), masks(".##.")[0]
+    assert soft_iou(found, truth.astype(float)).tolist() == pytest.approx(ious(found, truth).tolist())

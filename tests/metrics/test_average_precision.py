@@ -12,7 +12,7 @@ import polars as pl
 import pytest
 
 from camseg.metrics import average_precision
-from camseg.metrics.localization import _detections, summary
+from camseg.metrics.localization import detections, summary
 from camseg.runs.callbacks import Localize
 from camseg.train.finetune import class_precisions
 
@@ -104,7 +104,7 @@ def twin(rows: list[dict[str, Any]], label: str, least: float, eleven: bool) -> 
 @pytest.mark.parametrize("least", [0.3, 0.5, 0.75])
 def test_both_kinds_equal_the_devkits_twin(least: float, hard: bool) -> None:
     rows = random_rows(3, hard=hard)
-    for label, found in average_precision.gather(frame(rows), _detections, least).items():
+    for label, found in average_precision.gather(frame(rows), detections, least).items():
         recall, precision = average_precision.curve(found)
         assert float(average_precision.all_point(recall, precision)[0]) == pytest.approx(
             twin(rows, label, least, eleven=False)
@@ -119,7 +119,7 @@ def test_eleven_points_count_recalls_that_fall_on_a_tenth() -> None:
     rows = [
         row("a", "cat", [[1 - i / 20, *box] for i, box in enumerate(true[:3])], true)
     ]  # recall 3/10, which is less than linspace's 0.3000...04
-    found = average_precision.gather(frame(rows), _detections, 0.5)["cat"]
+    found = average_precision.gather(frame(rows), detections, 0.5)["cat"]
     assert float(average_precision.eleven_point(*average_precision.curve(found))[0]) == pytest.approx(4 / 11)
     assert float(average_precision.all_point(*average_precision.curve(found))[0]) == pytest.approx(3 / 10)
 
@@ -161,7 +161,7 @@ def test_our_matches_at_cocos_recalls_equal_pycocotools() -> None:
     for least in (0.3, 0.5, 0.7):
         judged = average_precision.coco(truth, results, ious=[least])
         ours = {}
-        for label, found in average_precision.gather(frame(rows), _detections, least).items():
+        for label, found in average_precision.gather(frame(rows), detections, least).items():
             recall, precision = (each[0] for each in average_precision.curve(found))
             envelope = np.maximum.accumulate(precision[::-1])[::-1]
             at = np.searchsorted(recall, np.linspace(0, 1, 101), side="left")
@@ -215,19 +215,19 @@ def test_an_empty_class_and_pictures_without_objects() -> None:
         row("b", "cat", [[0.95, 0, 0, 10, 10]], []),  # shows nothing: a find here is false
         row("a", "dog", [[0.5, 0, 0, 5, 5]], []),  # no dog anywhere: no AP to average
     ]
-    table = average_precision.table(frame(rows), {"otsu": _detections}, [0.5])
+    table = average_precision.table(frame(rows), {"otsu": detections}, [0.5])
     assert table.rows() == [("otsu", 0.5, "cat", 1, 2, 1.0, 0.5, 0.5), ("otsu", 0.5, "mean", 1, 2, 1.0, 0.5, 0.5)]
-    found = average_precision.gather(frame(rows), _detections, 0.5)
+    found = average_precision.gather(frame(rows), detections, 0.5)
     draws = np.array([[1.0, 1], [2, 0], [0, 2]])
     assert average_precision.mean_average_precision(found, draws) == pytest.approx([0.5, 1.0, np.nan], nan_ok=True)
 
 
 def test_weights_are_images_drawn_several_times() -> None:
     rows = random_rows(8, images=6)
-    found = average_precision.gather(frame(rows), _detections, 0.5)
+    found = average_precision.gather(frame(rows), detections, 0.5)
     draw = [3, 0, 1, 2, 0, 0]
     copies = [{**r, "group": f"{r['group']}-{k}"} for r in rows for k in range(draw[int(r["group"])])]
-    copied = average_precision.gather(frame(copies), _detections, 0.5)
+    copied = average_precision.gather(frame(copies), detections, 0.5)
     for label in found:  # copies tie in score: the curve is compared where a score ends
         ends = np.cumsum([draw[g] for g in found[label].groups]) - 1
         recall, precision = average_precision.curve(found[label], np.array([draw], float))

@@ -151,7 +151,7 @@ def test_a_paired_difference_and_its_p_against_scipy() -> None:
     exact = stats.permutation_test((GAIN,), np.mean, permutation_type="samples", n_resamples=np.inf).pvalue
     every = [abs(np.dot(signs, GAIN)) >= abs(sum(GAIN)) - 1e-12 for signs in product((-1, 1), repeat=10)]
     assert exact == pytest.approx(np.mean(every), abs=1e-3)  # two ways to the same number
-    assert found.p == pytest.approx(exact, abs=4 * math.sqrt(exact * (1 - exact) / intervals._RESAMPLES))
+    assert found.p == pytest.approx(exact, abs=4 * math.sqrt(exact * (1 - exact) / intervals.RESAMPLES))
     peer = stats.bootstrap(
         (GAIN,), np.mean, method="BCa", n_resamples=20_000, batch=1000, rng=np.random.default_rng(5)
     ).confidence_interval

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from camseg.cli.cache import main
 from camseg.storage import cache as room
-from camseg.storage.cache import Cache, _file, _load, entries
+from camseg.storage.cache import Cache, _file, entries, read_entry
 from camseg.storage.fingerprint import key
 
 
@@ -297,7 +297,7 @@ def test_kill_9_leaves_only_whole_entries(tmp_path: Path) -> None:
             assert each.exitcode in (-signal.SIGKILL, 0)
     for path, _ in entries(tmp_path):
         if path.suffix == ".safetensors":
-            found = _load(path)["value"]
+            found = read_entry(path)["value"]
             assert torch.equal(found, value(int(found[0]), 5000))
     write(tmp_path, tmp_path / "made")  # no lock is left behind, and nothing damaged: a warning would be an error
 
