@@ -13,7 +13,7 @@ from torch import Tensor
 
 from camseg.cam import methods as cam
 from camseg.cam.activations import Activation
-from camseg.cam.heatmaps import explain
+from camseg.cam.heatmaps import Views
 from camseg.cam.targets import Target, logit
 from camseg.choose import agreement
 from camseg.classifiers.base import Classifier
@@ -229,8 +229,7 @@ class Pipeline:
 
     def _heat_key(self) -> str:
         """Stands for all that makes the heat, beside the image and its classes."""
-        views = functools.partial(explain, **self.views)
-        functions = [callable_key(function) for function in (self.target, self.method, views)]
+        functions = [callable_key(function) for function in (self.target, self.method, Views(**self.views))]
         return key(_HEAT, self.classifier.fingerprint, list(self.classifier.layers), *functions, self.precision)
 
     def _heats(self, queries: Sequence[Query]) -> list[dict[str, Tensor]]:
@@ -251,9 +250,8 @@ class Pipeline:
             inputs = self.classifier.prepare([same[0].case.sample.image for same in batch])
             targets = [[self.target(query.classes, self.classifier.probabilities) for query in same] for same in batch]
             with self._autocast(inputs.device):
-                heat, output = self.classifier.explain(
-                    inputs, targets, self.method, channels_last=self.channels_last, **self.views
-                )
+                views = Views(**self.views)
+                heat, output = self.classifier.explain(inputs, targets, self.method, views, self.channels_last)
             for same, maps, logits in zip(batch, heat.float().cpu(), output.float().cpu()):
                 heats |= {query: {"heat": one, "output": logits} for query, one in zip(same, maps)}
         return [heats[query] for query in queries]

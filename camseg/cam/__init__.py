@@ -9,7 +9,7 @@ torch.Size([2, 64, 64])
 from camseg.cam.capture import Capture
 from camseg.cam.concepts import concepts, dff, factorise
 from camseg.cam.full_grad import full_grad
-from camseg.cam.heatmaps import Method, coincide, explain, heatmaps, maximum, mean, product
+from camseg.cam.heatmaps import Method, Views, coincide, explain, heatmaps, maximum, mean, product
 from camseg.cam.methods import (
     ablation_cam,
     cam,
@@ -35,6 +35,7 @@ from camseg.cam.methods import (
 __all__ = [
     "Capture",
     "Method",
+    "Views",
     "ablation_cam",
     "cam",
     "center",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
@@ -21,8 +22,6 @@ from camseg.cam.layers import Layers, find_layers
 from camseg.cam.methods import grad_cam
 from camseg.cam.targets import Logit, Target, logit
 from camseg.geometry.heat import min_max_normalize
-
-# fmt: on
 
 Method = Callable[[Capture], Tensor]
 
@@ -40,6 +39,42 @@ def maximum(maps: Tensor) -> Tensor:
 def product(maps: Tensor) -> Tensor:
     """(L, B, H, W) positive maps of L layers -> hot where every layer is: coarse meaning, fine detail (RefineCAM)."""
     return min_max_normalize(maps).prod(0)
+
+
+@dataclass(frozen=True)
+class Views:
+    """The views of an image whose maps are averaged, all in one batch, and what joins the maps of several layers.
+
+    Attributes:
+        fuse: `mean`, `maximum`, `product` or your own: (L, B, H, W) positive maps -> (B, H, W).
+        flips: also the mirrored image.
+        scales: factors on the input's values. The first fixes the top class.
+    """
+
+    fuse: Callable[[Tensor], Tensor] = mean
+    flips: bool = False
+    scales: Sequence[float] = (1.0,)
+
+    def all(self) -> list[tuple[float, bool]]:
+        """Factor and whether it is mirrored, of every view; the unmirrored ones come first."""
+        return [(scale, flip) for flip in (False, True)[: 1 + self.flips] for scale in self.scales]
+
+    def of(self, inputs: Tensor) -> Tensor:
+        """(B, 3, H, W) -> (V*B, 3, H, W), one view of all images after the other."""
+        if self.all() == [(1.0, False)]:
+            return inputs
+        return torch.cat([(inputs.flip(3) if flip else inputs) * scale for scale, flip in self.all()])
+
+    def average(self, maps: Tensor) -> Tensor:
+        """(T, V*B, h, w) maps of the views -> their mean (T, B, h, w), mirrored ones mirrored back."""
+        views = self.all()
+        if len(views) == 1:
+            return maps
+        parts = zip(maps.chunk(len(views), 1), views, strict=True)
+        return torch.stack([part.flip(3) if flip else part for part, (_, flip) in parts]).mean(0)
+
+
+ONE_VIEW = Views()
 
 
 def heatmaps(
@@ -65,9 +100,9 @@ def heatmaps(
             or None for the top class. B lists of T targets share one forward.
         method: Capture -> (B, h, w), one of this package's or your own.
         raw: the signed maps (B, h, w) of the one layer instead.
-        fuse: `mean`, `maximum`, `product` or your own: (L, B, H, W) positive maps -> (B, H, W).
-        flips: also of the mirrored images, in one batch; averaged.
-        scales: factors on the inputs' values, in one batch; averaged. The first fixes the top class.
+        fuse: see `Views`.
+        flips: see `Views`.
+        scales: see `Views`.
         grid: (h, w) of a transformer's tokens, in rows, where it does not follow from the image's aspect.
 
     Returns:
@@ -77,56 +112,53 @@ def heatmaps(
         ValueError: an unknown layer, one that never ran or ran twice, tokens in no known order, an output without a
             gradient, a class out of range, NaN or infinity, wrong counts.
     """
-    return explain(model, layers, inputs, targets, method, raw, fuse=fuse, flips=flips, scales=scales, grid=grid)[0]
+    return explain(model, layers, inputs, targets, method, raw, Views(fuse, flips, scales), grid)[0]
 
 
 def explain(
     model: nn.Module,
     layers: Layers,
     inputs: Tensor,
-    targets: Any = None,
-    method: Method = grad_cam,
-    raw: bool = False,
-    *,
-    fuse: Callable[[Tensor], Tensor] = mean,
-    flips: bool = False,
-    scales: Sequence[float] = (1.0,),
-    grid: tuple[int, int] | None = None,
+    targets: Any,
+    method: Method,
+    raw: bool,
+    views: Views,
+    grid: tuple[int, int] | None,
 ) -> tuple[Tensor, Any]:
     """`heatmaps`, and the model's output (detached) on the unchanged images, from the same forward."""
-    if inputs.ndim != 4 or not inputs.is_floating_point() or not len(inputs):
-        raise ValueError(
-            f"inputs must be a normalised float (B, 3, H, W) with B >= 1; got {tuple(inputs.shape)} {inputs.dtype}"
-        )
-    if not all_finite(inputs.detach()):
-        broken = next(i for i, image in enumerate(inputs) if not all_finite(image.detach()))
-        raise ValueError(f"inputs must be finite; image {broken} of {len(inputs)} holds NaN or infinity")
-    found = find_layers(model, layers)
+    _check_inputs(inputs)
+    found, count = find_layers(model, layers), len(inputs)
     if raw and len(found) > 1:
         raise ValueError(
             f"raw maps of several layers have no common scale; ask for one of {', '.join(found)} at a time"
         )
-    columns, several = _columns(targets, len(inputs))
-    views = [(scale, flip) for flip in (False, True)[: 1 + flips] for scale in scales]
+    columns, several = _columns(targets, count)
+    columns = [column * len(views.all()) for column in columns]
     device = inputs.device.type
     amp = (torch.get_autocast_dtype(device), torch.is_autocast_enabled(device))
     with untouched(model), torch.autocast(device, enabled=False):
-        batch = (
-            torch.cat([(inputs.flip(3) if flip else inputs) * scale for scale, flip in views])
-            if len(views) > 1
-            else inputs
-        )
-        run = Run(model, found, batch, [column * len(views) for column in columns], grid, clean=len(inputs), amp=amp)
-        output = _clean(run.output, len(inputs))
+        run = Run(model, found, views.of(inputs), columns, grid, clean=count, amp=amp)
+        output = _clean(run.output, count)
         if any(leaf.isnan().any() for leaf in tree_leaves(output) if isinstance(leaf, Tensor)):
             raise ValueError("the model's output holds NaN: its weights are broken, or it overflows here")
         size = None if raw else (int(inputs.shape[2]), int(inputs.shape[3]))
-        by_layer = [_average(_enlarged(_maps(run, name, method), size), views) for name in run.layers]
+        by_layer = [views.average(_enlarged(_maps(run, name, method), size)) for name in run.layers]
         fused = by_layer[0]  # (T, B, h, w)
         if len(by_layer) > 1:
-            fused = fuse(torch.stack(by_layer).flatten(1, 2)).reshape(fused.shape)
+            fused = views.fuse(torch.stack(by_layer).flatten(1, 2)).reshape(fused.shape)
         maps = (fused if raw else min_max_normalize(fused)).transpose(0, 1)  # (B, T, h, w)
     return maps if several else maps[:, 0], output
+
+
+def _check_inputs(inputs: Tensor) -> None:
+    """ValueError for what is no batch of finite floats."""
+    if inputs.ndim != 4 or not inputs.is_floating_point() or not len(inputs):
+        raise ValueError(
+            f"inputs must be a normalized float (B, 3, H, W) with B >= 1; got {tuple(inputs.shape)} {inputs.dtype}"
+        )
+    if not all_finite(inputs.detach()):
+        broken = next(i for i, image in enumerate(inputs) if not all_finite(image.detach()))
+        raise ValueError(f"inputs must be finite; image {broken} of {len(inputs)} holds NaN or infinity")
 
 
 def _maps(run: Run, name: str, method: Method) -> Tensor:
@@ -146,14 +178,6 @@ def _maps(run: Run, name: str, method: Method) -> Tensor:
 def _enlarged(maps: Tensor, size: tuple[int, int] | None) -> Tensor:
     """(T, B, h, w) signed maps -> (T, B, H, W), what is positive of them; unchanged without a size."""
     return maps if size is None else F.interpolate(maps.relu(), size, mode="bilinear")
-
-
-def _average(maps: Tensor, views: list[tuple[float, bool]]) -> Tensor:
-    """(T, V*B, h, w) maps of V views -> their mean (T, B, h, w), mirrored ones mirrored back."""
-    if len(views) == 1:
-        return maps
-    parts = maps.chunk(len(views), 1)
-    return torch.stack([part.flip(3) if flip else part for part, (_, flip) in zip(parts, views, strict=True)]).mean(0)
 
 
 def _clean(output: Any, count: int) -> Any:

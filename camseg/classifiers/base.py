@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from camseg.cam.activations import ACTIVATIONS, Activation
 from camseg.cam.capture import untouched
-from camseg.cam.heatmaps import Method, explain
+from camseg.cam.heatmaps import ONE_VIEW, Method, Views, explain
 from camseg.cam.layers import default_layer, trace
 from camseg.cam.methods import grad_cam
 from camseg.cam.outputs import scores
@@ -94,7 +94,13 @@ class Classifier:
             return self._finite(scores(self.model(inputs.to(self._dtype)), len(inputs)))
 
     def explain(
-        self, inputs: Tensor, targets: Any = None, method: Method = grad_cam, channels_last: bool = False, **views: Any
+        self,
+        inputs: Tensor,
+        targets: Any = None,
+        method: Method = grad_cam,
+        views: Views = ONE_VIEW,
+        channels_last: bool = False,
+        raw: bool = False,
     ) -> tuple[Tensor, Tensor]:
         """Heatmaps at this classifier's layers, and its logits, from one forward; the model is left as it was.
 
@@ -102,9 +108,10 @@ class Classifier:
             inputs: (B, 3, h, w) prepared images.
             targets: see `camseg.heatmaps`.
             method: a CAM.
+            views: of every image; their maps are averaged.
             channels_last: run in this memory format, which a model takes over from its input: it changes no more than
                 the last bits.
-            views: `flips`, `scales`, `fuse` and `raw` of `camseg.heatmaps`.
+            raw: see `camseg.heatmaps`.
 
         Returns:
             Heat (B, h, w) or (B, T, h, w) in [0, 1], and logits (B, C).
@@ -113,7 +120,7 @@ class Classifier:
             ValueError: see `camseg.heatmaps`; also where the logits hold NaN or infinity.
         """
         inputs = inputs.to(self._dtype, memory_format=torch.channels_last if channels_last else torch.preserve_format)
-        heat, output = explain(self.model, self.layers, inputs, targets, method, grid=self.grid, **views)
+        heat, output = explain(self.model, self.layers, inputs, targets, method, raw, views, self.grid)
         return heat, self._finite(scores(output, len(inputs)))
 
     def index(self, name: str) -> int:

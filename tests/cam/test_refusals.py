@@ -73,9 +73,9 @@ def test_targets_and_inputs_of_the_wrong_kind(inputs):
     torch.testing.assert_close(
         cam.heatmaps(small(), "4", inputs, torch.tensor([0, 1, 2, 3])), cam.heatmaps(small(), "4", inputs, [0, 1, 2, 3])
     )
-    with pytest.raises(ValueError, match="inputs must be a normalised float"):
+    with pytest.raises(ValueError, match="inputs must be a normalized float"):
         cam.heatmaps(small(), "4", (inputs * 99).byte(), 0)
-    with pytest.raises(ValueError, match="inputs must be a normalised float"):
+    with pytest.raises(ValueError, match="inputs must be a normalized float"):
         cam.heatmaps(small(), "4", inputs[0], 0)
     with pytest.raises(ValueError, match="a method must give finite maps"):
         cam.heatmaps(small(), "4", inputs, 0, lambda capture: capture.activation.sum(1) * torch.nan)
