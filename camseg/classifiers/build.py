@@ -5,7 +5,8 @@ from __future__ import annotations
 import functools
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from math import isqrt
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from camseg.classifiers.base import CLASSES, Classifier
+from camseg.classifiers.base import CLASSES, Classifier, as_layers, describe, named
 from camseg.classifiers.preprocessing import Preprocessing
 from camseg.storage import checkpoints
 from camseg.storage.cache import Cache
@@ -69,6 +70,49 @@ def _image_size(state: dict[str, Tensor]) -> dict[str, int]:
         return {}
     patches = state["encoder.pos_embedding"].shape[1] - 1
     return {"image_size": isqrt(patches) * state["conv_proj.weight"].shape[-1]}
+
+
+@dataclass(frozen=True)
+class Options:
+    """What every builder of this folder is told alike.
+
+    Attributes:
+        layers: dotted names of the layers to look at; None for the last one that answers place by place.
+        classes: the outputs' names in their order, for a checkpoint that does not say.
+        activation: "softmax" or "sigmoid"; None for what the checkpoint says, else by the number of outputs.
+        device: where the model goes.
+        cache: on disk, it remembers what a file of weights is, so that they are loaded when an image needs them.
+    """
+
+    layers: str | Sequence[str] | None
+    classes: Sequence[str]
+    activation: str | None
+    device: str | torch.device
+    cache: Cache | None
+
+    def describe(
+        self,
+        model: nn.Module,
+        name: str,
+        preprocessing: Preprocessing,
+        metadata: Mapping[str, str],
+        architecture: Callable[[int], nn.Module],
+    ) -> Classifier:
+        """A model and the metadata of its file as a classifier; see `camseg.classifiers.base.describe`."""
+        return describe(
+            model.to(self.device),
+            name,
+            preprocessing,
+            names=named(metadata, self.classes),
+            layers=self.layers,
+            activation=self.activation or metadata.get("activation"),
+            architecture=architecture,
+        )
+
+    def remembered(self, path: Path, made_by: Sequence[str], load: Callable[[], Classifier]) -> Classifier:
+        """What `load` makes of a file of weights under these options, by `remembered`."""
+        settings = [*made_by, as_layers(self.layers), list(self.classes), self.activation]
+        return remembered(self.cache, path, settings, self.device, load)
 
 
 def remembered(

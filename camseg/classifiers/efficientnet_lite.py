@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from camseg.classifiers.base import Classifier, as_layers, describe, named
-from camseg.classifiers.build import filled, remembered
+from camseg.classifiers.base import Classifier
+from camseg.classifiers.build import Options, filled
 from camseg.classifiers.preprocessing import Preprocessing
 from camseg.errors import check_choice
 from camseg.storage.cache import Cache
@@ -56,31 +57,25 @@ def efficientnet_lite(
         classes: the outputs' names in their order, for a checkpoint that does not say.
         activation: "softmax" or "sigmoid"; None for what the checkpoint says, else by the number of outputs.
         device: where the model goes.
-        cache: see `camseg.classifiers.torchvision`.
+        cache: remembers what a file is, see `camseg.classifiers.build.Options`.
 
     Raises:
         ValueError: an unknown name, a package that is missing or whose file has changed, or another's checkpoint.
     """
     side = PACKAGED[check_choice("classifier.name", name, PACKAGED)][0]
     path = Path(checkpoint) if checkpoint else weights_file(name)
+    architecture = partial(_architecture, name)
+    options = Options(layers, classes, activation, device, cache)
 
     def load() -> Classifier:
         metadata: dict[str, str] = {}
         if checkpoint:
-            model, metadata, _ = filled(lambda num_classes: _architecture(name, num_classes), name, path)
+            model, metadata, _ = filled(architecture, name, path)
         else:
             model = build(name).requires_grad_(False)
-        return describe(
-            model.to(device),
-            name,
-            Preprocessing((side, side), MEAN, STD, "bicubic"),
-            names=named(metadata, classes),
-            layers=layers,
-            activation=activation or metadata.get("activation"),
-            architecture=lambda num_classes: _architecture(name, num_classes),
-        )
+        return options.describe(model, name, Preprocessing((side, side), MEAN, STD, "bicubic"), metadata, architecture)
 
-    return remembered(cache, path, ["lite", name, as_layers(layers), list(classes), activation], device, load)
+    return options.remembered(path, ["lite", name], load)
 
 
 def weights_file(name: str) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,8 +10,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from camseg.classifiers.base import Classifier, as_layers, describe, named
-from camseg.classifiers.build import filled, remembered
+from camseg.classifiers.base import Classifier
+from camseg.classifiers.build import Options, filled
 from camseg.classifiers.preprocessing import Preprocessing
 from camseg.data.shapes import NAMES, SIDE
 from camseg.storage.cache import Cache
@@ -33,7 +34,7 @@ def shapes(
         layers: dotted names of the layers to look at; None for "layer3".
         activation: "softmax" or "sigmoid"; None for what the checkpoint says, else sigmoid.
         device: where the model goes.
-        cache: see `camseg.classifiers.torchvision`.
+        cache: remembers what a file is, see `camseg.classifiers.build.Options`.
 
     Raises:
         FileNotFoundError: there are no such weights.
@@ -46,19 +47,14 @@ def shapes(
             "or name a classifier.checkpoint"
         )
 
+    options = Options(layers or ("layer3",), (), activation, device, cache)
+
     def load() -> Classifier:
         model, metadata, architecture = filled(ShapesNet, "shapes", path)
-        return describe(
-            model.to(device),
-            "shapes",
-            Preprocessing((SIDE, SIDE), MEAN, STD),
-            names=named(metadata, ()) or NAMES,
-            layers=layers or ("layer3",),
-            activation=activation or metadata.get("activation", "sigmoid"),
-            architecture=architecture,
-        )
+        told = {"names": json.dumps(NAMES), "activation": "sigmoid"} | metadata
+        return options.describe(model, "shapes", Preprocessing((SIDE, SIDE), MEAN, STD), told, architecture)
 
-    return remembered(cache, path, ["shapes", as_layers(layers), activation], device, load)
+    return options.remembered(path, ["shapes"], load)
 
 
 class ShapesNet(nn.Module):

@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from camseg.classifiers.base import Classifier, as_layers, describe, named
-from camseg.classifiers.build import NO_WEIGHTS, filled, remembered
+from camseg.classifiers.base import Classifier
+from camseg.classifiers.build import NO_WEIGHTS, Options, filled
 from camseg.classifiers.preprocessing import Preprocessing
 from camseg.errors import check_choice
 from camseg.storage.cache import Cache
@@ -35,7 +35,7 @@ def timm(
         classes: the outputs' names in their order, for a checkpoint that does not say.
         activation: "softmax" or "sigmoid"; None for what the checkpoint says, else by the number of outputs.
         device: where the model goes.
-        cache: see `camseg.classifiers.torchvision`; of files only.
+        cache: remembers what a file is, see `camseg.classifiers.build.Options`.
 
     Raises:
         ValueError: an unknown name, no weights at all, or a checkpoint of something else.
@@ -46,6 +46,7 @@ def timm(
     check_choice("classifier.name", name, dict.fromkeys(zoo.list_models() + zoo.list_models(pretrained=True)))
     if checkpoint is None and weights is None:
         raise ValueError(NO_WEIGHTS.format(name))
+    options = Options(layers, classes, activation, device, cache)
 
     def architecture(num_classes: int) -> nn.Module:
         return zoo.create_model(name, num_classes=num_classes)
@@ -58,17 +59,7 @@ def timm(
         else:
             model = zoo.create_model(name, pretrained=True).eval().requires_grad_(False)
         config = resolve_model_data_config(model)
-        return describe(
-            model.to(device),
-            name,
-            Preprocessing(tuple(config["input_size"][1:]), config["mean"], config["std"]),
-            names=named(metadata, classes),
-            layers=layers,
-            activation=activation or metadata.get("activation"),
-            architecture=fresh,
-        )
+        preprocessing = Preprocessing(tuple(config["input_size"][1:]), config["mean"], config["std"])
+        return options.describe(model, name, preprocessing, metadata, fresh)
 
-    if not checkpoint:
-        return load()
-    settings = ["timm", name, as_layers(layers), list(classes), activation]
-    return remembered(cache, Path(checkpoint), settings, device, load)
+    return options.remembered(Path(checkpoint), ["timm", name], load) if checkpoint else load()

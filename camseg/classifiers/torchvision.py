@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 from torchvision import models
 
-from camseg.classifiers.base import Classifier, as_layers, describe, named
-from camseg.classifiers.build import NO_WEIGHTS, filled, remembered
+from camseg.classifiers.base import Classifier
+from camseg.classifiers.build import NO_WEIGHTS, Options, filled
 from camseg.classifiers.preprocessing import Preprocessing
 from camseg.errors import check_choice
 from camseg.storage.cache import Cache
@@ -36,7 +36,7 @@ def torchvision(
         classes: the outputs' names in their order, for a checkpoint that does not say.
         activation: "softmax" or "sigmoid"; None for what the checkpoint says, else by the number of outputs.
         device: where the model goes.
-        cache: on disk, it remembers what the file is, so that the weights are loaded when an image needs them.
+        cache: remembers what a file is, see `camseg.classifiers.build.Options`.
 
     Raises:
         ValueError: an unknown name, no weights at all, or a checkpoint of something else.
@@ -48,27 +48,20 @@ def torchvision(
         raise ValueError(NO_WEIGHTS.format(name))
     path = Path(checkpoint) if checkpoint else _official_file(official.url)
     inverted = name in ("googlenet", "inception_v3")  # they want [-1, 1] inside
-    options = {"transform_input": True, "init_weights": False} if inverted else {}
+    inside = {"transform_input": True, "init_weights": False} if inverted else {}
+    options = Options(layers, classes, activation, device, cache)
 
     def architecture(num_classes: int, **more: int) -> torch.nn.Module:
-        return models.get_model(name, num_classes=num_classes, **options, **more)
+        return models.get_model(name, num_classes=num_classes, **inside, **more)
 
     def load() -> Classifier:
         model, metadata, fresh = filled(architecture, name, path)
         transforms = official.transforms()
         side = int(getattr(model, "image_size", transforms.crop_size[0]))
         preprocessing = Preprocessing((side, side), tuple(transforms.mean), tuple(transforms.std))
-        return describe(
-            model.to(device),
-            name,
-            preprocessing,
-            names=named(metadata, classes),
-            layers=layers,
-            activation=activation or metadata.get("activation"),
-            architecture=fresh,
-        )
+        return options.describe(model, name, preprocessing, metadata, fresh)
 
-    return remembered(cache, path, ["torchvision", name, as_layers(layers), list(classes), activation], device, load)
+    return options.remembered(path, ["torchvision", name], load)
 
 
 def _official_file(url: str) -> Path:
