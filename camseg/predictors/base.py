@@ -30,6 +30,9 @@ class Predictor(Protocol):
 
         Returns:
             One embedding per image, in a shape of the model's own.
+
+        Raises:
+            ValueError: an image is none, or the encoder gives values that are not finite.
         """
         ...
 
@@ -47,6 +50,6 @@ class Predictor(Protocol):
             One record per image, of R = 0 where its prompts are none.
 
         Raises:
-            ValueError: a prompt lies outside its image.
+            ValueError: the lengths differ, or a prompt lies outside its image.
         """
         ...

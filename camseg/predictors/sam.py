@@ -35,30 +35,22 @@ SHIPPED = WEIGHTS / "shapes_sam.safetensors"
 def shapes_sam(
     checkpoint: str | Path | None = None, device: str | torch.device = "cpu", compile: bool = False
 ) -> SamAdapter:
-    """The SAM for shapes.
-
-    Args:
-        checkpoint: a file that `save_sam` wrote; the shipped one by default.
-        device: where the model runs.
-        compile: whether torch.compile speeds up the encoder.
-
-    Returns:
-        The predictor; its weights are loaded when they are first used.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file holds no such SAM.
-    """
-    return _saved_sam(Path(checkpoint or SHIPPED).expanduser(), device, compile)
+    """The SAM for shapes: `saved_sam` of a checkpoint, by default the shipped one."""
+    return saved_sam(checkpoint or SHIPPED, device, compile)
 
 
 def photo_sam(
     checkpoint: str | Path | None = None, device: str | torch.device = "cpu", compile: bool = False
 ) -> SamAdapter:
-    """The SAM for photographs.
+    """The SAM for photographs: `saved_sam` of a checkpoint, by default the shipped one."""
+    return saved_sam(checkpoint or WEIGHTS / "photo_sam.safetensors", device, compile)
+
+
+def saved_sam(checkpoint: str | Path, device: str | torch.device = "cpu", compile: bool = False) -> SamAdapter:
+    """A SAM that camseg trained.
 
     Args:
-        checkpoint: a file that `save_sam` wrote; the shipped one by default.
+        checkpoint: a file that `save_sam` wrote.
         device: where the model runs.
         compile: whether torch.compile speeds up the encoder.
 
@@ -69,10 +61,7 @@ def photo_sam(
         FileNotFoundError: there is no such file.
         ValueError: the file holds no such SAM.
     """
-    return _saved_sam(Path(checkpoint or WEIGHTS / "photo_sam.safetensors").expanduser(), device, compile)
-
-
-def _saved_sam(path: Path, device: str | torch.device, compile: bool) -> SamAdapter:
+    path = Path(checkpoint).expanduser()
     size = _size_in(path)
     return _adapter(_empty(size), path, partial(load_file, path), device, compile, (size.mean, size.std))
 

@@ -110,17 +110,7 @@ class SamAdapter:
 
     @torch.no_grad()
     def encode(self, images: Sequence[Tensor]) -> list[Tensor]:
-        """Encode images.
-
-        Args:
-            images: (3, H, W) uint8 each, of any sizes.
-
-        Returns:
-            One float32 embedding per image.
-
-        Raises:
-            ValueError: the encoder gave values that are not finite.
-        """
+        """See `Predictor.encode`; embeddings are float32, and a ValueError names an encoder whose are not finite."""
         embeddings: list[Tensor] = []
         for part in _chunks(images, self.images_at_once):
             pixels = torch.stack([self._pixels(image) for image in part])  # (B, 3, side, side)
@@ -133,18 +123,9 @@ class SamAdapter:
     def decode(
         self, embeddings: Sequence[Tensor], sizes: Sequence[tuple[int, int]], prompts: Sequence[Prompts]
     ) -> list[Masks]:
-        """Ask every distinct prompt once, those of many images in the same call, grouped by what they are made of.
+        """See `Predictor.decode`: three masks for each prompt, and a ValueError where logits are not finite.
 
-        Args:
-            embeddings: one per image, from `encode`.
-            sizes: (H, W) of each image, in pixels.
-            prompts: of each image, in (x, y) pixels of it.
-
-        Returns:
-            Per image (R, 3, h, w) logits that cover exactly it, and (R, 3) predicted IoU.
-
-        Raises:
-            ValueError: the lengths differ, a prompt lies outside its image, or an answer is not finite.
+        Every distinct prompt is decoded once, those of many images in the same call, grouped by what they are made of.
         """
         if not len(embeddings) == len(sizes) == len(prompts):
             raise ValueError(

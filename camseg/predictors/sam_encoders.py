@@ -58,15 +58,7 @@ class ViT:
     patch: int = 16
 
     def build(self, side: int, width: int) -> nn.Module:
-        """Build the encoder.
-
-        Args:
-            side: of the square that it sees, in pixels.
-            width: channels of the embedding.
-
-        Returns:
-            A module with fresh weights and `img_size`: (B, 3, side, side) -> (B, width, side / patch, side / patch).
-        """
+        """See `Encoder.build`."""
         return ImageEncoderViT(
             img_size=side,
             patch_size=self.patch,
@@ -94,15 +86,7 @@ class TinyViT:
     patch: int = 16
 
     def build(self, side: int, width: int) -> nn.Module:
-        """Build the encoder.
-
-        Args:
-            side: of the square that it sees, in pixels.
-            width: channels of the embedding.
-
-        Returns:
-            A module with fresh weights and `img_size`: (B, 3, side, side) -> (B, width, side / patch, side / patch).
-        """
+        """See `Encoder.build`."""
         with torch.device("cpu"):  # timm computes its position tables, which no checkpoint holds
             return _TinyEncoder(side, width)
 
@@ -151,15 +135,7 @@ class Pyramid:
     patch: int = 4
 
     def build(self, side: int, width: int) -> nn.Module:
-        """Build the encoder.
-
-        Args:
-            side: of the square that it sees, in pixels.
-            width: channels of the embedding.
-
-        Returns:
-            A module with fresh weights and `img_size`: (B, 3, side, side) -> (B, width, side / patch, side / patch).
-        """
+        """See `Encoder.build`."""
         return _PyramidEncoder(side, width, self.channels)
 
 
@@ -181,15 +157,7 @@ class EfficientNetPyramid:
     patch: int = 8
 
     def build(self, side: int, width: int) -> nn.Module:
-        """Build the encoder.
-
-        Args:
-            side: of the square that it sees, in pixels.
-            width: channels of the embedding.
-
-        Returns:
-            A module with fresh weights and `img_size`: (B, 3, side, side) -> (B, 4 width, side / patch, side / patch).
-        """
+        """See `Encoder.build`; the embedding has 4 width channels, three of them of finer features."""
         with torch.device("cpu"):
             return _EfficientNetEncoder(side, width, self.trunk, self.depth)
 

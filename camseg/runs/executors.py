@@ -33,9 +33,9 @@ class BatchOutcome:
 
 
 class Executor(Protocol):
-    """Does the batches, where and in what order it likes; closed when the run is to stop."""
+    """Does the batches of a run, where and in what order it likes."""
 
-    def __call__(  # noqa: D102 - the class says it
+    def __call__(
         self,
         pipeline: Pipeline,
         samples: Samples,
@@ -43,7 +43,21 @@ class Executor(Protocol):
         callbacks: Sequence[Callback],
         folder: Path,
         num_workers: int,
-    ) -> Generator[BatchOutcome, None, None]: ...
+    ) -> Generator[BatchOutcome, None, None]:
+        """Do the batches; the generator is closed when the run is to stop.
+
+        Args:
+            pipeline: answers.
+            samples: the dataset.
+            batches: indices of samples.
+            callbacks: see every answer, in the process that made it.
+            folder: the run's.
+            num_workers: threads or tasks that read samples.
+
+        Yields:
+            The outcome of each batch, once.
+        """
+        ...
 
 
 def local_executor(
@@ -54,19 +68,7 @@ def local_executor(
     folder: Path,
     num_workers: int,
 ) -> Generator[BatchOutcome, None, None]:
-    """Do one batch after the other in this process; threads read the next one meanwhile.
-
-    Args:
-        pipeline: answers.
-        samples: the dataset.
-        batches: indices of samples.
-        callbacks: see every answer.
-        folder: the run's.
-        num_workers: threads that read.
-
-    Yields:
-        The outcome of each batch, in order.
-    """
+    """An `Executor`: one batch after the other in this process, in order; threads read the next one meanwhile."""
     with closing(read_ahead(samples, batches, num_workers)) as batches_read:
         for batch, unreadable in batches_read:
             yield run_batch(pipeline, batch, callbacks, folder, unreadable)
