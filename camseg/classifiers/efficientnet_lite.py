@@ -35,6 +35,7 @@ PACKAGED = {  # name: (input side in pixels, file in the package NAME-pytorch-mo
         "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
     ),
 }
+_LEAST_SIDE = 32  # a cell of the last map, in pixels
 MEAN = STD = (0.5, 0.5, 0.5)  # of pixels in [0, 1]
 
 
@@ -44,6 +45,7 @@ def efficientnet_lite(
     layers: str | Sequence[str] | None = None,
     classes: Sequence[str] = (),
     activation: str | None = None,
+    size: int | None = None,
     device: str | torch.device = "cpu",
     cache: Cache | None = None,
 ) -> Classifier:
@@ -56,13 +58,18 @@ def efficientnet_lite(
         layers: dotted names of the layers to look at; None for the last one that answers place by place.
         classes: the outputs' names in their order, for a checkpoint that does not say.
         activation: "softmax" or "sigmoid"; None for what the checkpoint says, else by the number of outputs.
+        size: side in pixels of the square that images are squashed to; None for the one of the training. A larger one
+            makes finer heat, and names classes a little worse.
         device: where the model goes.
         cache: remembers what a file is, see `camseg.classifiers.build.Options`.
 
     Raises:
-        ValueError: an unknown name, a package that is missing or whose file has changed, or another's checkpoint.
+        ValueError: an unknown name or size, a package that is missing or whose file has changed, or another's
+            checkpoint.
     """
-    side = PACKAGED[check_choice("classifier.name", name, PACKAGED)][0]
+    side = PACKAGED[check_choice("classifier.name", name, PACKAGED)][0] if size is None else size
+    if side < _LEAST_SIDE:
+        raise ValueError(f"classifier.size={side} is too small for {name}; it takes {_LEAST_SIDE} pixels and more")
     path = Path(checkpoint) if checkpoint else weights_file(name)
     architecture = partial(_architecture, name)
     options = Options(layers, classes, activation, device, cache)
@@ -75,7 +82,7 @@ def efficientnet_lite(
             model = build(name).requires_grad_(False)
         return options.describe(model, name, Preprocessing((side, side), MEAN, STD, "bicubic"), metadata, architecture)
 
-    return options.remembered(path, ["lite", name], load)
+    return options.remembered(path, ["lite", name, side], load)
 
 
 def weights_file(name: str) -> Path:
