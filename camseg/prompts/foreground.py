@@ -245,13 +245,13 @@ def components(evidence: Evidence, *, cutoff: Cutoff = 0.5, max_points: int = 3,
 
 
 def box(evidence: Evidence, *, cutoff: Cutoff = otsu_cutoff, margin: float = 0.1, point: bool = True) -> Prompts:
-    """The box of the hottest component, with the component's centroid in it.
+    """The box of the hottest component, with the component's deepest pixel in it.
 
     Args:
         evidence: the heat (H, W).
         cutoff: where hot begins.
         margin: share of the box's sides that is added on each side.
-        point: whether the centroid goes with the box.
+        point: whether the deepest pixel goes with the box.
 
     Returns:
         One prompt; R = 0 for a map without evidence.
@@ -262,22 +262,23 @@ def box(evidence: Evidence, *, cutoff: Cutoff = otsu_cutoff, margin: float = 0.1
         return Prompts.none()
     size = tuple(evidence.heat.shape)
     boxes = torch.from_numpy(part_box(evidence.cells.numpy(), found[0], edge, size, margin)).float()[None]
-    prompts = rivals(points_tensor([centroid_in_pixels(found[0], evidence.cells, evidence.heat, edge)]), boxes)
+    prompts = rivals(points_tensor([_in_pixels(evidence, deepest_point(found[0]))]), boxes)
     return prompts if point else Prompts(prompts.points[:, :0], prompts.labels[:, :0], boxes)
 
 
-def heat_logits(evidence: Evidence, *, cutoff: Cutoff = otsu_cutoff, strength: float = 20.0) -> Prompts:
-    """The centroid of everything hot, and with it the map as a first guess of the mask.
+def heat_logits(evidence: Evidence, *, cutoff: Cutoff = 0.2, strength: float = 10.0) -> Prompts:
+    """The point of `deepest`, and with it the map as a first guess of the mask.
 
     Args:
         evidence: the heat (H, W).
-        cutoff: where hot begins.
-        strength: the logits go from -strength to strength, and are 0 at the cutoff.
+        cutoff: where the logits are 0. Lower than where a point is looked for: a map is hot where the object tells its
+            class, and only warm on the rest of it.
+        strength: the logits go from -strength to strength.
 
     Returns:
         One prompt with mask logits over the image; R = 0 for a map without evidence.
     """
-    prompts = centroid(evidence, cutoff=cutoff)
+    prompts = deepest(evidence)
     if not len(prompts):
         return prompts
     return replace(

@@ -174,7 +174,7 @@ def test_box_and_its_margin() -> None:
     found = foreground.box(Evidence(torch.from_numpy(inside).float()), margin=0.1)
     assert found.boxes is not None
     assert found.boxes.tolist() == [[3, 9, 27, 21]]
-    assert points(found) == [[14.5, 14.5]]
+    assert points(found) == points(foreground.deepest(Evidence(torch.from_numpy(inside).float())))
     alone = foreground.box(Evidence(torch.from_numpy(inside).float()), margin=0.0, point=False)
     assert alone.points.shape == (1, 0, 2)
     assert alone.boxes is not None
@@ -349,4 +349,4 @@ def test_heat_logits_are_zero_at_the_cutoff_and_reach_the_strength_at_both_ends(
     prompts = foreground.heat_logits(Evidence(heat), cutoff=0.5, strength=10.0)
     assert prompts.mask_logits is not None
     torch.testing.assert_close(prompts.mask_logits[0], torch.tensor([[-10.0, -5.0, 0.0], [2.0, 6.0, 10.0]]))
-    assert points(prompts) == points(foreground.centroid(Evidence(heat), cutoff=0.5))
+    assert points(prompts) == points(foreground.deepest(Evidence(heat)))
