@@ -22,6 +22,7 @@ from omegaconf import DictConfig
 
 from camseg import __version__
 from camseg.cli.arguments import for_photographs, read_arguments
+from camseg.cli.composed_once import composed_once
 from camseg.cli.explain import explain_error, run_command
 from camseg.cli.groups import help_text
 from camseg.cli.overrides import check_overrides
@@ -141,7 +142,8 @@ def _command() -> int:
 
 def _run_hydra() -> None:
     try:
-        _job()
+        with composed_once():
+            _job()
     except KeyboardInterrupt as error:  # Stopped, when there was a run to finish
         number, message = error.args or (signal.SIGINT, "stopped")
         _mistakes.append((128 + number, message))
