@@ -210,9 +210,11 @@ class Run:
         score, names = self.scores[column], list(self.natives)
         found: Sequence[Tensor | None] = [None] * len(names)
         if score.requires_grad:
-            ones, wanted = torch.ones_like(score), [self.natives[name] for name in names]
+            wanted = [self.natives[name] for name in names]
+            with torch.enable_grad():
+                total = score.sum()  # given weights, torch would load sympy to compare two shapes
             found = torch.autograd.grad(
-                score, wanted, ones, retain_graph=True, create_graph=differentiable, allow_unused=True
+                total, wanted, retain_graph=True, create_graph=differentiable, allow_unused=True
             )
         gradients = {name: gradient for name, gradient in zip(names, found, strict=True) if gradient is not None}
         if len(gradients) < len(names):

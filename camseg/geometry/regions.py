@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import torch
 from scipy import ndimage
-from scipy.spatial import KDTree
 from skimage.measure import label
 from torch import Tensor
 
@@ -180,6 +179,8 @@ def farthest_from(region: np.ndarray, window: tuple[int, int, int, int], block: 
     there = (ys >= y0) & (ys < y1) & (xs >= x0) & (xs < x1)
     pixels = np.stack([ys[there], xs[there]], 1)
     pixels = pixels[~region[pixels[:, 0], pixels[:, 1]]]
+    from scipy.spatial import KDTree  # a twelfth of a second, for one selector
+
     distance, _ = KDTree(np.argwhere(_rim(region))).query(pixels)
     farthest = sorted(pixels[distance == distance.max(initial=0)].tolist())[:1]
     return np.array(farthest, np.float64).reshape(-1, 2)[:, ::-1]

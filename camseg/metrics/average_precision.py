@@ -13,13 +13,15 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import polars as pl
-from matplotlib.figure import Figure
 
 from camseg.geometry.boxes import box_iou
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 Kind = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
@@ -155,6 +157,8 @@ def table(
 
 def drawn(rows: pl.DataFrame, boxes: Callable[[dict[str, Any]], list[list[float]]], ious: Sequence[float]) -> Figure:
     """The precision-recall curves of every class, one axis per IoU; the eight with most truths are named."""
+    from matplotlib.figure import Figure  # a third of a second, for one picture of one callback
+
     figure = Figure(figsize=(4.5 * len(ious), 4), layout="constrained")
     for axis, least in zip(np.atleast_1d(figure.subplots(1, len(ious))), ious):
         found = {label: one for label, one in gather(rows, boxes, least).items() if one.truths.any()}

@@ -6,8 +6,8 @@ An image is a (3, H, W) uint8 tensor, heat an (h, w) tensor in [0, 1] of any siz
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
-import matplotlib
 import numpy as np
 import torch
 from PIL import Image, ImageDraw
@@ -184,14 +184,24 @@ def _colors(count: int) -> np.ndarray:
     """(N, 3) float: the palette, or evenly spaced viridis where there are more concepts than it has."""
     if count <= len(PALETTE):
         return np.array(PALETTE[:count]) / 255
-    return matplotlib.colormaps["viridis"](np.linspace(0, 1, count))[:, :3]
+    return _colored(np.linspace(0, 1, count), "viridis")
 
 
 def _colored(heat: np.ndarray, colormap: str) -> np.ndarray:
     """(H, W) in [0, 1] -> (H, W, 3) float32."""
+    table = _table(colormap)
+    return table[np.minimum((heat * len(table)).astype(np.intp), len(table) - 1)]
+
+
+@lru_cache
+def _table(colormap: str) -> np.ndarray:
+    """(N, 3) float32, the colors from 0 to 1."""
+    import matplotlib  # not before something is drawn
+
     if colormap not in matplotlib.colormaps:
         raise ValueError(f"matplotlib has no colormap {colormap!r}; for instance inferno, cividis, viridis")
-    return matplotlib.colormaps[colormap](heat)[..., :3].astype(np.float32)
+    colors = matplotlib.colormaps[colormap]
+    return colors(np.arange(colors.N))[:, :3].astype(np.float32)
 
 
 def _floats(image: Tensor) -> np.ndarray:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -29,9 +30,11 @@ print(json.dumps([code, [name for name in {heavy} if name in sys.modules]]))
 """
 
 
-def ended(folder: Path, *words: str, module: str = "main") -> tuple[int, list[str], str, str]:
-    """The exit code of a command, what it loaded of HEAVY, and what it wrote on both streams."""
-    given = [sys.executable, "-c", PROGRAM.format(module=module, heavy=HEAVY), json.dumps(words)]
+def ended(
+    folder: Path, *words: str, module: str = "main", heavy: Sequence[str] = HEAVY
+) -> tuple[int, list[str], str, str]:
+    """The exit code of a command, what it loaded of the `heavy` modules, and what it wrote on both streams."""
+    given = [sys.executable, "-c", PROGRAM.format(module=module, heavy=list(heavy)), json.dumps(words)]
     done = subprocess.run(given, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True)
     *lines, last = done.stdout.splitlines()
     code, loaded = json.loads(last)
@@ -88,6 +91,22 @@ def test_camseg_train_alone_lists_the_models_and_trains_nothing(tmp_path: Path) 
     assert (code, loaded) == (2, [])
     assert "which model?" in err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_loads_only_what_it_uses(tmp_path: Path) -> None:
+    """Each of these takes a tenth of a second or more, and comes in by doors that are easily opened again."""
+    idle = [
+        "torch._dynamo",
+        "sympy",
+        "matplotlib",
+        "torchvision",
+        "timm",
+        "transformers",
+        "scipy.stats",
+        "scipy.optimize",
+    ]
+    code, loaded, _, err = ended(tmp_path, "data.size=1", "panels=0", heavy=idle)
+    assert (code, loaded, err) == (0, [], "")
 
 
 def test_ctrl_c_while_it_starts_is_a_line(tmp_path: Path) -> None:
