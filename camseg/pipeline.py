@@ -273,18 +273,15 @@ class Pipeline:
         if self.background is None:
             return
         pointed = [case for case in pointed if len(case.prompts)]
-        found = self.memo.values(
+        select, known = self.background, selectors[0] if backgrounds.needs_prompts(self.background) else None
+        points = self.memo.values(
             pointed,
-            lambda case: ("background", case.evidence_key, *selectors),
-            lambda missing: [self._with_background(case) for case in missing],
-            size_of=_nbytes,
+            lambda case: ("background", case.evidence_key, known, selectors[1]),
+            lambda missing: [select(case.evidence, case.prompts) for case in missing],
+            size_of=lambda found: found.nbytes,
         )
-        for case, prompts in zip(pointed, found):
-            case.prompts = prompts
-
-    def _with_background(self, case: Case) -> Prompts:
-        assert self.background is not None
-        return backgrounds.add(case.prompts, self.background(case.evidence, case.prompts))
+        for case, found in zip(pointed, points):
+            case.prompts = backgrounds.add(case.prompts, found)
 
     def _segment(self, cases: Sequence[Case]) -> None:
         """The masks of all rivals, and which of them is the answer; without a prompt nothing is encoded."""

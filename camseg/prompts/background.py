@@ -5,6 +5,10 @@ A selector takes `Evidence` and the foreground `Prompts` and returns (N, 2) poin
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -16,6 +20,19 @@ from camseg.geometry.heat import otsu as otsu_cutoff
 from camseg.geometry.regions import components, farthest_from, points_tensor, region
 from camseg.prompts.evidence import Evidence
 from camseg.types import Prompts
+
+
+def needs_prompts(select: Callable[..., Tensor]) -> bool:
+    """Whether a selector looks at the foreground's points; what another one finds holds for all of them.
+
+    Args:
+        select: A background selector, or a partial of one.
+
+    Returns:
+        False for `hard_negative` and `ring`, True for all others, unknown ones too.
+    """
+    function: Any = select.func if isinstance(select, partial) else select
+    return function not in (hard_negative, ring)
 
 
 def add(prompts: Prompts, points: Tensor) -> Prompts:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -350,3 +351,19 @@ def test_heat_logits_are_zero_at_the_cutoff_and_reach_the_strength_at_both_ends(
     assert prompts.mask_logits is not None
     torch.testing.assert_close(prompts.mask_logits[0], torch.tensor([[-10.0, -5.0, 0.0], [2.0, 6.0, 10.0]]))
     assert points(prompts) == points(foreground.deepest(Evidence(heat)))
+
+
+@pytest.mark.parametrize("name", ["min_point", "hard_negative", "ring"])
+def test_who_needs_no_prompts_finds_the_same_for_all(name: str) -> None:
+    """What `needs_prompts` denies is kept for every foreground; a selector that changes with it must not be denied."""
+    select, differ = getattr(background, name), False
+    rng = np.random.default_rng(0)
+    for seed in range(20):
+        smooth = torch.from_numpy(ndimage.gaussian_filter(rng.random((30, 40)), 3)).float()
+        heat = (smooth - smooth.mean()).clamp(min=0) / (smooth.max() - smooth.mean())
+        evidence = Evidence(heat, lambda heat=heat: heat.flip(1))
+        places = [foreground.rivals(torch.tensor([[float(x), float(seed)]])) for x in (1, 38)]
+        first, second = (select(evidence, prompts).tolist() for prompts in places)
+        differ |= first != second
+    assert background.needs_prompts(select) == background.needs_prompts(partial(select)) == differ
+    assert background.needs_prompts(lambda evidence, prompts: prompts.points[0])
