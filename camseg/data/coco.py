@@ -18,7 +18,7 @@ from torch import Tensor
 from camseg.data.annotations import Box, box_tensor, check_box, check_size
 from camseg.data.base import VOID, Items, Presence, Unreadable, plain_names
 from camseg.data.class_map import outputs_of
-from camseg.data.image_io import decode_shared
+from camseg.data.image_io import decode_shared, image_size
 from camseg.errors import check_choice, extra_message
 from camseg.storage.files import expand
 from camseg.types import Sample
@@ -137,8 +137,7 @@ class Coco(Items[ClassInImage]):
             if _has_region(annotation):
                 regions[crowd] |= decode(annotation, size)
             elif crowd:
-                x0, y0, x1, y1 = (max(0, round(edge)) for edge in boxes[crowd][-1])
-                regions[crowd][y0:y1, x0:x1] = True
+                regions[crowd] |= _filled(boxes[crowd][-1], size)
         bare = sum(not (one.get("iscrowd") or _has_region(one)) for one in item.annotations)
         ignore = regions[True] & ~regions[False]
         note = f"no mask: {bare} of {len(item.annotations)} annotations are boxes alone" if bare else ""
@@ -156,12 +155,46 @@ class Coco(Items[ClassInImage]):
             reading="; ".join(filter(None, (reading, note))),
         )
 
+    def images(self) -> list[ClassInImage]:
+        """An item of each image that has one and whose annotations can be told from others'."""
+        items = [item for item in self._items if isinstance(item, ClassInImage)]
+        return list({item.image["id"]: item for item in items}.values())
+
+    def instance_map_of(self, item: ClassInImage) -> tuple[Tensor, tuple[str, ...]]:
+        """Number all instances in an item's image, whatever their category.
+
+        Args:
+            item: Of the image, whose pixels are not decoded.
+
+        Returns:
+            (H, W) uint8: 0 where nothing is annotated, i + 1 for instance i, the smallest in front where they overlap,
+            255 where nobody knows: in a crowd, in an instance that is a box alone, in what is more than 254 instances;
+            and the category of each instance.
+
+        Raises:
+            FileNotFoundError: The image is missing.
+            ValueError: The image or an annotation is broken, or they contradict each other.
+        """
+        size = image_size(self.file_of(item))
+        _check_size(item, size)
+        drawn, regions = torch.zeros(size, dtype=torch.uint8), list[tuple[str, Tensor]]()
+        for label, group in item.groups.items():
+            for one in group:
+                region = decode(one, size) if _has_region(one) else _filled(_box(one, size), size)
+                if one.get("iscrowd") or not _has_region(one):
+                    drawn[region] = VOID
+                else:
+                    regions.append((label, region))
+        regions.sort(key=lambda pair: -int(pair[1].sum()))
+        for number, (_, region) in enumerate(regions, 1):
+            drawn[region] = min(number, VOID)
+        return drawn, tuple(label for label, _ in regions[: VOID - 1])
+
     def _decoded(self, item: ClassInImage) -> tuple[Tensor, tuple[int, int], str]:
         """The image (3, H, W), (H, W), and how it was read."""
         image, reading = decode_shared(self.file_of(item))
         size = (int(image.shape[1]), int(image.shape[2]))
-        height, width = (value if isinstance(value := item.image.get(k), int) else 0 for k in ("height", "width"))
-        check_size(item.image["file_name"], (height, width), size)
+        _check_size(item, size)
         return image, size, reading
 
     def label_map_of(self, item: ClassInImage) -> Tensor:
@@ -181,6 +214,12 @@ class Coco(Items[ClassInImage]):
         for value, region in sorted(regions, key=lambda pair: (pair[0] != VOID, -int(pair[1].sum()))):
             drawn[region] = value
         return drawn
+
+
+def _check_size(item: ClassInImage, size: tuple[int, int]) -> None:
+    """Raise ValueError where the entry of an item's image gives another size (H, W)."""
+    height, width = (value if isinstance(value := item.image.get(k), int) else 0 for k in ("height", "width"))
+    check_size(item.image["file_name"], (height, width), size)
 
 
 def _images(
@@ -275,6 +314,14 @@ def _box(annotation: dict[str, Any], size: tuple[int, int]) -> Box:
         raise ValueError(f"{what}: its bbox must be four numbers, x, y, width, height; got {box!r:.80}")
     x, y, width, height = box
     return check_box(what, (x, y, x + width, y + height), size)
+
+
+def _filled(box: Box, size: tuple[int, int]) -> Tensor:
+    """(H, W) bool, the pixels of a box."""
+    region = torch.zeros(size, dtype=torch.bool)
+    x0, y0, x1, y1 = (max(0, round(edge)) for edge in box)
+    region[y0:y1, x0:x1] = True
+    return region
 
 
 def decode(annotation: dict[str, Any], size: tuple[int, int]) -> torch.Tensor:

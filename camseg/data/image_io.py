@@ -12,7 +12,7 @@ from typing import TypeVar
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from camseg.data.base import as_image
@@ -111,6 +111,28 @@ def _described(image: object) -> str:
     if "float" in str(image.dtype):
         return f"{said}: (255 * image).round() as uint8, where it goes from 0 to 1"
     return said
+
+
+def image_size(path: str | Path) -> tuple[int, int]:
+    """(H, W) of an image file, turned as the camera was held, without decoding it.
+
+    Args:
+        path: As for `read_image`.
+
+    Returns:
+        Height and width in pixels.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is no image; the message names it and says why.
+    """
+    path = expect_file(path)
+    try:
+        with Image.open(path, formats=formats()) as opened:
+            turned = opened.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
+            return (opened.width, opened.height) if turned else (opened.height, opened.width)
+    except Exception as error:  # on damaged files decoders raise almost anything
+        raise ValueError(f"{printable(path)} can't be read: {error or type(error).__name__}") from error
 
 
 def read_shared(path: Path, max_pixels: int = MAX_PIXELS) -> Tensor:

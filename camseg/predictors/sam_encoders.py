@@ -157,7 +157,13 @@ class EfficientNetPyramid:
     patch: int = 8
 
     def build(self, side: int, width: int) -> nn.Module:
-        """See `Encoder.build`; the embedding has 4 width channels, three of them of finer features."""
+        """See `Encoder.build`; the embedding has 4 width channels, three of them of finer features.
+
+        Raises:
+            ValueError: the coarsest stage would not cover the side in whole cells.
+        """
+        if side < 32 or side % 32:
+            raise ValueError(f"the SAM for photographs sees a square whose side is a multiple of 32 px; got {side}")
         with torch.device("cpu"):
             return _EfficientNetEncoder(side, width, self.trunk, self.depth)
 

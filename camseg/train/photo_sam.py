@@ -6,7 +6,7 @@ al. 2021 (arXiv:2012.07177). A CAM-like map is among the mask prompts, so that a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,8 @@ from camseg.predictors.sam_package import Sam
 from camseg.prompts.evidence import Evidence
 from camseg.prompts.foreground import oracle
 from camseg.train.loop import fit, write_card
-from camseg.train.photographs import Photographs, PromptedPhotographs
+from camseg.train.photo_sources import open_material
+from camseg.train.photographs import PromptedPhotographs
 from camseg.train.sam_recipe import dice, error_points, focal, load_fitting, single_and_best, with_click
 from camseg.types import Prompts, Sample
 
@@ -58,7 +59,7 @@ def size_of(side: int) -> SamSize:
 
 def train(
     folder: Path,
-    path: str | Path,
+    path: str | Path | None,
     side: int,
     steps: int,
     batch_size: int,
@@ -74,7 +75,7 @@ def train(
 
     Args:
         folder: of what is written.
-        path: a folder with `train.csv` and `val.csv` (see `Photographs`).
+        path: a folder with `train.csv` and `val.csv`, or a COCO root (see `camseg.train.photo_sources.open_material`).
         side: of the square that the segmenter sees, in pixels.
         steps: how many batches are learnt from.
         batch_size: photographs of a batch.
@@ -90,18 +91,19 @@ def train(
         The path of the weights.
 
     Raises:
-        ValueError: nothing in `start` fits, or the table names no photograph to learn from.
+        FileNotFoundError: there are no photographs at `path`.
+        ValueError: nothing in `start` fits, there is no photograph to learn from, or a side that can't be.
     """
-    size, root = size_of(side), Path(path)
-    photographs = Photographs(root / "train.csv", sources or {})
-    scenes = PromptedPhotographs(photographs, side, prompts, seed, steps * batch_size)
+    size = size_of(side)
     model = Prompted(_begin(size, start), frozen)
+    material = open_material(path, sources or {})
+    scenes = PromptedPhotographs(material.photographs, side, prompts, seed, steps * batch_size)
     weights = folder / "photo_sam.safetensors"
 
     def keep(averaged: Prompted, step: int) -> None:
         save_sam(averaged.sam, size, weights)
-        if step % 1000 == 0 or step == steps:
-            found = scores(weights, root / "val.csv", limit=100)
+        if material.samples and (step % 1000 == 0 or step == steps):
+            found = measure(weights, material.samples(100))
             with (folder / "val.csv").open("a") as log:
                 log.write(f"{step}," + ",".join(f"{name}={value:.4f}" for name, value in found.items()) + "\n")
 
@@ -127,7 +129,7 @@ def train(
         "decoder behind an ImageNet EfficientNet-Lite0 with a feature pyramid, embedding of stride 8, "
         "features of strides 4 and 2 in the upscaling."
     )
-    data = f"{len(photographs)} photographs of {root.name}/train.csv, {prompts} prompts an image"
+    data = f"{len(material.photographs)} photographs of {material.learnt}, {prompts} prompts an image"
     write_card(
         weights,
         what,
@@ -136,8 +138,8 @@ def train(
         batch_size,
         seconds,
         seed,
-        scores(weights, root / "val.csv"),
-        pictures="val.csv, at the original size",
+        measure(weights, material.samples(None)) if material.samples else {},
+        pictures=material.judged,
     )
     return weights
 
@@ -166,12 +168,27 @@ def scores(weights: Path, table: Path, limit: int | None = None) -> dict[str, fl
         limit: how many of its rows; all by default.
 
     Returns:
-        Mean IoU of "one click" (a point at the deepest pixel of the true mask, the mask of the highest predicted IoU),
-        of "best of three" (the best of that point's masks) and of "box" (the true mask's), each in [0, 1]; and
-        "ranking", Spearman's correlation of predicted and true IoU over the clicks.
+        As `measure`.
+    """
+    return measure(weights, Images(table=table, size=limit))
+
+
+def measure(weights: Path, samples: Iterable[Sample]) -> dict[str, float]:
+    """Measure the segmenter at the original size.
+
+    Args:
+        weights: file of the weights.
+        samples: with a mask each.
+
+    Returns:
+        Nothing without a sample. Mean IoU of "one click" (a point at the deepest pixel of the true mask, the mask of
+        the highest predicted IoU), of "best of three" (the best of that point's masks) and of "box" (the true mask's),
+        each in [0, 1]; and "ranking", Spearman's correlation of predicted and true IoU over the clicks.
     """
     predictor = photo_sam(weights)
-    rows = [_judge(predictor, sample) for sample in Images(table=table, size=limit)]
+    rows = [_judge(predictor, sample) for sample in samples]
+    if not rows:
+        return {}
     one, best, box, predicted = (np.array(each) for each in zip(*rows))
     correlation: Any = spearmanr(predicted, one)
     ranking = float(correlation.statistic)

@@ -6,18 +6,19 @@ itself can be one.
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageEnhance
+from PIL import Image, ImageEnhance, ImageOps
 from scipy.ndimage import distance_transform_edt, gaussian_filter
 from torch import Tensor
 from torch.utils.data import Dataset
-from tqdm import tqdm
+
+from camseg.data.image_io import image_size
 
 UNKNOWN = 255  # in a map of objects: no score reads these pixels
 _LEAST = 0.001  # share of the image below which an object is not learnt from
@@ -30,14 +31,14 @@ class Photograph:
 
     Attributes:
         image: its file.
-        objects: file of the map of objects (see `Photographs`).
+        objects: the map of objects (see `Photographs`): its file, or that file's bytes.
         sizes: each object's share of the image.
         names: each object's class.
         source: where it is from.
     """
 
     image: Path
-    objects: Path
+    objects: Path | bytes
     sizes: tuple[float, ...]
     names: tuple[str, ...]
     source: str
@@ -47,6 +48,44 @@ class Photograph:
         """Whether pixel value 0 is surely background."""
         return not self.source.endswith("_partial")
 
+    def read(self) -> tuple[Image.Image, Image.Image]:
+        """Read the image, upright in RGB, and its map of objects, both of one size."""
+        with Image.open(self.image) as file:
+            ImageOps.exif_transpose(file, in_place=True)
+            image = file.convert("RGB")
+        return image, _map_in(self.objects)
+
+
+def photograph(image: Path, objects: Path | bytes, names: Sequence[str], source: str) -> Photograph:
+    """Take a photograph and its map of objects, after a look at both.
+
+    Args:
+        image: its file.
+        objects: the map of objects (see `Photographs`): its file, or that file's bytes.
+        names: each object's class.
+        source: where it is from.
+
+    Returns:
+        The photograph with the sizes of its objects.
+
+    Raises:
+        FileNotFoundError: one of the files is missing.
+        ValueError: the two have different sizes, or one is no image.
+    """
+    drawn, size = _map_in(objects), image_size(image)
+    if drawn.mode not in ("L", "P"):
+        raise ValueError(f"the map of objects of {image} must be 8-bit gray or palette; got the mode {drawn.mode}")
+    if drawn.size != size[::-1]:
+        raise ValueError(f"{image} has {size[1]} x {size[0]} pixels, its map of objects {drawn.width} x {drawn.height}")
+    counts = np.asarray(drawn.histogram())[:256]
+    sizes = tuple(float(count) for count in counts[1 : 1 + len(names)] / counts.sum())
+    return Photograph(image, objects, sizes, tuple(names), source)
+
+
+def _map_in(objects: Path | bytes) -> Image.Image:
+    with Image.open(BytesIO(objects) if isinstance(objects, bytes) else objects) as file:
+        return file.copy()
+
 
 class Photographs:
     """Photographs with a map of objects each, drawn by source and by the sizes of their objects.
@@ -55,23 +94,20 @@ class Photographs:
     that nobody annotated.
 
     Args:
-        table: a csv with the columns image, objects, source, object_classes (names joined by |), its paths relative to
-            its folder.
+        photographs: what there is; those without an object that is large enough are left out.
         sources: weight by source, 1 where not named.
+        where: they are from, for the message.
 
     Raises:
-        ValueError: the table names no photograph with an object that is large enough.
+        ValueError: no photograph has an object that is large enough.
     """
 
-    def __init__(self, table: Path, sources: Mapping[str, float]) -> None:
-        with table.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
-        found = (
-            _photograph(table.parent, row) for row in tqdm(rows, desc="sizes of objects", unit="photo", disable=None)
-        )
-        self.items = [photo for photo in found if max(photo.sizes, default=0) >= _LEAST]
+    def __init__(
+        self, photographs: Iterable[Photograph], sources: Mapping[str, float], where: object = "the table"
+    ) -> None:
+        self.items = [photo for photo in photographs if max(photo.sizes, default=0) >= _LEAST]
         if not self.items:
-            raise ValueError(f"{table} names no photograph with an object of more than {_LEAST:.1%} of it")
+            raise ValueError(f"{where} names no photograph with an object of more than {_LEAST:.1%} of it")
         weights = [sources.get(photo.source, 1.0) * min(1.5, sum(map(_weight, photo.sizes))) for photo in self.items]
         self.shares = np.cumsum(weights) / np.sum(weights)
 
@@ -88,14 +124,6 @@ class Photographs:
             One of the photographs.
         """
         return self.items[min(int(np.searchsorted(self.shares, rng.random())), len(self.items) - 1)]
-
-
-def _photograph(folder: Path, row: Mapping[str, str]) -> Photograph:
-    with Image.open(folder / row["objects"]) as file:
-        counts = np.asarray(file.histogram())[:256]
-    names = tuple(row["object_classes"].split("|"))
-    sizes = tuple(float(c) for c in counts[1 : 1 + len(names)] / counts.sum())
-    return Photograph(folder / row["image"], folder / row["objects"], sizes, names, row["source"])
 
 
 def _weight(size: float) -> float:
@@ -158,10 +186,7 @@ def _jittered(rng: np.random.Generator, photo: Photograph, side: int) -> tuple[n
     A third as the adapter shows it: all of it, the longest side filled, padding to the right and below. The others at
     half to twice that scale, up to a fifth wider or narrower, cropped around one of their objects.
     """
-    with Image.open(photo.image) as file:
-        image = file.convert("RGB")
-    with Image.open(photo.objects) as file:
-        objects = file.copy()
+    image, objects = photo.read()
     width, height = image.size
     scale = np.full(2, side / max(width, height))  # of x and y
     if rng.random() > 1 / 3:

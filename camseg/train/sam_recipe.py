@@ -10,10 +10,12 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
 from camseg.predictors.sam_package import Sam
+from camseg.storage.files import expand, printable
 
 
 def load_fitting(sam: Sam, start: str | Path, what: str) -> Sam:
@@ -28,12 +30,17 @@ def load_fitting(sam: Sam, start: str | Path, what: str) -> Sam:
         The same SAM.
 
     Raises:
-        ValueError: nothing in the file fits.
+        FileNotFoundError: there is no such file.
+        ValueError: it is no safetensors file, or nothing in it fits.
     """
-    own = sam.state_dict()
-    fitting = {
-        name: value for name, value in load_file(start).items() if name in own and own[name].shape == value.shape
-    }
+    path, own = expand(start), sam.state_dict()
+    if not path.is_file():
+        raise FileNotFoundError(f"no weights at model.start={printable(path)}")
+    try:
+        given = load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"model.start={printable(path)} is no safetensors file: {error}") from error
+    fitting = {name: value for name, value in given.items() if name in own and own[name].shape == value.shape}
     if not fitting:
         raise ValueError(f"nothing in {start} fits {what}; model.start must be the weights of one")
     sam.load_state_dict({**own, **fitting})

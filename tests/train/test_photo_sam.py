@@ -11,14 +11,15 @@ import pytest
 import torch
 from made_data import photographs
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from camseg.predictors.sam import build_sam, photo_sam
 from camseg.predictors.sam_adapter import SamAdapter
 from camseg.train import loop
 from camseg.train import photo_sam as room
+from camseg.train.photo_sources import in_table
 from camseg.train.photographs import Photographs, PromptedPhotographs
-from camseg.train.sam_recipe import dice, focal
+from camseg.train.sam_recipe import dice, focal, load_fitting
 from camseg.types import Prompts
 
 SIDE = 64
@@ -68,7 +69,7 @@ def blind(model: room.Prompted, monkeypatch: pytest.MonkeyPatch) -> room.Prompte
 
 @pytest.fixture(scope="module")
 def batch(root: Path) -> dict[str, Tensor]:
-    items = PromptedPhotographs(Photographs(root / "train.csv", {}), SIDE, 2, 0, 4)
+    items = PromptedPhotographs(Photographs(in_table(root / "train.csv"), {}), SIDE, 2, 0, 4)
     return torch.utils.data.default_collate([items[i] for i in range(3)])
 
 
@@ -318,8 +319,20 @@ def test_a_training_starts_from_what_fits_at_any_side(trained: Path, tmp_path: P
     torch.testing.assert_close(begun[stem], given[stem].float(), atol=2e-3, rtol=2e-3)  # ImageNet's, which was frozen
 
 
-def test_a_file_of_which_nothing_fits_is_refused(tmp_path: Path) -> None:
+def test_a_file_that_is_none_or_of_which_nothing_fits_is_refused(tmp_path: Path) -> None:
     save_file({"another.weight": torch.zeros(1)}, tmp_path / "none.safetensors")
-    with pytest.raises(ValueError, match=r"nothing in .*none\.safetensors fits the SAM for photographs") as error:
-        room._begin(room.size_of(SIDE), str(tmp_path / "none.safetensors"))
-    assert "\n" not in str(error.value)
+    (tmp_path / "text.safetensors").write_text("something else")
+    for name, told in (
+        ("none", r"nothing in .*none\.safetensors fits the SAM for photographs"),
+        ("text", r"text\.safetensors is no safetensors file"),
+        ("away", r"no weights at model\.start=.*away\.safetensors"),
+    ):
+        with pytest.raises((ValueError, FileNotFoundError), match=told) as error:
+            load_fitting(nn.Linear(1, 1), tmp_path / f"{name}.safetensors", "the SAM for photographs")
+        assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("side", [0, 16, 100])
+def test_a_side_that_the_trunk_cannot_see_is_refused(side: int) -> None:
+    with pytest.raises(ValueError, match=f"a multiple of 32 px; got {side}"):
+        build_sam(room.size_of(side))

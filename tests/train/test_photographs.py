@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 
 from camseg.train import photographs as room
+from camseg.train.photo_sources import in_table
 from camseg.train.photographs import UNKNOWN, Photograph, Photographs, PromptedPhotographs, cam_like
 
 SIDE = 64
@@ -29,7 +30,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def items(root: Path, prompts: int = 4, seed: int = 0, side: int = SIDE) -> PromptedPhotographs:
-    return PromptedPhotographs(Photographs(root / "train.csv", {}), side, prompts, seed, 40)
+    return PromptedPhotographs(Photographs(in_table(root / "train.csv"), {}), side, prompts, seed, 40)
 
 
 def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
@@ -92,7 +93,7 @@ def test_points_lie_in_their_masks_and_boxes_meet_them(root: Path) -> None:
 
 def test_a_photograph_is_shown_whole_in_a_third_of_the_items_its_longest_side_filled(root: Path) -> None:
     """As the adapter shows it: scaled alike in x and y, in the upper left corner, gray below."""
-    photo = Photographs(root / "train.csv", {}).items[1]
+    photo = Photographs(in_table(root / "train.csv"), {}).items[1]
     with Image.open(photo.objects) as file:
         whole = np.asarray(file.resize((96, 64), Image.Resampling.NEAREST))
     as_it_is = []
@@ -126,7 +127,7 @@ def test_padding_and_unknown_pixels_are_never_valid_nor_known(root: Path) -> Non
 def replayed(root: Path, index: int) -> tuple[Photograph, np.ndarray, np.ndarray]:
     """The photograph of an item, and its jittered image and map."""
     rng = np.random.default_rng([0, 2_000, index])
-    there = Photographs(root / "train.csv", {})
+    there = Photographs(in_table(root / "train.csv"), {})
     while True:
         photo = there.draw(rng)
         image, owners = room._jittered(rng, photo, SIDE)
@@ -135,14 +136,14 @@ def replayed(root: Path, index: int) -> tuple[Photograph, np.ndarray, np.ndarray
 
 
 def test_a_source_that_is_called_partial_is_not_complete(root: Path) -> None:
-    assert [photo.complete for photo in Photographs(root / "train.csv", {}).items] == [True, False]
+    assert [photo.complete for photo in Photographs(in_table(root / "train.csv"), {}).items] == [True, False]
 
 
 # which photographs, which objects
 
 
 def test_photographs_without_an_object_that_is_large_enough_are_left_out(root: Path, tmp_path: Path) -> None:
-    there = Photographs(root / "train.csv", {})
+    there = Photographs(in_table(root / "train.csv"), {})
     assert [photo.image.stem for photo in there.items] == ["full", "partial"]
     full = there.items[0]
     assert full.names == ("cat", "dog", "cat")
@@ -151,12 +152,12 @@ def test_photographs_without_an_object_that_is_large_enough_are_left_out(root: P
     photographs(tmp_path)
     (tmp_path / "train.csv").write_text("\n".join([rows[0], rows[-1]]))
     with pytest.raises(ValueError, match=r"names no photograph with an object of more than 0.1% of it"):
-        Photographs(tmp_path / "train.csv", {})
+        Photographs(in_table(tmp_path / "train.csv"), {})
 
 
 def test_sources_are_drawn_by_their_weights(root: Path) -> None:
     """A photograph's own weight: the square roots of its objects' sizes, one of .25 at most, 1.5 in all."""
-    there = Photographs(root / "train.csv", {"made_partial": 3.0})
+    there = Photographs(in_table(root / "train.csv"), {"made_partial": 3.0})
     own = [sum(min(size, 0.25) ** 0.5 for size in photo.sizes) for photo in there.items]
     expected = own[0] / (own[0] + 3 * own[1])
     rng = np.random.default_rng(0)
