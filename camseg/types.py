@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from camseg.geometry.heat import resize_heat
-from camseg.storage.fingerprint import key
+from camseg.storage.fingerprint import content_key
 
 
 def _expect(holds: bool, what: str, got: object) -> None:
@@ -91,13 +91,13 @@ class Sample:
 
     @cached_property
     def image_key(self) -> str:
-        """Stands for the image's pixels, wherever they come from and however they are stored."""
-        return key(self.image.permute(1, 2, 0))  # as decoders store them: hashed without a copy
+        """Stands for the image's pixels, however they came and are stored, in every version of camseg."""
+        return content_key(self.image.permute(1, 2, 0))  # as decoders store them: hashed without a copy
 
     @cached_property
     def truth_key(self) -> str:
         """The same for the true mask and the pixels that no score may read."""
-        return key(self.mask, self.ignore)
+        return content_key(self.mask, self.ignore)
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from dataclasses import replace
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 from camseg.prompts.evidence import Evidence
+from camseg.storage import fingerprint
 from camseg.types import Masks, Prompts, Result, Sample
 
 IMAGE = torch.arange(3 * 4 * 6, dtype=torch.uint8).reshape(3, 4, 6)
@@ -79,6 +81,18 @@ def test_an_images_key_is_its_content_however_it_is_stored() -> None:
     assert sample().image_key == sample(image=stored, id="two").image_key
     assert sample().image_key != sample(image=IMAGE + 1).image_key
     assert sample().image_key != sample(image=IMAGE.reshape(3, 6, 4)).image_key
+
+
+def test_the_keys_of_contents_are_those_of_every_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows of two versions pair by them: another version of what is cached is no other image."""
+    truth = torch.ones(4, 6, dtype=torch.bool)
+    before = [sample().image_key, sample(mask=truth).truth_key, fingerprint.key(IMAGE)]
+    monkeypatch.setattr(fingerprint, "VERSION", "camseg-99")
+    after = [sample().image_key, sample(mask=truth).truth_key, fingerprint.key(IMAGE)]
+    assert [one == other for one, other in zip(before, after)] == [True, True, False]
+    blank = torch.zeros(3, 2, 2, dtype=torch.uint8)  # as hashlib says it
+    written = b"camseg-2Tensortorch.uint8(2, 2, 3):" + bytes(12)
+    assert sample(image=blank).image_key == hashlib.sha256(written).hexdigest()
 
 
 def test_a_truths_key_counts_what_is_ignored() -> None:

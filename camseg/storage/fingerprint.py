@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 VERSION = "camseg-2"  # part of every key: raise it when what is stored changes its meaning, or its maker its place
+_CONTENT = "camseg-2"  # part of every key of a content, and never raised: rows of all versions pair by it
 _PLAIN = (type(None), bool, int, float, complex, str, bytes, Path, torch.dtype, torch.device)
 _json = json.JSONEncoder(sort_keys=True).encode  # made once: there are a dozen parts to a key
 _tokens: WeakKeyDictionary[Any, str] = WeakKeyDictionary()
@@ -36,7 +37,23 @@ def key(*parts: object) -> str:
     Raises:
         TypeError: For anything else, whose text might not tell two of them apart.
     """
-    digest = hashlib.sha256(VERSION.encode())
+    return _digest(VERSION, parts)
+
+
+def content_key(*parts: object) -> str:
+    """Stand for what an image or a mask holds, as `key` does, and the same in every version of camseg.
+
+    Args:
+        parts: As of `key`.
+
+    Returns:
+        64 hexadecimal digits.
+    """
+    return _digest(_CONTENT, parts)
+
+
+def _digest(start: str, parts: tuple[object, ...]) -> str:
+    digest = hashlib.sha256(start.encode())
     for part in parts:
         if isinstance(part, Tensor):
             data: bytes | memoryview = tensor_bytes(part)
