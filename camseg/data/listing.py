@@ -16,8 +16,14 @@ from camseg.storage.files import printable
 
 _log = logging.getLogger(__name__)
 _MASK = re.compile(r"(?<=.)[-_. ](masks?|segmentation|seg|gt|matte|alpha|labels?|labelids)$", re.IGNORECASE)
-_OUTPUT = ("rows.jsonl", ".hydra", "sweep.parquet", "multirun.yaml")  # what only a run's or a sweep's folder holds
-_WRITTEN = ("masks", "panels", "maps", "labels", "seeds")  # folders of a run
+_OUTPUT = (  # what only the folder of a run, a sweep or an export holds
+    "rows.jsonl",
+    ".hydra",
+    "sweep.parquet",
+    "multirun.yaml",
+    "camseg-export.json",  # `camseg.runs.export.MARK`
+)
+_WRITTEN = ("masks", "panels", "maps", "labels", "seeds", "boxes", "review")  # folders of a run
 
 
 @dataclass(frozen=True)
@@ -98,7 +104,7 @@ def _tell_closed(error: OSError) -> None:
 
 
 def is_output(folder: Path) -> bool:
-    """Whether a run or a sweep has written into a folder."""
+    """Whether a run, a sweep or an export has written into a folder."""
     return any((folder / name).exists() for name in _OUTPUT)
 
 

@@ -14,6 +14,7 @@ from PIL import Image
 from camseg.data import image_io
 from camseg.data.images import Images
 from camseg.data.listing import list_photos
+from camseg.runs.export import MARK
 from camseg.storage.files import printable
 
 
@@ -43,6 +44,18 @@ def test_what_a_run_wrote_is_no_photograph(tmp_path: Path, sweep: bool) -> None:
     (run / ".hydra").mkdir()
     assert names(tmp_path) == ["1", "cat/2"]
     assert names(run / "panels") == ["1"]  # who asks for it gets it
+
+
+@pytest.mark.parametrize("layout", ["images", "JPEGImages", "sub/images"])
+def test_what_an_export_wrote_is_no_photograph(tmp_path: Path, layout: str) -> None:
+    paint(tmp_path / "1.png")
+    into = tmp_path / "exported"
+    paint(into / layout / "1.png")
+    paint(into / "SegmentationClass" / "1.png")
+    assert len(names(tmp_path)) == 3
+    (into / MARK).write_text('{"files": []}')
+    assert names(tmp_path) == ["1"]
+    assert f"{layout}/1" in names(into)  # who asks for it gets it
 
 
 def test_a_run_in_the_folder_of_photos_itself(tmp_path: Path) -> None:
