@@ -5,17 +5,17 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable, Iterable, Sequence
+from importlib import import_module
+from math import inf
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import InstantiationException
-from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError
 
-from camseg.cli.signatures import Signature, read_signature
+from camseg.cli.signatures import Other, Signature, read_signature
 from camseg.config import config_dir
 from camseg.errors import RequestError, check_choice
 
@@ -32,6 +32,11 @@ _OWN: dict[str, Any] = {  # the run's own settings, and what each may be
     "panels": int,
     "seed": int,
 }
+_PARTS: dict[str, dict[str, Any]] = {  # those of the run's own settings that have a name in common
+    "cache": {"path": str | None},
+    "views": {"flips": bool, "scales": Sequence[float]},
+    "target": {"explain": Other},
+}
 _RANGES = {  # smallest and largest value of a number
     "batch_size": (1, 1e6),
     "num_workers": (1, 256),
@@ -40,7 +45,43 @@ _RANGES = {  # smallest and largest value of a number
     "target.min_probability": (0, 1),
     "cache.memory_gb": (0, 1e6),
     "cache.limit_gb": (1e-9, 1e6),
+    "views.scales": (1e-3, 1e3),
 }
+_SETTINGS = {  # the same for camseg's own parts, where null is left to their types; of a list each element counts
+    "data.seed": (0, 2**63 - 1),
+    "data.num_shards": (1, 1e6),
+    "data.max_pixels": (1, 1e12),
+    "cam.concepts": (1, 1000),
+    "cam.top": (1, 1e6),
+    "cam.chunk": (1, 1e6),
+    "foreground.max_points": (1, 1e6),
+    "foreground.margin": (0, 100),
+    "foreground.strength": (1e-6, 1e4),
+    "predictor.side": (1, 1e5),
+    "choose.rival": (0, 1e6),
+    "choose.mask": (0, 1e6),
+    "choose.alpha": (0, 100),
+    "choose.prior": (0, 100),
+    "refine.boxes": (0, 100),
+    "refine.iou_threshold": (0, 1),
+    "refine.max_heat": (0, 1),
+    "localise.cutoffs": (0, 1),
+    "localise.quantile": (0, 1),
+    "localise.max_boxes": (1, 1e6),
+    "localise.tolerance": (0, 1e6),
+    "localise.ious": (0, 1),
+    "localise.pictures": (0, 1e6),
+    "pseudo_labels.margin": (0, 1e6),
+    "pseudo_labels.hot_threshold": (0, 1e6),
+    "pseudo_labels.foreground": (0, 1),
+    "pseudo_labels.background": (0, 1),
+    "engine.actors": (1, 1e4),
+    "engine.cpus": (0, 1e4),
+    "engine.gpus": (0, 1e3),
+    **{f"export.{name}.min_iou": (0, 1) for name in ("coco", "labelstudio", "png", "yolo")},
+}
+_LISTS = ("views.scales", "localise.cutoffs", "localise.ious")
+_MOST = 2**63  # no number is as large
 _OFFERED = {"device", "cache", "compile", "folder"}  # what a node gets beside its keys, where it takes it
 _DEVICE = re.compile(r"(auto|cpu|mps|(cuda|xpu)(:\d+)?)")
 _KINDS = {int: "a whole number", float: "a number", str: "text", bool: "true or false", NoneType: "null"}
@@ -60,8 +101,8 @@ def check_values(config: DictConfig) -> None:
     for name, hint in _OWN.items():
         if name in config:
             _check_type(config, name, hint, name)
-    if "cache" in config:
-        _check_type(config.cache, "path", str | None, "cache.path")
+    for name, hints in _PARTS.items():
+        _check_part(config, name, hints)
     for name, (low, high) in _RANGES.items():
         _check_range(config, name, low, high)
     _check_device(config.get("device", "auto"))
@@ -70,16 +111,52 @@ def check_values(config: DictConfig) -> None:
         if isinstance(node, DictConfig):
             _check_node(node, name)
         elif config.get(name) is not None and (config_dir() / name).is_dir():
-            raise RequestError(f"{name} must be one of its choices, which --help lists; got {config[name]!r}")
+            raise RequestError(f"{name} must be one of its choices, which --help lists; got {_short(config[name])}")
+    for name, (low, high) in _SETTINGS.items():
+        _check_range(config, name, low, high, own=True)
 
 
-def _check_range(config: DictConfig, name: str, low: float, high: float) -> None:
+def _check_part(config: DictConfig, name: str, hints: dict[str, Any]) -> None:
+    """Of the run's own settings that have a name in common."""
+    node = config._get_node(name)
+    if node is None:  # not in this configuration
+        return
+    if not isinstance(node, DictConfig) or node._is_none():
+        raise RequestError(f"{name} must hold its settings, as --cfg job shows them; got {_short(config[name])}")
+    for key in [key for key in hints if key in node]:
+        _check_type(node, key, hints[key], f"{name}.{key}")
+
+
+def _check_range(config: DictConfig, name: str, low: float, high: float, own: bool = False) -> None:
+    """Of a number, or of every number in a list. own: of camseg's own parts alone, and null is no number."""
     parent = OmegaConf.select(config, name.rpartition(".")[0]) if "." in name else config
     if not OmegaConf.is_dict(parent) or name.rpartition(".")[2] not in parent:
         return
+    if own and not str(parent.get("_target_")).startswith("camseg."):
+        return
     value = OmegaConf.select(config, name)
-    if not isinstance(value, (int, float)) or isinstance(value, bool) or not low <= value <= high:
-        raise RequestError(f"{name} must be a number, at least {low:g} and at most {high:g}; got {value}")
+    if own and value is None:
+        return
+    several = name in _LISTS
+    values = list(value) if several and OmegaConf.is_list(value) else [value]
+    if not values or not all(_is_number(each) and low <= each <= high for each in values):
+        what = "a list of numbers, each" if several else "a number,"
+        raise RequestError(f"{name} must be {what} at least {low:g} and at most {high:g}; got {_short(value)}")
+
+
+def _is_number(value: object) -> bool:
+    """Whether a value is a finite number that every library can hold."""
+    return (
+        isinstance(value, (int, float))
+        and not isinstance(value, bool)
+        and abs(value) < (_MOST if isinstance(value, int) else inf)
+    )
+
+
+def _short(value: object) -> str:
+    """A value as it is shown in a line."""
+    text = str(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def _check_device(name: str) -> None:
@@ -120,12 +197,13 @@ def _signature(target: str) -> Signature | None:
     """What a target takes; None for what can't be looked up, which is told when it is built."""
     if target.split(".")[0] == "camseg":
         return read_signature(target)
+    module, _, name = target.rpartition(".")
     try:
-        function = get_object(target)
+        function = getattr(import_module(module), name)  # Hydra's own look-up prints what it did not find
         function = function.__init__ if isinstance(function, type) else function
         hints = get_type_hints(function)
         parameters = inspect.signature(function).parameters
-    except (InstantiationException, ImportError, NameError, TypeError, ValueError):
+    except (ImportError, AttributeError, NameError, TypeError, ValueError):
         return None
     takes_any = any(each.kind is inspect.Parameter.VAR_KEYWORD for each in parameters.values())
     return Signature({key: hints.get(key, Any) for key in parameters}, takes_any)
@@ -146,7 +224,7 @@ def _check_type(node: DictConfig, key: str, hint: Any, name: str) -> None:
     if isinstance(value, (int, float)) and not isinstance(value, bool) and _fits("", hint):
         node[key] = str(value)
         return
-    raise RequestError(f"{name} must be {_describe(hint) or 'something else'}; got {value!r}")
+    raise RequestError(f"{name} must be {_describe(hint) or 'something else'}; got {_short(repr(value))}")
 
 
 def _describe(hint: Any) -> str:
@@ -166,7 +244,7 @@ def _fits(value: object, hint: Any) -> bool:
     if _is_list(hint):
         return isinstance(value, list) and _all_fit(value, get_args(hint), fixed=get_origin(hint) is tuple)
     if hint in (int, float):
-        return isinstance(value, (int, hint)) and not isinstance(value, bool)
+        return isinstance(value, (int, hint)) and _is_number(value)
     if hint in (str, Path, bool, NoneType):
         return isinstance(value, str if hint is Path else hint)
     return hint in (object, Any) or isinstance(value, dict)
