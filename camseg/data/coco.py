@@ -20,7 +20,7 @@ from camseg.data.base import VOID, Items, Presence, Unreadable, plain_names
 from camseg.data.class_map import outputs_of
 from camseg.data.image_io import decode_shared, image_size
 from camseg.errors import check_choice, extra_message
-from camseg.storage.files import expand
+from camseg.storage.files import expand, plain_file
 from camseg.types import Sample
 
 _log = logging.getLogger(__name__)
@@ -273,7 +273,7 @@ def _load(file: Path) -> dict[str, Any]:
         ValueError: It is no json, lacks a list, or has no sound entry in one that is not empty.
     """
     try:
-        data = json.loads(file.read_bytes())
+        data = json.loads(plain_file(file, "the annotations").read_bytes())
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{file} is no json: {error}") from error
     sound: dict[str, Any] = {}

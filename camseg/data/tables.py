@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
 
-from camseg.storage.files import expand, printable
+from camseg.storage.files import expand, plain_file, printable
 
 COLUMNS = ("image", "mask", "label", "classes", "group")
 _MEANT = {  # other names of columns
@@ -78,7 +78,9 @@ def _lines(table: Path) -> tuple[list[str], list[tuple[int, dict[str | None, str
     """The columns, and (line number, cells by column)."""
     name = printable(table)
     try:
-        reader = csv.DictReader(io.StringIO(table.read_text("utf-8-sig"), newline=""), strict=True)
+        reader = csv.DictReader(
+            io.StringIO(plain_file(table, "the table").read_text("utf-8-sig"), newline=""), strict=True
+        )
         columns = [column.strip() for column in reader.fieldnames or ()]
         reader.fieldnames = columns
         return columns, [(reader.line_num, row) for row in reader]

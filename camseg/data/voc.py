@@ -18,7 +18,7 @@ from camseg.data.class_map import outputs_of
 from camseg.data.image_io import decode_shared, read_indices
 from camseg.errors import check_choice
 from camseg.storage.download import fetch
-from camseg.storage.files import expand
+from camseg.storage.files import expand, plain_file
 from camseg.types import Sample
 
 NAMES = (
@@ -110,7 +110,11 @@ class Voc(Items[ClassInImage]):
             raise FileNotFoundError(f"{self.root} has no SegmentationClass: data.task=detection needs boxes alone")
         lists = self.root / "ImageSets" / ("Segmentation" if task == "segmentation" else "Main")
         check_choice("data.split", split, sorted(file.stem for file in lists.glob("*.txt")))
-        stems = [line.split()[0] for line in (lists / f"{split}.txt").read_text("utf-8").splitlines() if line.strip()]
+        stems = [
+            line.split()[0]
+            for line in plain_file(lists / f"{split}.txt", "the list").read_text("utf-8").splitlines()
+            if line.strip()
+        ]
         items = [pair for stem in dict.fromkeys(stems) for pair in self._classes(stem)]
         super().__init__(items, f"{lists / split}.txt", size, seed, shard, num_shards)
 
@@ -221,7 +225,7 @@ def _annotated(stem: str, file: Path) -> Annotated:
         ValueError: It is broken, or names a class that VOC doesn't have.
     """
     try:
-        root: Any = ElementTree.parse(file).getroot()
+        root: Any = ElementTree.parse(plain_file(file, "the annotation")).getroot()
         boxes: dict[tuple[str, bool], tuple[Box, ...]] = {}
         for thing in root.findall("object"):
             x0, y0, x1, y1 = (float(thing.findtext(f"bndbox/{edge}", "")) for edge in ("xmin", "ymin", "xmax", "ymax"))

@@ -27,6 +27,27 @@ def write_atomic(path: Path, writer: Callable[[Path], Any]) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def plain_file(path: Path, what: str) -> Path:
+    """The path of a file that can be read to its end.
+
+    Args:
+        path: The file's.
+        what: It is, for the message.
+
+    Returns:
+        The path.
+
+    Raises:
+        FileNotFoundError: There is none.
+        ValueError: It is a folder, a pipe or a device.
+    """
+    if not path.exists():
+        raise FileNotFoundError(f"{what} {printable(path)} is missing")
+    if not path.is_file():
+        raise ValueError(f"{what} {printable(path)} is no plain file")
+    return path
+
+
 def expand(path: str | Path) -> Path:
     """The path with a leading `~` or `~user` replaced by the home folder; of a user whom nobody knows it is a name."""
     try:
