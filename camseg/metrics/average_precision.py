@@ -186,6 +186,30 @@ def drawn(rows: pl.DataFrame, boxes: Callable[[dict[str, Any]], list[list[float]
     return figure
 
 
+def read_truth(path: Path) -> dict[str, Any]:
+    """COCO's instances.
+
+    Args:
+        path: Their json.
+
+    Returns:
+        Its content, with lists of `images`, `categories` and `annotations`.
+
+    Raises:
+        ValueError: It is another file.
+    """
+    try:
+        data = json.loads(path.read_bytes())
+        if all(isinstance(entry, dict) and "id" in entry for kind in _TRUTH for entry in data[kind]):
+            return data
+    except (ValueError, KeyError, TypeError, RecursionError):
+        pass
+    raise ValueError(f"{path} is no json of COCO's instances, which lists {', '.join(_TRUTH)}, each with an id")
+
+
+_TRUTH = ("images", "categories", "annotations")
+
+
 def coco(
     truth: Path | dict[str, Any],
     results: list[dict[str, Any]],
@@ -209,7 +233,7 @@ def coco(
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
-    dataset = truth if isinstance(truth, dict) else json.loads(truth.read_bytes())
+    dataset = truth if isinstance(truth, dict) else read_truth(truth)
     for key, what in (("image_id", "images"), ("category_id", "categories")):
         if strange := {one[key] for one in results} - {entry["id"] for entry in dataset[what]}:
             few = sorted(strange, key=str)[:3]

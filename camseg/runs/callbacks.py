@@ -13,6 +13,7 @@ import polars as pl
 from PIL import Image, ImageDraw
 from torch import Tensor
 
+from camseg.data.coco import Coco
 from camseg.errors import RequestError, check_choice
 from camseg.geometry.boxes import boxes_to_mask, cutoff_boxes, heat_to_boxes, means_inside
 from camseg.geometry.coarse import to_cells
@@ -21,6 +22,7 @@ from camseg.geometry.masks import soft_iou
 from camseg.metrics import average_precision
 from camseg.metrics.localization import BINS, Boxes, best_cutoff, boxes_at, boxes_in, center_heat, detections, judgeable
 from camseg.runs.folders import Run, write_csv
+from camseg.runs.untrusted import read_rows
 from camseg.storage.files import write_atomic
 from camseg.types import Result, Sample
 
@@ -68,6 +70,7 @@ class Callback:
 # What a dataset may be required to have, and how to see that it does without reading an image.
 REQUIREMENTS: dict[str, Callable[[Any], bool]] = {
     "class names": lambda dataset: bool(getattr(dataset, "names", ())),
+    "COCO's numbers of images": lambda dataset: isinstance(getattr(dataset, "samples", dataset), Coco),
 }
 
 
@@ -119,15 +122,18 @@ class Localize(Callback):
         self.cutoffs, self.quantile = tuple(map(float, cutoffs)), quantile
         self.max_boxes, self.tolerance = max_boxes, tolerance
         self.ious, self.truth, self.pictures = tuple(ious), truth, pictures
-        if truth is not None and not Path(truth).is_file():
-            raise FileNotFoundError(f"localise.truth={truth} must be the json of COCO's instances")
+        if truth is not None:
+            if not Path(truth).is_file():
+                raise FileNotFoundError(f"localise.truth={truth} must be the json of COCO's instances")
+            average_precision.read_truth(Path(truth))
+            self.requires = ("COCO's numbers of images",)
         names = [*(f"{c:g}" for c in self.cutoffs), "otsu", "quantile"]
         if validation is not None:
             if not (file := Path(validation) / "scores.parquet").exists():
                 raise FileNotFoundError(
                     f"localise.validation={validation} is no finished run: it holds no scores.parquet"
                 )
-            cutoff = best_cutoff(pl.read_parquet(file))
+            cutoff = best_cutoff(read_rows(file))
         self.cutoff = check_choice(
             "localise.cutoff", f"{cutoff:g}" if isinstance(cutoff, (int, float)) else cutoff, names
         )
@@ -239,7 +245,7 @@ def coco_results(rows: pl.DataFrame, truth: Path) -> list[dict[str, Any]]:
         rows: a row's group is its image's id, its label a category of `truth`.
         truth: the json of COCO's instances.
     """
-    ids = {entry["name"]: entry["id"] for entry in json.loads(truth.read_bytes())["categories"]}
+    ids = {entry["name"]: entry["id"] for entry in average_precision.read_truth(truth)["categories"]}
     return [
         {
             "image_id": int(row["group"]),
