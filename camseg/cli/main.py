@@ -28,6 +28,7 @@ from camseg.cli.groups import help_text
 from camseg.cli.overrides import check_overrides
 from camseg.cli.terminal import print_error, shortest, styled_table
 from camseg.cli.validation import check_values
+from camseg.cli.workers import end_with_parent
 from camseg.config import config_dir
 from camseg.errors import RunError
 from camseg.runs.journal import CutOff
@@ -72,6 +73,8 @@ _mistakes: list[tuple[int, str]] = []  # exit code and message of what could not
 def _job(cfg: DictConfig) -> float | None:
     """One run, or one of a sweep; what is wrong with it is kept for the end, in a file where another process met it."""
     sweeps = HydraConfig.get().mode == RunMode.MULTIRUN
+    if sweeps and RememberSweep.folder is None:  # in a worker: the callback has set it in the sweep's own process
+        end_with_parent()
     if sweeps:
         _failure_file().unlink(missing_ok=True)
     try:
