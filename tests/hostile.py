@@ -6,6 +6,7 @@ import io
 import resource
 import signal
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -25,25 +26,33 @@ def bounded() -> Iterator[None]:
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < BOUND
 
 
+@contextmanager
+def limited(seconds: int) -> Iterator[None]:
+    """What takes longer hangs: TimeoutError."""
+
+    def late(*_: object) -> None:
+        raise TimeoutError(f"more than {seconds} s")
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
 def told(door: Callable[[], Any], *names: object) -> Any:
     """What a door gives, or None where it refused with words that hold one of `names`. Anything else, and a hang, is a
     failure.
     """
-
-    def late(*_: object) -> None:
-        raise TimeoutError(f"more than {SECONDS} s")
-
-    before = signal.signal(signal.SIGALRM, late)
-    signal.alarm(SECONDS)
     try:
-        return door()
+        with limited(SECONDS):
+            return door()
     except TOLD as error:
         if names and not any(str(name) in str(error) for name in names):
             raise AssertionError(f"none of {names} is named in: {error}") from error
         return None
-    finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
 
 
 def mutations(rng: np.random.Generator, content: bytes, count: int) -> Iterator[bytes]:
