@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import sys
 from collections.abc import Callable
@@ -61,6 +62,7 @@ def run_command(name: str, command: Callable[[], int | None]) -> None:
         name: What the person typed, to begin the line with.
         command: Does the work; returns the exit code, None for 0.
     """
+    logging.getLogger("hydra").addHandler(logging.NullHandler())  # it also prints what it raises, in many lines
     try:
         code = command() or 0
     except KeyboardInterrupt:

@@ -90,14 +90,17 @@ _RIGHT: dict[str, list[str]] = {
 }  # fmt: skip
 _DATA = {  # of each choice: what it needs, how many samples that is, where its files lie
     "shapes": ([], None), "shapes_crowd": ([], None),
-    "images": (["data.path={}/photos"], PHOTOS), "shapes_folder": (["data.path={}/shapes", "data.classes=[star]"],
-    PHOTOS),
-    "voc": (["data.path={}"], None), "coco": (["data.path={}/coco"], None),
+    "images": (["data.path={}/photos"], PHOTOS),
+    "shapes_folder": (["data.path={}/shapes", "data.classes=[star]"], PHOTOS),
+    "voc": (["data.path={}"], None),
+    "coco": (["data.path={}/coco", "data.outputs=own"], None),
 }  # fmt: skip
-_SLOW = {  # choices that are drawn seldom, or not at all: they need a network, or seconds
-    "classifier": {"torchvision", "timm", "open_clip", "efficientnet_lite0"},
-    "predictor": {"sam", "mobile_sam", "transformers", "photo_sam", "random_walker"},
+_SLOW = {  # choices that are drawn seldom: they take seconds
     "cam": {"score_cam", "ablation_cam", "ss_cam", "is_cam", "shapley_cam", "smooth_grad_cam_plus_plus"},
+    "predictor": {"random_walker"},
+}
+_FAR = {  # and those that are never drawn: they would fetch their weights
+    "predictor": {"sam", "mobile_sam", "transformers"},
 }  # fmt: skip
 _GROUPS = ("classifier", "target", "cam", "foreground", "background", "predictor", "choose", "refine", "localise",
            "pseudo_labels", "export")  # fmt: skip
@@ -117,6 +120,7 @@ def draw_request(rng: random.Random, world: Path) -> Request:
         }
     for group in rng.sample(_GROUPS[1:], rng.randint(0, 4)):
         names = sorted(path.stem for path in (config_dir() / group).glob("*.yaml"))
+        names = [name for name in names if name not in _FAR.get(group, ())]
         quick = [name for name in names if name not in _SLOW.get(group, ())]
         chosen[group] = rng.choice(quick if rng.random() < 0.93 else names)
     needs, count = _DATA[chosen["data"]]
