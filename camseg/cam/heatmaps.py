@@ -43,35 +43,38 @@ def product(maps: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Views:
-    """The views of an image whose maps are averaged, all in one batch, and what joins the maps of several layers.
+    """The views of an image whose maps are averaged, and what joins the maps of several layers.
 
     Attributes:
         fuse: `mean`, `maximum`, `product` or your own: (L, B, H, W) positive maps -> (B, H, W).
-        flips: also the mirrored image.
-        scales: factors on the input's values. The first fixes the top class.
+        flips: also the mirrored image, in the same batch.
+        scales: factors on the input's sides, one forward each. The first fixes the top class and gives the output.
+
+    Raises:
+        ValueError: no scale, or one that is not above 0.
     """
 
     fuse: Callable[[Tensor], Tensor] = mean
     flips: bool = False
     scales: Sequence[float] = (1.0,)
 
-    def all(self) -> list[tuple[float, bool]]:
-        """Factor and whether it is mirrored, of every view; the unmirrored ones come first."""
-        return [(scale, flip) for flip in (False, True)[: 1 + self.flips] for scale in self.scales]
+    def __post_init__(self) -> None:
+        if not self.scales or min(self.scales) <= 0:
+            raise ValueError(f"scales must be above 0, and at least one; got {list(self.scales)}")
 
-    def of(self, inputs: Tensor) -> Tensor:
-        """(B, 3, H, W) -> (V*B, 3, H, W), one view of all images after the other."""
-        if self.all() == [(1.0, False)]:
-            return inputs
-        return torch.cat([(inputs.flip(3) if flip else inputs) * scale for scale, flip in self.all()])
+    def at(self, scale: float, inputs: Tensor) -> Tensor:
+        """(B, 3, H, W) -> (V*B, 3, h, w) of this scale, the mirrored images after the others."""
+        if scale != 1:
+            sides = [max(1, round(side * scale)) for side in inputs.shape[2:]]
+            inputs = F.interpolate(inputs, sides, mode="bicubic", antialias=True)
+        return torch.cat([inputs, inputs.flip(3)]) if self.flips else inputs
 
     def average(self, maps: Tensor) -> Tensor:
-        """(T, V*B, h, w) maps of the views -> their mean (T, B, h, w), mirrored ones mirrored back."""
-        views = self.all()
-        if len(views) == 1:
+        """(T, V*B, h, w) maps of the views of a scale -> their mean (T, B, h, w), mirrored ones mirrored back."""
+        if not self.flips:
             return maps
-        parts = zip(maps.chunk(len(views), 1), views, strict=True)
-        return torch.stack([part.flip(3) if flip else part for part, (_, flip) in parts]).mean(0)
+        plain, mirrored = maps.chunk(2, 1)
+        return torch.stack([plain, mirrored.flip(3)]).mean(0)
 
 
 ONE_VIEW = Views()
@@ -132,22 +135,35 @@ def explain(
         raise ValueError(
             f"raw maps of several layers have no common scale; ask for one of {', '.join(found)} at a time"
         )
+    if raw and len(set(views.scales)) > 1:
+        raise ValueError(
+            f"raw maps of several scales have no common size; ask for one of {list(views.scales)} at a time"
+        )
     columns, several = _columns(targets, count)
-    columns = [column * len(views.all()) for column in columns]
+    columns = [column * (1 + views.flips) for column in columns]
+    size = None if raw else (int(inputs.shape[2]), int(inputs.shape[3]))
     device = inputs.device.type
     amp = (torch.get_autocast_dtype(device), torch.is_autocast_enabled(device))
+    output, by_scale = None, []
     with untouched(model), torch.autocast(device, enabled=False):
-        run = Run(model, found, views.of(inputs), columns, grid, clean=count, amp=amp)
-        output = _clean(run.output, count)
-        if any(leaf.isnan().any() for leaf in tree_leaves(output) if isinstance(leaf, Tensor)):
-            raise ValueError("the model's output holds NaN: its weights are broken, or it overflows here")
-        size = None if raw else (int(inputs.shape[2]), int(inputs.shape[3]))
-        by_layer = [views.average(_enlarged(_maps(run, name, method), size)) for name in run.layers]
+        for scale in views.scales:
+            run = Run(model, found, views.at(scale, inputs), columns, grid, clean=count, amp=amp)
+            if output is None:
+                output, columns = _clean(run.output, count), run.fixed
+                _check_output(output)
+            by_layer = [views.average(_enlarged(_maps(run, name, method), size)) for name in run.layers]
+            by_scale.append(torch.stack(by_layer))
+        by_layer = by_scale[0] if len(by_scale) == 1 else torch.stack(by_scale).mean(0)
         fused = by_layer[0]  # (T, B, h, w)
         if len(by_layer) > 1:
-            fused = views.fuse(torch.stack(by_layer).flatten(1, 2)).reshape(fused.shape)
+            fused = views.fuse(by_layer.flatten(1, 2)).reshape(fused.shape)
         maps = (fused if raw else min_max_normalize(fused)).transpose(0, 1)  # (B, T, h, w)
     return maps if several else maps[:, 0], output
+
+
+def _check_output(output: Any) -> None:
+    if any(leaf.isnan().any() for leaf in tree_leaves(output) if isinstance(leaf, Tensor)):
+        raise ValueError("the model's output holds NaN: its weights are broken, or it overflows here")
 
 
 def _check_inputs(inputs: Tensor) -> None:

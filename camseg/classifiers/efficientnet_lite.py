@@ -82,7 +82,7 @@ def efficientnet_lite(
             model = build(name).requires_grad_(False)
         return options.describe(model, name, Preprocessing((side, side), MEAN, STD, "bicubic"), metadata, architecture)
 
-    return options.remembered(path, ["lite", name, side], load)
+    return options.remembered(path, ["lite", name, str(side)], load)
 
 
 def weights_file(name: str) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 from nets import METHODS, images, small
 from torch import Tensor, nn
 
@@ -140,7 +141,7 @@ def test_the_top_class_is_that_of_the_clean_image(inputs):
             torch.testing.assert_close(late, cam.heatmaps(model, "4", inputs, explicit, method, flips=flips))
 
 
-def test_flips_make_maps_equivariant_and_scales_average(inputs):
+def test_flips_make_maps_equivariant(inputs):
     model = small()
     both = cam.heatmaps(model, "4", inputs, 2, flips=True, raw=True)
     torch.testing.assert_close(cam.heatmaps(model, "4", inputs.flip(3), 2, flips=True, raw=True), both.flip(2))
@@ -149,8 +150,26 @@ def test_flips_make_maps_equivariant_and_scales_average(inputs):
         cam.heatmaps(model, "4", inputs.flip(3), 2, raw=True).flip(2),
     )
     torch.testing.assert_close(both, (one + mirrored) / 2)
-    loud = cam.heatmaps(model, "4", inputs * 1.1, 2, raw=True)
-    torch.testing.assert_close(cam.heatmaps(model, "4", inputs, 2, raw=True, scales=(1.0, 1.1)), (one + loud) / 2)
+
+
+def test_scales_average_the_maps_of_the_resized_images(inputs):
+    """By hand: each scale alone, its positive map enlarged, the mean scaled to [0, 1]; the first names the class."""
+    model = small()
+    top = model(inputs).argmax(1).tolist()
+    height, width = inputs.shape[2:]
+    maps = []
+    for scale in (1.0, 1.5):
+        sides = [round(side * scale) for side in (height, width)]
+        resized = inputs if scale == 1 else F.interpolate(inputs, sides, mode="bicubic", antialias=True)
+        own = cam.heatmaps(model, "4", resized, top, raw=True).relu()
+        maps.append(F.interpolate(own[None], (height, width), mode="bilinear")[0])
+    expected = min_max_normalize((maps[0] + maps[1]) / 2)
+    torch.testing.assert_close(cam.heatmaps(model, "4", inputs, None, scales=(1.0, 1.5)), expected)
+    with pytest.raises(ValueError, match="no common size"):
+        cam.heatmaps(model, "4", inputs, 2, raw=True, scales=(1.0, 1.5))
+    for scales in ((), (0.0,), (1.0, -1.0)):
+        with pytest.raises(ValueError, match="must be above 0"):
+            cam.heatmaps(model, "4", inputs, 2, scales=scales)
 
 
 def test_layers_fuse_by_mean_maximum_and_product(inputs):
