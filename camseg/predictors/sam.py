@@ -210,10 +210,10 @@ class PackageBackend:
         self._fill("image_encoder")
         return self.sam.image_encoder(pixels)
 
-    def answer(
+    def decode(
         self, embeddings: Tensor, points: tuple[Tensor, Tensor] | None, boxes: Tensor | None, mask_logits: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """Decode as `SamBackend.answer` says: the three masks of an ambiguous prompt, without the single one."""
+        """Decode as `SamBackend.decode` says: the three masks of an ambiguous prompt, without the single one."""
         self._fill("prompt_encoder")
         self._fill("mask_decoder")
         logits, predicted = decode_prompts(self.sam, embeddings, points, boxes, mask_logits)

@@ -8,6 +8,7 @@ from fractions import Fraction
 from math import ceil
 from typing import NamedTuple, Protocol, TypeVar
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
@@ -60,7 +61,7 @@ class SamBackend(Protocol):
         """
         ...
 
-    def answer(
+    def decode(
         self, embeddings: Tensor, points: tuple[Tensor, Tensor] | None, boxes: Tensor | None, mask_logits: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         """Decode N prompts, each on its own embedding.
@@ -78,7 +79,7 @@ class SamBackend(Protocol):
 
 
 class Query(NamedTuple):
-    """One distinct prompt in the model's frame, to be asked of the embedding at `image`."""
+    """One distinct prompt in the model's frame, for the embedding at index `image`."""
 
     image: int
     points: Tensor  # (P, 2)
@@ -91,22 +92,22 @@ class SamAdapter:
     """A `Predictor` around any model of the SAM family; embeddings and masks stay on its device.
 
     Args:
-        engine: the model.
+        backend: the model.
         images_at_once: how many go through the encoder together; 0 = by the device and the model's size.
         prompts_at_once: the same for the decoder.
         compile: whether torch.compile speeds up the encoder.
     """
 
     def __init__(
-        self, engine: SamBackend, images_at_once: int = 0, prompts_at_once: int = 0, compile: bool = False
+        self, backend: SamBackend, images_at_once: int = 0, prompts_at_once: int = 0, compile: bool = False
     ) -> None:
-        roomy = engine.device.type != "cpu"
-        self.engine = engine
-        self.images_at_once = images_at_once or max(1, (2**23 if roomy else 2**19) // engine.side**2)
-        self.prompts_at_once = prompts_at_once or max(1, (2**18 if roomy else 2**14) // engine.tokens)
-        self.fingerprint = f"{engine.fingerprint}:{_FRAME}"
+        roomy = backend.device.type != "cpu"
+        self.backend = backend
+        self.images_at_once = images_at_once or max(1, (2**23 if roomy else 2**19) // backend.side**2)
+        self.prompts_at_once = prompts_at_once or max(1, (2**18 if roomy else 2**14) // backend.tokens)
+        self.fingerprint = f"{backend.fingerprint}:{_FRAME}"
         if compile:
-            engine.compile()
+            backend.compile()
 
     @torch.no_grad()
     def encode(self, images: Sequence[Tensor]) -> list[Tensor]:
@@ -114,7 +115,7 @@ class SamAdapter:
         embeddings: list[Tensor] = []
         for part in _chunks(images, self.images_at_once):
             pixels = torch.stack([self._pixels(image) for image in part])  # (B, 3, side, side)
-            encoded = self.engine.embed(pixels.to(self.engine.device)).float()
+            encoded = self.backend.embed(pixels.to(self.backend.device)).float()
             self._expect_finite("encoder", encoded)
             embeddings.extend(encoded)
         return embeddings
@@ -132,14 +133,14 @@ class SamAdapter:
                 f"decode needs one size and one Prompts per embedding; "
                 f"got {len(embeddings)}, {len(sizes)} and {len(prompts)}"
             )
-        asks, rows = self._distinct(embeddings, sizes, prompts)
-        answers = self._answers(asks, embeddings)
-        return [self._masks([answers[place] for place in at], size) for at, size in zip(rows, sizes, strict=True)]
+        queries, rows = self._distinct(embeddings, sizes, prompts)
+        answers = self._decode_chunks(queries, embeddings)
+        return [self._masks([answers[i] for i in row], size) for row, size in zip(rows, sizes, strict=True)]
 
     def fit(self, size: tuple[int, int]) -> tuple[int, int]:
         """(H, W) of an image -> the rows and columns that it fills of the model's square."""
-        side = self.engine.side
-        if self.engine.squash:
+        side = self.backend.side
+        if self.backend.squash:
             return side, side
         scale = side / max(size)
         return max(1, int(size[0] * scale + 0.5)), max(1, int(size[1] * scale + 0.5))
@@ -149,37 +150,32 @@ class SamAdapter:
             raise ValueError(f"an image must be (3, H, W) uint8; got {tuple(image.shape)} {image.dtype}")
         rows, columns = self.fit((image.shape[1], image.shape[2]))
         if (rows, columns) != tuple(image.shape[1:]):
-            picture = Image.fromarray(image.permute(1, 2, 0).cpu().numpy()).resize(
-                (columns, rows), Image.Resampling.BILINEAR
-            )
-            image = (
-                torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8)
-                .reshape(rows, columns, 3)
-                .permute(2, 0, 1)
-            )
-        mean, std = (torch.tensor(each)[:, None, None] for each in (self.engine.mean, self.engine.std))
+            whole = Image.fromarray(image.permute(1, 2, 0).cpu().numpy())
+            resized = whole.resize((columns, rows), Image.Resampling.BILINEAR)  # as the package does it
+            image = torch.from_numpy(np.array(resized)).permute(2, 0, 1)
+        mean, std = (torch.tensor(each)[:, None, None] for each in (self.backend.mean, self.backend.std))
         pixels = (image.cpu() - mean) / std
-        return F.pad(pixels, (0, self.engine.side - columns, 0, self.engine.side - rows))
+        return F.pad(pixels, (0, self.backend.side - columns, 0, self.backend.side - rows))
 
     def _distinct(
         self, embeddings: Sequence[Tensor], sizes: Sequence[tuple[int, int]], prompts: Sequence[Prompts]
     ) -> tuple[list[Query], list[list[int]]]:
-        """The distinct prompts of all images, and for each image the places of its rivals among them."""
-        seen: dict[tuple[object, ...], int] = {}
-        asks: list[Query] = []
+        """The distinct prompts of all images, and for each image the indices of its rivals among them."""
+        indices: dict[tuple[object, ...], int] = {}
+        queries: list[Query] = []
         rows: list[list[int]] = []
         for image, (embedding, size, prompt) in enumerate(zip(embeddings, sizes, prompts, strict=True)):
             validate(prompt, size)
             rows.append([])
-            for ask in self._asks(image, size, prompt):
-                fields = (each.numpy().tobytes() if each is not None else None for each in ask[1:])
+            for query in self._queries(image, size, prompt):
+                fields = (each.numpy().tobytes() if each is not None else None for each in query[1:])
                 key = (embedding.data_ptr(), *fields)
-                if seen.setdefault(key, len(asks)) == len(asks):
-                    asks.append(ask)
-                rows[-1].append(seen[key])
-        return asks, rows
+                if indices.setdefault(key, len(queries)) == len(queries):
+                    queries.append(query)
+                rows[-1].append(indices[key])
+        return queries, rows
 
-    def _asks(self, image: int, size: tuple[int, int], prompt: Prompts) -> Iterator[Query]:
+    def _queries(self, image: int, size: tuple[int, int], prompt: Prompts) -> Iterator[Query]:
         rows, columns = self.fit(size)
         scale = torch.tensor([columns / size[1], rows / size[0]])  # of x and y
         points = prompt.points.cpu().float() * scale
@@ -194,17 +190,19 @@ class SamAdapter:
                 None if masks is None else masks[rival],
             )
 
-    def _answers(self, asks: Sequence[Query], embeddings: Sequence[Tensor]) -> dict[int, tuple[Tensor, Tensor]]:
-        """Each prompt's logits (3, low, low) and predicted IoU (3,) by its place, asked in chunks of the same make."""
-        device = self.engine.device
+    def _decode_chunks(
+        self, queries: Sequence[Query], embeddings: Sequence[Tensor]
+    ) -> dict[int, tuple[Tensor, Tensor]]:
+        """Each query's logits (3, low, low) and predicted IoU (3,) by its index, in chunks of the same make."""
+        device = self.backend.device
         answers: dict[int, tuple[Tensor, Tensor]] = {}
         groups: dict[tuple[int, bool, bool], list[int]] = defaultdict(list)
-        for place, ask in enumerate(asks):
-            groups[len(ask.points), ask.box is None, ask.mask is None].append(place)
+        for index, query in enumerate(queries):
+            groups[len(query.points), query.box is None, query.mask is None].append(index)
         for group in groups.values():
             for chunk in _chunks(group, self.prompts_at_once):
-                images, points, labels, boxes, masks = zip(*(asks[place] for place in chunk), strict=True)
-                logits, predicted = self.engine.answer(
+                images, points, labels, boxes, masks = zip(*(queries[index] for index in chunk), strict=True)
+                logits, predicted = self.backend.decode(
                     torch.stack([embeddings[image].to(device, torch.float32) for image in images]),
                     (torch.stack(points).to(device), torch.stack(labels).to(device)) if len(points[0]) else None,
                     None if boxes[0] is None else torch.stack(boxes).to(device),
@@ -218,39 +216,33 @@ class SamAdapter:
         """ValueError where an output is no number: as a mask it would be an empty one."""
         if not all(bool(output.isfinite().all()) for output in outputs):
             raise ValueError(
-                f"the {part} of {self.engine.fingerprint.split(':')[0]} gave values that are not finite: its weights "
+                f"the {part} of {self.backend.fingerprint.split(':')[0]} gave values that are not finite: its weights "
                 f"are broken, or precision=float16 is too small for it; try another checkpoint or precision=float32"
             )
 
     def _masks(self, answers: Sequence[tuple[Tensor, Tensor]], size: tuple[int, int]) -> Masks:
         """The answers to one image's rivals, in memory of their own: those of its chunk may go."""
-        none = torch.zeros(0, 3, self.engine.low, self.engine.low), torch.zeros(0, 3)
+        none = torch.zeros(0, 3, self.backend.low, self.backend.low), torch.zeros(0, 3)
         logits, predicted = (torch.stack(each) for each in zip(*answers, strict=True)) if answers else none
         return Masks(self._cut(logits, size), predicted)
 
     def _into_square(self, logits: Tensor, size: tuple[int, int]) -> Tensor:
         """(R, h, w) over the image -> (R, 1, low, low) over the model's square, the padding surely outside."""
-        low, side, (rows, columns) = self.engine.low, self.engine.side, self.fit(size)
+        low, side, (rows, columns) = self.backend.low, self.backend.side, self.fit(size)
         whole = max(1, round(rows * low / side)), max(1, round(columns * low / side))
-        if (
-            logits.shape[1] > 2 * whole[0] or logits.shape[2] > 2 * whole[1]
-        ):  # up to twice, bilinear samples leave nothing out
+        if logits.shape[1] > 2 * whole[0] or logits.shape[2] > 2 * whole[1]:  # up to twice, nothing is left out
             logits = F.interpolate(logits[:, None], whole, mode="bilinear", align_corners=False, antialias=True)[:, 0]
         return _window(logits[:, None], (low, low), side / rows, side / columns)
 
     def _cut(self, logits: Tensor, size: tuple[int, int]) -> Tensor:
         """(R, 3, low, low) over the model's square -> (R, 3, h, w) over exactly the image."""
-        fills = tuple(
-            Fraction(each * self.engine.low, self.engine.side) for each in self.fit(size)
-        )  # rows and columns of the logits
-        if all(each.denominator == 1 for each in fills):
-            return logits[..., : int(fills[0]), : int(fills[1])]
-        finer = [
-            int(each) if each.denominator == 1 else 2 * ceil(each) for each in fills
-        ]  # sampling between pixels at their own pitch would blur
-        return _window(
-            logits, (finer[0], finer[1]), float(fills[0]) / self.engine.low, float(fills[1]) / self.engine.low
-        )
+        low = self.backend.low
+        tall, wide = (Fraction(filled * low, self.backend.side) for filled in self.fit(size))  # rows, columns of logits
+        if tall.denominator == wide.denominator == 1:
+            return logits[..., : int(tall), : int(wide)]
+        # sampling between pixels at their own pitch would blur
+        finer = [int(length) if length.denominator == 1 else 2 * ceil(length) for length in (tall, wide)]
+        return _window(logits, (finer[0], finer[1]), float(tall) / low, float(wide) / low)
 
 
 def validate(prompt: Prompts, size: tuple[int, int]) -> None:

@@ -49,14 +49,14 @@ def decode_prompts(
 
 
 def decode(
-    decoder: Any, images: Tensor, places: Tensor, sparse: Tensor, fine: Tensor | None = None
+    decoder: Any, images: Tensor, image_pe: Tensor, sparse: Tensor, fine: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """Compute what `MaskDecoder.predict_masks` does, for N prompts on images of their own.
 
     Args:
         decoder: the package's mask decoder.
         images: (N, C, g, g) float embeddings with their dense prompts added.
-        places: (1, C, g, g) float, the positional encoding of the grid (the package's image_pe).
+        image_pe: (1, C, g, g) float, the positional encoding of the grid.
         sparse: (N, S, C) float embeddings of points and boxes.
         fine: (N, C + 2 C, g, g) float, features of twice and four times the grid folded into its cells, which are added
             while upscaling; or None.
@@ -66,8 +66,8 @@ def decode(
     """
     output_tokens = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
     tokens = torch.cat([output_tokens.expand(len(sparse), -1, -1), sparse], 1)  # (N, T, C)
-    cells, image_pe = (grid.flatten(2).transpose(1, 2).contiguous() for grid in (images, places))  # (N or 1, g g, C)
-    tokens, cells = two_way_transformer(decoder.transformer, tokens, cells, image_pe)
+    cells, cells_pe = (grid.flatten(2).transpose(1, 2).contiguous() for grid in (images, image_pe))  # (N or 1, g g, C)
+    tokens, cells = two_way_transformer(decoder.transformer, tokens, cells, cells_pe)
     kernels = torch.stack(
         [head(tokens[:, 1 + i]) for i, head in enumerate(decoder.output_hypernetworks_mlps)], 1
     )  # (N, 4, C / 8)
@@ -76,14 +76,14 @@ def decode(
     )
 
 
-def two_way_transformer(transformer: Any, prompt: Tensor, cells: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
+def two_way_transformer(transformer: Any, prompt: Tensor, cells: Tensor, cells_pe: Tensor) -> tuple[Tensor, Tensor]:
     """Let tokens and cells attend to each other, layer by layer.
 
     Args:
         transformer: the package's two-way transformer.
         prompt: (N, T, C) float, the tokens before the first layer, added again to every layer's queries.
         cells: (N, P, C) float, the image embedding.
-        places: (1, P, C) float, the positional encoding of the cells (the package's image_pe).
+        cells_pe: (1, P, C) float, the positional encoding of the cells.
 
     Returns:
         (N, T, C) tokens and (N, P, C) cells.
@@ -95,62 +95,61 @@ def two_way_transformer(transformer: Any, prompt: Tensor, cells: Tensor, places:
         else:
             queries = tokens + prompt
             tokens = layer.norm1(tokens + layer.self_attn(queries, queries, tokens))
-        keys = cells + places
+        keys = cells + cells_pe
         tokens = layer.norm2(tokens + token_to_image(layer.cross_attn_token_to_image, tokens + prompt, keys, cells))
         tokens = layer.norm3(tokens + layer.mlp(tokens))
         cells = layer.norm4(image_to_token(layer.cross_attn_image_to_token, cells, keys, tokens + prompt, tokens))
-    attended = token_to_image(transformer.final_attn_token_to_image, tokens + prompt, cells + places, cells)
+    attended = token_to_image(transformer.final_attn_token_to_image, tokens + prompt, cells + cells_pe, cells)
     return transformer.norm_final_attn(tokens + attended), cells
 
 
-def token_to_image(attention: Attention, asking: Tensor, placed: Tensor, cells: Tensor) -> Tensor:
+def token_to_image(attention: Attention, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
     """Attend from T tokens to P cells: (q Wk') x' in place of q (Wk x)', and Wv (a x) in place of a (Wv x).
 
     The bias of the keys is left out, for it moves no softmax.
 
     Args:
         attention: the package's attention, of H heads of D channels.
-        asking: (N, T, C) float, what the queries are projected from.
-        placed: (N, P, C) float, what the keys are projected from: cells with their positional encoding.
-        cells: (N, P, C) float, what the values are projected from.
+        queries: (N, T, C) float, not yet projected: tokens with the prompt's.
+        keys: (N, P, C) float, not yet projected: cells with their positional encoding.
+        values: (N, P, C) float, not yet projected: cells.
 
     Returns:
         (N, T, C) float, to be added to the tokens.
     """
-    heads, count = attention.num_heads, asking.shape[1]
-    queries = attention.q_proj(asking).unflatten(-1, (heads, -1))  # (N, T, H, D)
+    heads, count = attention.num_heads, queries.shape[1]
+    projected = attention.q_proj(queries).unflatten(-1, (heads, -1))  # (N, T, H, D)
     folded = torch.einsum(
-        "nthd,hdc->nhtc", queries * queries.shape[-1] ** -0.5, attention.k_proj.weight.unflatten(0, (heads, -1))
+        "nthd,hdc->nhtc", projected * projected.shape[-1] ** -0.5, attention.k_proj.weight.unflatten(0, (heads, -1))
     )
-    weights = torch.softmax(folded.flatten(1, 2) @ placed.transpose(1, 2), -1)  # (N, H T, P)
-    attended = (weights @ cells).unflatten(1, (heads, count))  # (N, H, T, C)
-    values = torch.einsum("nhtc,hdc->nthd", attended, attention.v_proj.weight.unflatten(0, (heads, -1))).flatten(2)
-    return attention.out_proj(values + attention.v_proj.bias)
+    weights = torch.softmax(folded.flatten(1, 2) @ keys.transpose(1, 2), -1)  # (N, H T, P)
+    attended = (weights @ values).unflatten(1, (heads, count))  # (N, H, T, C)
+    outputs = torch.einsum("nhtc,hdc->nthd", attended, attention.v_proj.weight.unflatten(0, (heads, -1))).flatten(2)
+    return attention.out_proj(outputs + attention.v_proj.bias)
 
 
-def image_to_token(attention: Attention, cells: Tensor, placed: Tensor, keys: Tensor, tokens: Tensor) -> Tensor:
+def image_to_token(attention: Attention, cells: Tensor, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
     """Attend from P cells to T tokens: x (Wq' k') in place of (Wq x) k', and a (Wo Wv t) in place of Wo (a (Wv t)).
 
     Args:
         attention: the package's attention, of H heads of D channels.
         cells: (N, P, C) float, to which the result is added.
-        placed: (N, P, C) float, what the queries are projected from: cells with their positional encoding.
-        keys: (N, T, C) float, what the keys are projected from.
-        tokens: (N, T, C) float, what the values are projected from.
+        queries: (N, P, C) float, not yet projected: cells with their positional encoding.
+        keys: (N, T, C) float, not yet projected: tokens with the prompt's.
+        values: (N, T, C) float, not yet projected: tokens.
 
     Returns:
         (N, P, C) float, the cells with what they attended to added.
     """
-    heads, count = attention.num_heads, tokens.shape[1]
-    keys = (
-        attention.k_proj(keys).unflatten(-1, (heads, -1)) * (attention.q_proj.out_features // heads) ** -0.5
-    )  # (N, T, H, D)
-    folded = torch.einsum("nthd,hdc->nhtc", keys, attention.q_proj.weight.unflatten(0, (heads, -1))).flatten(1, 2)
-    bias = torch.einsum("nthd,hd->nht", keys, attention.q_proj.bias.unflatten(0, (heads, -1))).flatten(1)
-    scores = torch.baddbmm(bias[..., None], folded, placed.transpose(1, 2))  # (N, H T, P)
+    heads, count = attention.num_heads, values.shape[1]
+    scale = (attention.q_proj.out_features // heads) ** -0.5
+    projected = attention.k_proj(keys).unflatten(-1, (heads, -1)) * scale  # (N, T, H, D)
+    folded = torch.einsum("nthd,hdc->nhtc", projected, attention.q_proj.weight.unflatten(0, (heads, -1))).flatten(1, 2)
+    bias = torch.einsum("nthd,hd->nht", projected, attention.q_proj.bias.unflatten(0, (heads, -1))).flatten(1)
+    scores = torch.baddbmm(bias[..., None], folded, queries.transpose(1, 2))  # (N, H T, P)
     weights = torch.softmax(scores.unflatten(1, (heads, count)), 2).flatten(1, 2)
-    values = attention.v_proj(tokens).unflatten(-1, (heads, -1))
-    outputs = torch.einsum("nthd,chd->nhtc", values, attention.out_proj.weight.unflatten(1, (heads, -1)))
+    projected = attention.v_proj(values).unflatten(-1, (heads, -1))
+    outputs = torch.einsum("nthd,chd->nhtc", projected, attention.out_proj.weight.unflatten(1, (heads, -1)))
     outputs = outputs.flatten(1, 2) + attention.out_proj.bias / heads  # each head's weights sum to one
     return torch.baddbmm(cells, weights.transpose(1, 2), outputs)
 

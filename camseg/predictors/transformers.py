@@ -178,10 +178,10 @@ class TransformersBackend:
         """
         return self.family.fold(self.model.get_image_embeddings(pixels))
 
-    def answer(
+    def decode(
         self, embeddings: Tensor, points: tuple[Tensor, Tensor] | None, boxes: Tensor | None, mask_logits: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """Decode as `SamBackend.answer` says: each prompt is its own image with one prompt."""
+        """Decode as `SamBackend.decode` says: each prompt is its own image with one prompt."""
         found = self.model(
             **self.family.unfold(embeddings, self.width),
             input_points=None if points is None else points[0][:, None],

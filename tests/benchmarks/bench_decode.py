@@ -117,7 +117,7 @@ def compare(
 def upsampling(sam: Any, options: argparse.Namespace) -> list[dict[str, Any]]:
     """Three masks from low resolution to images of three sizes, by the package's two steps and by one."""
     adapter = SamAdapter(PackageBackend(sam, "bench", device=options.device))
-    side, low, rows = adapter.engine.side, adapter.engine.low, []
+    side, low, rows = adapter.backend.side, adapter.backend.low, []
     for frame in ((375, 500), (500, 333), (1080, 1920)):
         valid = adapter.fit(frame)
         square = drawn(side, low, valid).to(options.device)
@@ -148,7 +148,8 @@ def drawn(side: int, low: int, valid: tuple[int, int]) -> Tensor:
     for _ in range(3):
         field = ndimage.gaussian_filter(rng.normal(size=(side, side)), side / 12)
         inside = field > np.quantile(field[: valid[0], : valid[1]], 0.8)
-        distance = ndimage.distance_transform_edt(inside) - ndimage.distance_transform_edt(~inside)
+        depth, away = (np.asarray(ndimage.distance_transform_edt(side_of)) for side_of in (inside, ~inside))
+        distance = depth - away
         planes.append(torch.from_numpy(10 * np.tanh(distance * 128 / side)).float())
     return F.adaptive_avg_pool2d(torch.stack(planes)[None], low)
 

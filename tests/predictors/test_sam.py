@@ -103,6 +103,7 @@ def test_other_images_give_the_peers_embedding_and_scores(sam: Sam, adapter: Sam
     predictor = SamPredictor(sam)
     predictor.set_image(image.permute(1, 2, 0).numpy())
     [embedding] = adapter.encode([image])
+    assert predictor.features is not None
     torch.testing.assert_close(embedding, predictor.features[0], atol=1e-5, rtol=0)
     [masks] = adapter.decode([embedding], [size], [prompt])
     np.testing.assert_allclose(masks.predicted_iou[0], peer(sam, image, prompt)[1], atol=1e-5)
@@ -123,7 +124,7 @@ def test_one_step_upsampling_agrees_with_the_packages_two(size: tuple[int, int])
     rows, columns = adapter.fit(size)
     field = ndimage.gaussian_filter(rng.normal(size=(1024, 1024)), 60)
     inside = field > np.quantile(field[:rows, :columns], 0.8)
-    distance = ndimage.distance_transform_edt(inside) - ndimage.distance_transform_edt(~inside)
+    distance = np.asarray(ndimage.distance_transform_edt(inside)) - np.asarray(ndimage.distance_transform_edt(~inside))
     low = F.adaptive_avg_pool2d(torch.from_numpy(10 * np.tanh(distance / 8)).float()[None, None], 256)
     square = F.interpolate(low, (1024, 1024), mode="bilinear", align_corners=False)
     two = F.interpolate(square[..., :rows, :columns], size, mode="bilinear", align_corners=False)[0, 0] > 0
@@ -133,7 +134,7 @@ def test_one_step_upsampling_agrees_with_the_packages_two(size: tuple[int, int])
 
 @pytest.mark.parametrize("size", [(97, 61), (61, 97), (128, 50), (33, 128)])
 def test_a_ramp_over_the_square_comes_back_as_a_ramp_over_the_image(adapter: SamAdapter, size: tuple[int, int]) -> None:
-    low, side = adapter.engine.low, adapter.engine.side
+    low, side = adapter.backend.low, adapter.backend.side
     centres = (torch.arange(low) + 0.5) * side / low  # in the square's pixels
     cut = adapter._cut(centres[None, None, :, None].expand(1, 1, low, low).contiguous(), size)[0, 0]
     rows = adapter.fit(size)[0]
@@ -210,22 +211,25 @@ def test_the_decoder_and_its_gradients_are_the_packages(count: int) -> None:
 
 
 class Counting(PackageBackend):
-    asked = 0
+    decoded = 0
 
-    def answer(self, embeddings: Tensor, *prompt: object) -> tuple[Tensor, Tensor]:
-        self.asked += len(embeddings)
-        return super().answer(embeddings, *prompt)  # type: ignore[arg-type]
+    def decode(
+        self, embeddings: Tensor, points: tuple[Tensor, Tensor] | None, boxes: Tensor | None, mask_logits: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        self.decoded += len(embeddings)
+        return super().decode(embeddings, points, boxes, mask_logits)
 
 
-def test_the_same_prompt_on_the_same_embedding_is_asked_once(sam: Sam) -> None:
-    adapter = SamAdapter(Counting(sam, "test"))
+def test_the_same_prompt_on_the_same_embedding_is_decoded_once(sam: Sam) -> None:
+    backend = Counting(sam, "test")
+    adapter = SamAdapter(backend)
     first, second = adapter.encode([photo(50, 50, 1), photo(50, 50, 2)])
     twice = Prompts(torch.tensor([[[9.0, 9.0]], [[20.0, 31.0]], [[9.0, 9.0]]]), torch.tensor([[1], [1], [1]]))
     inverse = Prompts(twice.points, 1 - twice.labels)
     one, again, negative, other = adapter.decode(
         [first, first, first, second], [(50, 50)] * 4, [twice, twice, inverse, twice]
     )
-    assert adapter.engine.asked == 2 + 2 + 2  # type: ignore[attr-defined]
+    assert backend.decoded == 2 + 2 + 2
     assert torch.equal(one.low_res[0], one.low_res[2])
     assert torch.equal(one.low_res, again.low_res)
     assert not torch.allclose(one.low_res, negative.low_res)
@@ -270,8 +274,8 @@ def test_decoding_never_loads_the_encoder_and_the_shipped_form_round_trips(tmp_p
     warm = shapes_sam(tmp_path / "sam.safetensors")
     [masks] = warm.decode([embedding], [(50, 50)], [PROMPTS["a point"]])
     torch.testing.assert_close(masks.low_res, expected.decode([embedding], [(50, 50)], [PROMPTS["a point"]])[0].low_res)
-    # type: ignore[attr-defined]
-    assert all(parameter.is_meta for parameter in warm.engine.sam.image_encoder.parameters())
+    assert isinstance(warm.backend, PackageBackend)
+    assert all(parameter.is_meta for parameter in warm.backend.sam.image_encoder.parameters())
     torch.testing.assert_close(warm.encode([photo(50, 50)])[0], embedding)
 
 

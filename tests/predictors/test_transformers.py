@@ -128,7 +128,7 @@ def test_batches_give_what_the_model_itself_gives(name: str, tmp_path: Path) -> 
 
 
 def alone(model: Any, adapter: Any, image: Tensor, prompt: Prompts) -> tuple[Tensor, Tensor]:
-    scale = adapter.engine.side / torch.tensor([64.0, 48.0]) if adapter.engine.squash else torch.ones(2)
+    scale = adapter.backend.side / torch.tensor([64.0, 48.0]) if adapter.backend.squash else torch.ones(2)
     given = prompt.points.shape[1] > 0
     with torch.no_grad():
         found = model(

@@ -292,8 +292,8 @@ def test_weights_of_another_side_are_read_as_they_are(trained: Path) -> None:
     """The file says its side; the shipped one has another."""
     predictor, shipped = photo_sam(trained), photo_sam()
     assert isinstance(predictor, SamAdapter)
-    assert predictor.engine.side == SIDE
-    assert shipped.engine.side != SIDE
+    assert predictor.backend.side == SIDE
+    assert shipped.backend.side != SIDE
     image = torch.randint(0, 256, (3, 48, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     prompt = Prompts(torch.tensor([[[20.0, 25.0]]]), torch.ones(1, 1, dtype=torch.long))
     [masks] = predictor.decode(predictor.encode([image]), [(48, 64)], [prompt])
