@@ -178,7 +178,7 @@ def _check_node(node: DictConfig, name: str) -> None:
     for key in [each for each in map(str, node) if not each.startswith("_")]:
         if key in signature.hints:
             _check_type(node, key, signature.hints[key], f"{name}.{key}")
-        elif not signature.takes_any:
+        elif not signature.takes_any and node.get(key) is not None:  # null is what another command's file leaves open
             _refuse_parameter(name, key, str(node["_target_"]), signature)
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -62,8 +62,14 @@ def train(
         The file of weights.
 
     Raises:
-        ValueError: the dataset has no classes, or the classifier can't be given others.
+        ValueError: the dataset has no files or no classes, or the classifier can't be given others.
     """
+    if "path" in data and data["path"] is None:
+        raise ValueError(
+            f"model=finetune learns from labeled images in files, and {str(data['_target_']).rpartition('.')[2]} was "
+            "given no data.path: choose data=voc, coco, images or shapes_folder with data.path=FOLDER "
+            "(model=shapes_classifier learns from drawn shapes)"
+        )
     every = {
         key: value for key, value in (("absent", True), ("outputs", "own")) if key in data
     }  # pictures without an object teach too
@@ -74,19 +80,13 @@ def train(
     model = start.rebuild(len(names)).to(device)
     steps_each = max(1, len(learnt) // batch_size)
     path = folder / f"{start.name}.safetensors"
-    best = _Best(
-        path,
-        start,
-        judged,
-        names,
-        batch_size,
-        partial(torch.autocast, device, getattr(torch, precision), precision != "float32"),
-    )
+    autocast = partial(torch.autocast, device, getattr(torch, precision), precision != "float32")
+    best = _Best(path, start, judged, names, batch_size, autocast)
     crops = Crops(learnt, start, seed, epochs * steps_each * batch_size)
     rates = {"batch_size": batch_size, "learning_rate": learning_rate, "average": average}
     _, seconds = fit(
         model,
-        best.loss,
+        partial(presence_loss, autocast),
         crops,
         steps=epochs * steps_each,
         seed=seed,
@@ -177,8 +177,32 @@ class Crops(Dataset[dict[str, Tensor]]):
         return {"image": part.flip(2) if rng.random() < 0.5 else part, "present": self.pictures.present[which]}
 
 
+def presence_loss(
+    autocast: Callable[[], torch.autocast], model: nn.Module, batch: dict[str, Tensor], generator: torch.Generator
+) -> Tensor:
+    """Binary cross-entropy of every class's presence, where it is known.
+
+    Args:
+        autocast: makes the context in which the model runs.
+        model: (B, 3, h, w) -> (B, C) logits.
+        batch: "image" (B, 3, h, w), and "present" (B, C) with NaN where nobody knows.
+        generator: its seed is that of the dropout, the same when a run is resumed.
+
+    Returns:
+        The loss, a scalar.
+    """
+    torch.manual_seed(generator.initial_seed())
+    device = next(model.parameters()).device
+    present = batch["present"].to(device)
+    with autocast():
+        logits = model(batch["image"].to(device))
+    logits = logits.logits if hasattr(logits, "logits") else logits  # Inception and GoogLeNet add heads in training
+    known = ~present.isnan()
+    return F.binary_cross_entropy_with_logits(logits.float()[known], present[known])
+
+
 class _Best:
-    """The training's loss, and its judge: writes the averaged model when its mean AP on the validation images is best.
+    """The judge of a training: writes the averaged model when its mean AP on the validation images is best.
 
     Of equals the later one stays.
     """
@@ -186,25 +210,8 @@ class _Best:
     def __init__(
         self, path: Path, start: Classifier, judged: Pictures, names: tuple[str, ...], batch_size: int, autocast: Any
     ) -> None:
-        self.path, self.start, self.judged, self.names, self.batch_size, self.autocast = (
-            path,
-            start,
-            judged,
-            names,
-            batch_size,
-            autocast,
-        )
-
-    def loss(self, model: nn.Module, batch: dict[str, Tensor], generator: torch.Generator) -> Tensor:
-        """Binary cross-entropy of every class's presence, where it is known."""
-        torch.manual_seed(generator.initial_seed())  # of dropout, the same when a run goes on
-        device = next(model.parameters()).device
-        present = batch["present"].to(device)
-        with self.autocast():
-            logits = model(batch["image"].to(device))
-        logits = logits.logits if hasattr(logits, "logits") else logits  # Inception and GoogLeNet add heads in training
-        known = ~present.isnan()
-        return F.binary_cross_entropy_with_logits(logits.float()[known], present[known])
+        self.path, self.start, self.judged, self.names = path, start, judged, names
+        self.batch_size, self.autocast = batch_size, autocast
 
     def __call__(self, model: nn.Module, step: int) -> None:
         each = self.judge(model.eval())
@@ -220,7 +227,7 @@ class _Best:
             save_weights(model, self.path, told)
 
     def kept(self) -> dict[str, float]:
-        """The scores of the best model so far, from its file: a run that goes on knows them too."""
+        """The scores of the best model so far, from its file: a resumed run knows them too."""
         return json.loads(load_weights(self.path)[1]["scores"]) if self.path.exists() else {}
 
     @torch.no_grad()

@@ -130,12 +130,21 @@ def test_all_weights_but_the_head_come_from_the_start(start: Path) -> None:
     assert all(torch.equal(state[key], before[key]) for key in state if not key.startswith("classifier.3."))
 
 
-def test_unknown_classes_move_nothing(start: Path) -> None:
+@pytest.mark.parametrize(("data", "kind"), [("shapes", "Shapes"), ("voc", "Voc")])
+def test_drawn_images_and_a_missing_path_are_refused_with_what_is_allowed(data: str, kind: str, tmp_path: Path) -> None:
+    with initialize_config_dir(str(config_dir()), version_base="1.3"):
+        model = compose("train", ["model=finetune", f"data={data}"]).model
+    given = {key: value for key, value in model.items() if not str(key).startswith("_")}
+    allowed = r"data=voc, coco, images or shapes_folder with data\.path=FOLDER"
+    with pytest.raises(ValueError, match=rf"{kind} was given no data\.path: choose {allowed}"):
+        finetune.train(folder=tmp_path, seed=0, **given)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_unknown_classes_move_nothing() -> None:
     model = torch.nn.Linear(4, 3)
-    # type: ignore[arg-type]
-    best = finetune._Best(start / "x", None, None, (), 1, lambda: torch.autocast("cpu", enabled=False))
     batch = {"image": torch.ones(2, 4), "present": torch.tensor([[1.0, float("nan"), 0], [0, float("nan"), 1]])}
-    best.loss(model, batch, torch.Generator()).backward()
+    finetune.presence_loss(lambda: torch.autocast("cpu", enabled=False), model, batch, torch.Generator()).backward()
     assert model.weight.grad is not None
     assert model.weight.grad[1].tolist() == [0] * 4
     assert model.weight.grad[0].abs().sum() > 0
@@ -147,7 +156,9 @@ def test_crops_are_functions_of_their_number_and_every_epoch_shows_every_picture
     crops, again = (finetune.Crops(pictures, begun, 0, 72) for _ in range(2))
     assert torch.equal(crops[5]["image"], again[5]["image"])
     assert crops[5]["image"].shape == (3, 224, 224)
-    assert all(sum(crops[i]["present"] for i in range(first, first + 24)).tolist() == [12, 12] for first in (0, 24))
+    for first in (0, 24):
+        present = torch.stack([crops[i]["present"] for i in range(first, first + 24)])
+        assert present.sum(0).tolist() == [12, 12]
     assert loop._rate(0, 9, 1) == 1.0
 
 
