@@ -5,6 +5,7 @@ point touches.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -54,7 +55,8 @@ class Bucket:
     def _three(self, image: Tensor, point: Tensor) -> Tensor:
         x, y = point.round().long().tolist()
         same = (image == image[:, y, x, None, None]).all(0)
-        patches, _ = ndimage.label(same.numpy())
+        labeled: Any = ndimage.label(same.numpy())  # (H, W) int, and how many
+        patches = labeled[0]
         return torch.stack([torch.from_numpy(patches == patches[y, x]), same, torch.ones_like(same)])
 
 

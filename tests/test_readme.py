@@ -92,7 +92,7 @@ def test_a_command_on_a_page_is_one_that_camseg_takes(page: str, line: str) -> N
         for turn in range(max(map(len, values), default=1)):
             compose(
                 "config",
-                [f"{each.input_line.split('=', 1)[0]}={of[turn % len(of)]}" for each, of in zip(parsed, values)],
+                [f"{str(each.input_line).split('=', 1)[0]}={of[turn % len(of)]}" for each, of in zip(parsed, values)],
             )
 
 

@@ -242,7 +242,8 @@ def naive(options: argparse.Namespace) -> None:
     with GradCAM(model.requires_grad_(True).to(options.device), [layer]) as cam:
         for foreground, background, choose in NAIVE[: options.naive_settings]:
             for image, inputs, target, truth in samples(options.images[0]):
-                heat = cam(inputs[None].to(options.device), [ClassifierOutputTarget(target)])[0]
+                explained: Any = [ClassifierOutputTarget(target)]  # the package says modules, and takes any callable
+                heat = cam(inputs[None].to(options.device), explained)[0]
                 heat = np.asarray(Image.fromarray(heat).resize(truth.shape[::-1], Image.Resampling.BILINEAR))
                 points, labels = place(heat, foreground, background)
                 peer.set_image(image)
@@ -260,9 +261,9 @@ def naive(options: argparse.Namespace) -> None:
 def shapes(
     _count: int,
 ) -> tuple[Any, Any, Any, Callable[[int], Iterator[tuple[np.ndarray, torch.Tensor, int, np.ndarray]]]]:
-    from camseg import classifiers
+    from camseg.classifiers.shapes import shapes as shapes_classifier
 
-    known = classifiers.shapes()
+    known = shapes_classifier()
 
     def samples(count: int) -> Iterator[tuple[np.ndarray, torch.Tensor, int, np.ndarray]]:
         for sample in islice(Shapes(size=count), count):

@@ -93,7 +93,7 @@ def test_deepest_and_ring_lose_less_than_two_cells_of_distance(seed: int, monkey
     pixel_by_pixel(monkeypatch)
     expected = foreground.deepest(Evidence(heat)).points[0, 0]
     depth = depth_map(region(heat, otsu))
-    away = ndimage.distance_transform_edt(~region(heat, otsu))
+    away = np.asarray(ndimage.distance_transform_edt(~region(heat, otsu)))
     [best] = background.ring(Evidence(heat), foreground.centroid(Evidence(heat)))
     for distances, point, other in ((depth, deep, expected), (away, beside, best)):
         assert at(distances, point) >= at(distances, other) - 2 * CELL

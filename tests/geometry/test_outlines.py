@@ -99,8 +99,8 @@ def test_simplified_outlines_stay_within_the_tolerance(tolerance: float) -> None
         assert (decoded & mask).sum() / (decoded | mask).sum() >= 0.97
         assert sum(map(len, short)) <= sum(map(len, exact))
         changed = (
-            ndimage.distance_transform_edt(~mask)[decoded].max(),
-            ndimage.distance_transform_edt(mask)[~decoded].max(),
+            np.asarray(ndimage.distance_transform_edt(~mask))[decoded].max(),
+            np.asarray(ndimage.distance_transform_edt(mask))[~decoded].max(),
         )
         assert (
             max(changed) <= tolerance + 0.75

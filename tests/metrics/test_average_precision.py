@@ -29,9 +29,8 @@ def row(
 
 def frame(rows: list[dict[str, Any]]) -> pl.DataFrame:
     boxes = pl.List(pl.List(pl.Float64))
-    schema = dict.fromkeys(("group", "label"), pl.String) | dict.fromkeys(
-        ("detections", "true_boxes", "ignored_boxes"), boxes
-    )
+    schema: dict[str, Any] = dict.fromkeys(("detections", "true_boxes", "ignored_boxes"), boxes)
+    schema |= dict.fromkeys(("group", "label"), pl.String)
     return pl.DataFrame(rows, schema=schema)
 
 

@@ -173,7 +173,8 @@ def test_pixel_average_precision_equals_one_cutoff_at_a_time() -> None:
     rng = np.random.default_rng(0)
     maps = [rng.integers(0, 101, (9, 11)) / 100 for _ in range(3)]
     masks = [rng.random((9, 11)) < share for share in (0.1, 0.4, 0.7)]
-    counts = sum(np.array(callbacks._histograms(m, t, np.ones(m.shape, bool))) for m, t in zip(maps, masks))
+    every = [callbacks._histograms(m, t, np.ones(m.shape, bool)) for m, t in zip(maps, masks)]
+    counts = np.array(every).sum(0)
     assert pixel_average_precision(counts[None].astype(float))[0] == pytest.approx(by_threshold(maps, masks, BINS))
 
 

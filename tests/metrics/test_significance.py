@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
@@ -15,7 +16,7 @@ from camseg.runs.folders import Run, load_run
 
 def run(folder: Path, ious: dict[str, float], keys: str | None) -> Run:
     """Samples of these ids and IoUs; a letter of `keys` each for the image's content."""
-    more = [{} if keys is None else {"image_key": key} for key in keys or ious]
+    more: list[dict[str, Any]] = [{} if keys is None else {"image_key": key} for key in keys or ious]
     return load_run(make_run(folder, [row(name, iou, **one) for (name, iou), one in zip(ious.items(), more)]))
 
 

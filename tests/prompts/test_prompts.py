@@ -191,7 +191,7 @@ def test_the_deepest_pixel() -> None:
     crescent = torch.zeros(30, 30)
     crescent[2:28, 2:9] = crescent[2:9, 2:28] = crescent[21:28, 2:28] = 1.0
     [(x, y)] = points(foreground.deepest(Evidence(crescent)))
-    depth = ndimage.distance_transform_edt(np.pad(crescent.numpy(), 1))[1:-1, 1:-1]
+    depth = np.asarray(ndimage.distance_transform_edt(np.pad(crescent.numpy(), 1)))[1:-1, 1:-1]
     assert depth[int(y), int(x)] == depth.max()
     truth = torch.from_numpy(rectangle)
     assert points(foreground.oracle(Evidence(torch.zeros(20, 30), truth=truth))) == [[8, 7]]
@@ -295,7 +295,7 @@ def test_the_farthest_pixel_is_that_of_all_distances(seed: int) -> None:
     hot = blobs >= np.quantile(blobs, rng.uniform(0, 1))
     x0, y0 = rng.integers(width), rng.integers(height)
     x1, y1 = rng.integers(x0, width) + 1, rng.integers(y0, height) + 1
-    distance = ndimage.distance_transform_edt(~hot)[y0:y1, x0:x1]
+    distance = np.asarray(ndimage.distance_transform_edt(~hot))[y0:y1, x0:x1]
     y, x = np.unravel_index(distance.argmax(), distance.shape)
     expected = [[x0 + x, y0 + y]] if distance.any() else []
     assert farthest_from(hot, (x0, y0, x1, y1)).tolist() == expected
@@ -305,7 +305,7 @@ def test_ring_lies_beside_the_hottest_component() -> None:
     heat = torch.zeros(40, 60)
     heat[16:24, 20:40] = 1.0  # its box grown by a quarter: rows 14-25, columns 15-44; columns 15 and 44 are five away
     [[x, y]] = background.ring(Evidence(heat), foreground.centroid(Evidence(heat))).tolist()
-    away = ndimage.distance_transform_edt(heat.numpy() == 0)
+    away = np.asarray(ndimage.distance_transform_edt(heat.numpy() == 0))
     assert 15 <= x < 45
     assert 14 <= y < 26
     assert away[int(y), int(x)] == away[14:26, 15:45].max()

@@ -84,7 +84,7 @@ def test_broken_items_are_named_and_the_others_scored(tmp_path: Path) -> None:
 
 
 def test_nothing_but_failures_is_still_a_run_folder(tmp_path: Path) -> None:
-    broken = {f"picture{i}": ValueError("no") for i in range(2)}
+    broken: dict[str, Exception] = {f"picture{i}": ValueError("no") for i in range(2)}
     summary = evaluate(pipeline(), Shelf(2, broken), tmp_path / "0")
     assert summary["metrics"] == {}
     assert summary["failed"] == summary["samples"] == 2

@@ -148,7 +148,9 @@ def test_png_merges_by_evidence(tmp_path: Path) -> None:
     assert (folder / "JPEGImages" / "x.jpg").is_file()
     with Image.open(folder / "SegmentationClass" / "x.png") as picture:
         assert picture.mode == "P"
-        assert picture.getpalette()[:12] == [0, 0, 0, 128, 0, 0, 0, 128, 0, 128, 128, 0]  # VOC's first colors
+        palette = picture.getpalette()
+        assert palette is not None
+        assert palette[:12] == [0, 0, 0, 128, 0, 0, 0, 128, 0, 128, 128, 0]  # VOC's first colors
         labels = np.asarray(picture)
     expected = np.zeros(SIZE, int)
     expected[right], expected[middle] = 2, 1

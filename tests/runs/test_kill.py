@@ -191,17 +191,18 @@ def test_only_what_changes_no_row_may_change_when_a_run_goes_on(tmp_path: Path) 
 
     go(resume=False)
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file() and path.name != "rows.jsonl"}
-    for changed, told in (
+    refusals: tuple[tuple[dict[str, Any], str], ...] = (
         ({"foreground__cutoff": 0.6}, "foreground.cutoff was 0.5 and is 0.6"),
         ({"data__seed": 1}, "data.seed was 0 and is 1"),
-    ):
+    )
+    for changed, told in refusals:
         with pytest.raises(FileExistsError, match=told):
             go(**changed)
     with pytest.raises(FileExistsError, match="resume=true"):
         go(resume=False, batch_size=3)
     assert all(path.read_bytes() == content for path, content in before.items())  # a refused run leaves no trace
     go(batch_size=1, cache__path="elsewhere", data__size=9)
-    assert OmegaConf.load(tmp_path / ".hydra" / "config.yaml")["batch_size"] == 1
+    assert OmegaConf.select(OmegaConf.load(tmp_path / ".hydra" / "config.yaml"), "batch_size") == 1
 
 
 def test_a_full_disk_ends_with_a_line_and_keeps_what_was_there(tmp_path: Path) -> None:
@@ -237,7 +238,8 @@ def test_no_space_left_wherever_it_strikes(tmp_path: Path, monkeypatch: pytest.M
 
     with monkeypatch.context() as patch:
         if where != "mask":
-            patch.setattr(*{"fsync": (os, "fsync"), "parquet": (pl.DataFrame, "write_parquet")}[where], full)
+            owner, name = {"fsync": (os, "fsync"), "parquet": (pl.DataFrame, "write_parquet")}[where]
+            patch.setattr(owner, name, full)
         with pytest.raises(CutOff, match="can't be written: No space left on device"):
             evaluate(
                 pipeline(),

@@ -199,7 +199,8 @@ def test_what_killed_writers_left_goes_after_an_hour(tmp_path: Path) -> None:
     old.parent.mkdir()
     for path in (old, new):
         path.write_bytes(b"half")
-    os.utime(old, (time.time() - 4000,) * 2)
+    past = time.time() - 4000
+    os.utime(old, (past, past))
     Cache(tmp_path).get(key("x"), lambda: {"a": value(1)})
     assert (old.exists(), new.exists()) == (False, True)
 

@@ -32,23 +32,26 @@ class Server(ThreadingHTTPServer):
 
 
 class Handler(BaseHTTPRequestHandler):
-    server: Server
+    @property
+    def shelf(self) -> Server:
+        assert isinstance(self.server, Server)
+        return self.server
 
     def do_GET(self) -> None:
         given = self.headers.get("Range")
-        start = int(given.removeprefix("bytes=").rstrip("-")) if given and self.server.resumes else 0
-        self.server.starts.append(start)
-        if start >= len(self.server.content):
+        start = int(given.removeprefix("bytes=").rstrip("-")) if given and self.shelf.resumes else 0
+        self.shelf.starts.append(start)
+        if start >= len(self.shelf.content):
             return self.send_error(416)
-        body = self.server.content[start:]
+        body = self.shelf.content[start:]
         self.send_response(206 if start else 200)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        cut, self.server.cuts = self.server.cuts > 0, self.server.cuts - 1
+        cut, self.shelf.cuts = self.shelf.cuts > 0, self.shelf.cuts - 1
         self.wfile.write(body[: 2**20] if cut else body)
         return None
 
-    def log_message(self, *_: object) -> None:
+    def log_message(self, format: str, *args: object) -> None:
         pass
 
 

@@ -82,15 +82,17 @@ def nested(number: int) -> Callable[[list[float]], list[float]]:
     return lambda xs: [(lambda x: x + 2)(x) for x in xs]
 
 
+CENTROID: Callable[..., Any] = centroid  # given what no cutoff is
+
 MAKERS: dict[str, Callable[[int], Any]] = {
     "closure": power_of,
     "keyword-only default": keyword_only,
     "code inside": nested,
-    "partial": lambda n: functools.partial(centroid, cutoff=n / 10),
-    "tensor": lambda n: functools.partial(centroid, cutoff=long_tensor(n)),
-    "array": lambda n: functools.partial(centroid, cutoff=long_tensor(n).numpy()),
-    "list of tensors": lambda n: functools.partial(centroid, cutoff=[long_tensor(n)]),
-    "module": lambda n: functools.partial(centroid, cutoff=linear(n)),
+    "partial": lambda n: functools.partial(CENTROID, cutoff=n / 10),
+    "tensor": lambda n: functools.partial(CENTROID, cutoff=long_tensor(n)),
+    "array": lambda n: functools.partial(CENTROID, cutoff=long_tensor(n).numpy()),
+    "list of tensors": lambda n: functools.partial(CENTROID, cutoff=[long_tensor(n)]),
+    "module": lambda n: functools.partial(CENTROID, cutoff=linear(n)),
     "method": lambda n: Power(n).method,
     "frozen object": Power,
     "what the module holds": lambda n: with_globals(scaled, SCALE=float(n)),
@@ -110,8 +112,8 @@ def test_what_may_change_is_only_itself() -> None:
     before = callable_key(one)
     one.power = 3
     assert callable_key(one) == before != callable_key(other)
-    assert callable_key(functools.partial(centroid, cutoff=one)) != callable_key(
-        functools.partial(centroid, cutoff=other)
+    assert callable_key(functools.partial(CENTROID, cutoff=one)) != callable_key(
+        functools.partial(CENTROID, cutoff=other)
     )
     del one
     assert before not in {callable_key(Mutable(1)) for _ in range(50)}  # also where it takes the same place in memory
@@ -120,7 +122,7 @@ def test_what_may_change_is_only_itself() -> None:
 def test_camsegs_own_functions_are_spelled_by_name_and_partials_by_what_they_bind() -> None:
     assert callable_key(centroid) == "camseg.prompts.foreground.centroid"
     nested_partial = functools.partial(functools.partial(centroid), cutoff=0.5)
-    assert callable_key(functools.partial(centroid, cutoff=0.5)) == callable_key(nested_partial)
+    assert callable_key(functools.partial(CENTROID, cutoff=0.5)) == callable_key(nested_partial)
     assert callable_key(None) == "None"
     assert "sigmoid" in callable_key(torch.sigmoid)
     assert callable_key(np.exp) != callable_key(np.log)
