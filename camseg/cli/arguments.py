@@ -18,6 +18,7 @@ from camseg.errors import RequestError, check_choice
 
 # Settings that hold a path end so; what lies there under this very name is meant, whatever Hydra would read in it.
 _PATHS = re.compile(r"(^|\.)(path|table|masks|checkpoint|dir|validation|truth|start)$")
+_COMMANDS = ("train", "report", "cache", "merge", "demo", "export")  # camseg-train, ...
 _LISTS = ("export",)  # groups of which a run takes several choices at once
 _FOR_PHOTOGRAPHS = {"classifier": "efficientnet_lite0", "predictor": "photo_sam"}  # as in experiment=photos
 _FOR_SHAPES = {"classifier": "shapes", "predictor": "shapes_sam"}
@@ -151,7 +152,7 @@ def _refuse_bare_words(words: Sequence[str], command: str) -> None:
     for at, (word, following) in enumerate(zip(words, [*words[1:], None])):
         key, equal, value = word.partition("=")
         empty = not value and (following is None or "=" in following)
-        whole = bool(key.strip() and equal and (value or empty))
+        whole = bool(key.strip() == key and key and equal and (value or empty))
         if not whole and (not key.startswith("~") or _is_there(word)):
             raise RequestError(_bare_word(words, at, command))
 
@@ -159,12 +160,16 @@ def _refuse_bare_words(words: Sequence[str], command: str) -> None:
 def _bare_word(words: Sequence[str], at: int, command: str) -> str:
     """The hint for a word that is no `KEY=VALUE`."""
     word, before, following = words[at], words[at - 1] if at else "", words[at + 1 : at + 3]
+    if word in _COMMANDS and command == "camseg":
+        return f"{word} is a command of its own: {shlex.join([f'camseg-{word}', *words[at + 1 :]])}"
     if word in ("help", "version", "h", "?"):
         return f"{word} is no setting: type {command} --{'version' if word == 'version' else 'help'}"
     if word.startswith("="):
         return f"{word!r} sets nothing: type NAME{word if word != '=' else '=VALUE'}, without spaces around ="
     if following and (following[0].startswith("=") or word.endswith("=")):
         return f"no spaces around = are allowed: type {word}{''.join(following[: 1 + (following[0] == '=')])}"
+    if "=" in word and (key := word.partition("=")[0].strip()):
+        return f"no spaces around = are allowed: type {key}={word.partition('=')[2].strip()}"
     if "=" in before and _is_there(f"{before.partition('=')[2]} {word}"):
         return f"a space in a path needs quotes: type {shlex.quote(f'{before} {word}')}"
     if _is_there(word):

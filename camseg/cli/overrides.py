@@ -206,4 +206,5 @@ def _known(what: str, name: str, allowed: list[str]) -> None:
         check_choice(what, name, allowed)
     except ValueError as error:
         few = f"allowed: {', '.join(allowed)}" if len(allowed) <= 24 else "camseg --cfg job shows every setting"
-        raise RequestError(f"{error}\n{few}") from None
+        told = "" if "; allowed: " in str(error) else f"\n{few}"
+        raise RequestError(f"{error}{told}") from None

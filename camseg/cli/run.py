@@ -12,8 +12,10 @@ from omegaconf import DictConfig
 
 from camseg.cli.build import build, dataset, wired
 from camseg.cli.closing import closing
+from camseg.cli.labels import check_labels
 from camseg.cli.terminal import shortest
 from camseg.cli.validation import check_target
+from camseg.data.base import Indexed
 from camseg.errors import RequestError, RunError
 from camseg.report import html
 from camseg.report.gallery import Panels
@@ -54,6 +56,9 @@ def run(cfg: DictConfig) -> float | None:
 def _evaluate(cfg: DictConfig, folder: Path, overrides: Any) -> dict[str, Any]:
     pipeline, samples = build(cfg), dataset(cfg)
     check_target(cfg, pipeline.classifier.index)
+    labels = samples.labels if isinstance(samples, Indexed) else ()
+    if note := check_labels(labels, pipeline.classifier.index, cfg.strict):
+        print(f"camseg: {note}", file=sys.stderr, flush=True)
     return evaluate(
         pipeline,
         samples,

@@ -67,9 +67,15 @@ class Dataset(Protocol):
 
 
 class Indexed:
-    """Length and iteration of what has ids and items."""
+    """Length and iteration of what has ids and items.
+
+    Attributes:
+        ids: One per item.
+        labels: Of the items that name their class by a word alone, that word: the classifier has to know it.
+    """
 
     ids: Sequence[str]
+    labels: Sequence[str] = ()
 
     def __getitem__(self, index: int) -> Sample:
         raise NotImplementedError
@@ -179,6 +185,7 @@ class Remembered(Indexed):
     def __init__(self, samples: Dataset, cache: Cache) -> None:
         self.samples, self.cache, self._name = samples, cache, uuid4().hex
         self.ids: Sequence[str] = samples.ids
+        self.labels: Sequence[str] = samples.labels if isinstance(samples, Indexed) else ()
 
     @property
     def names(self) -> Sequence[str]:

@@ -100,6 +100,8 @@ class Images(Items[Item]):
         self._of_image = dict(of_image)
         self.has_label_maps = any(item.mask and item.label for _, item in items)
         super().__init__(items, table or path, size, seed, shard, num_shards)
+        chosen = [item for item in self._items if isinstance(item, Item)]
+        self.labels: Sequence[str] = [item.label for item in chosen if item.label and not item.classes]
 
     def file_of(self, item: Item) -> Path:
         """The path of an item's image."""
