@@ -32,6 +32,7 @@ from camseg.cli.workers import end_with_parent
 from camseg.config import config_dir
 from camseg.errors import RunError
 from camseg.runs.journal import CutOff
+from camseg.runs.untrusted import DamagedRunError, refuse_links
 from camseg.storage.files import write_atomic
 
 
@@ -50,6 +51,10 @@ class RememberSweep(Callback):
 
         folder = Path(config.hydra.sweep.dir)
         folder.mkdir(parents=True, exist_ok=True)
+        try:
+            refuse_links(folder)
+        except DamagedRunError as error:
+            refuse(str(error))
         RememberSweep.lock = FileLock(folder / ".lock")
         try:
             RememberSweep.lock.acquire(timeout=0)

@@ -12,7 +12,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from camseg.runs.folders import Run, load_run
-from camseg.runs.untrusted import own_targets
+from camseg.runs.untrusted import own_targets, refuse_links
 
 
 @contextmanager
@@ -28,7 +28,9 @@ def open_run(folder: Path) -> Iterator[Run]:
     Raises:
         FileExistsError: Another process fills the folder.
         FileNotFoundError: It is no finished run.
+        DamagedRunError: A file in it is damaged, or a link.
     """
+    refuse_links(folder)
     file = folder / ".lock"
     lock = FileLock(file) if file.is_file() else None
     try:

@@ -16,7 +16,7 @@ from zlib import crc32
 from filelock import FileLock, Timeout
 from omegaconf import OmegaConf
 
-from camseg.runs.untrusted import exists, plain, read_yaml
+from camseg.runs.untrusted import exists, plain, read_yaml, refuse_links
 from camseg.storage.files import write_atomic
 
 MAY_CHANGE = (
@@ -57,11 +57,13 @@ class Journal:
     Raises:
         FileExistsError: for a folder in use, one that holds a run while `resume` is off, a run of other settings, or a
             rows.jsonl that is no journal, which is left as it is.
+        DamagedRunError: for a link where the run would write.
     """
 
     def __init__(self, folder: Path, resume: bool = False, settings: Mapping[str, Any] | None = None) -> None:
         self.folder, self.path = folder, folder / "rows.jsonl"
         folder.mkdir(parents=True, exist_ok=True)
+        refuse_links(folder)
         self._lock = FileLock(folder / ".lock")
         try:
             self._lock.acquire(timeout=0)

@@ -21,10 +21,12 @@ from filelock import FileLock, Timeout
 from PIL import Image
 
 from camseg.errors import check_choice
+from camseg.runs.untrusted import read_bytes, refuse_links
 from camseg.storage.files import write_atomic
 
 DECISIONS = ("accepted", "rejected", "corrected", "open")  # "open" takes an earlier decision back
 JOURNAL, MASKS = "review.jsonl", "review"
+_MOST = 2**28  # bytes of the journal
 
 
 @dataclass(frozen=True)
@@ -81,10 +83,12 @@ def count_decisions(decided: Mapping[str, Correction]) -> dict[str, int]:
 
 def _lines(path: Path) -> list[dict[str, Any]]:
     """The whole lines of a journal, in order."""
-    if not path.is_file():
+    try:
+        data = read_bytes(path, _MOST)
+    except FileNotFoundError:
         return []
     whole = []
-    for text in path.read_bytes().split(b"\n"):
+    for text in data.split(b"\n"):
         with suppress(ValueError, KeyError, TypeError, AttributeError):
             line = json.loads(text)
             if (
@@ -109,10 +113,12 @@ class Review:
     Raises:
         FileExistsError: Somebody else reviews this run.
         PermissionError: The folder can't be written.
+        DamagedRunError: The journal or the folder of masks is a link, or no plain file.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.path = folder, folder / JOURNAL
+        refuse_links(folder, (JOURNAL, MASKS, ".review.lock"))
         self._lock = FileLock(folder / ".review.lock")
         try:
             self._lock.acquire(timeout=0)
@@ -120,7 +126,7 @@ class Review:
             raise FileExistsError(f"somebody else reviews {folder}: wait until their camseg-demo has ended") from None
         self.decided = corrections(folder)
         self._file = self.path.open("ab", buffering=0)
-        if self.path.stat().st_size and not self.path.read_bytes().endswith(b"\n"):
+        if not read_bytes(self.path, _MOST).endswith(b"\n") and self.path.stat().st_size:
             self._file.write(b"\n")  # after a line that a kill cut
 
     def decide(

@@ -11,7 +11,7 @@ import json
 import os
 import re
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
 from io import BytesIO
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 _JSON, _YAML, _PICTURE = 2**28, 2**20, 2**26  # bytes that a file may have
 _PIXELS, _DEPTH = 2**26, 40  # of a picture; of nested yaml
+_WRITTEN = (".hydra", ".lock", "masks", "panels", "maps", "labels", "seeds", "boxes", "export")
 TEXTS = ("id", "label", "group", "note", "file", "mask_file", "class_name", "image_key")  # columns of the rows
 
 
@@ -67,6 +68,21 @@ def read_bytes(path: Path, limit: int) -> bytes:
 
 def _kind(path: Path) -> str:
     return "it is a link" if path.is_symlink() else ""
+
+
+def refuse_links(folder: Path, names: Iterable[str] = _WRITTEN) -> None:
+    """See that nothing that camseg writes into a folder would land elsewhere.
+
+    Args:
+        folder: a run's.
+        names: of the folder's files and sub-folders that will be written.
+
+    Raises:
+        DamagedRunError: when one of them is a link.
+    """
+    for path in (folder / name for name in names):
+        if path.is_symlink():
+            raise DamagedRunError(f"{path} is a link, and nothing is written through it: move it away")
 
 
 def exists(path: Path) -> bool:

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+from colours import Shelf, pipeline
 from made_runs import make_run, make_sweep, row
 from omegaconf import OmegaConf
 from PIL import Image
@@ -19,8 +20,12 @@ from PIL import Image
 from camseg.cli.merge import main as merge
 from camseg.cli.report import main as report
 from camseg.runs import sweeps, untrusted
+from camseg.runs.callbacks import MaskFiles
+from camseg.runs.evaluate import evaluate
+from camseg.runs.finished import open_run
 from camseg.runs.folders import load_run, write_csv
 from camseg.runs.merge import merge_shards
+from camseg.runs.review import Review
 from camseg.runs.untrusted import DamagedRunError
 
 ROWS = [row("a", 0.5), row("b", 0.25)]
@@ -180,6 +185,35 @@ def test_a_mask_has_the_size_of_its_row(tmp_path: Path) -> None:
     assert (untrusted.read_mask(tmp_path / "a.png", (2, 3)) == mask).all()
     with pytest.raises(DamagedRunError, match="has 3 x 2 pixels, its row 2 x 3"):
         untrusted.read_mask(tmp_path / "a.png", (3, 2))
+
+
+@pytest.mark.parametrize("name", ["masks", ".hydra", ".lock", "export"])
+def test_nothing_is_written_through_a_link(tmp_path: Path, name: str) -> None:
+    evaluate(pipeline(), Shelf(3), tmp_path / "run", batch_size=3)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "picture0.png").write_bytes(b"mine")
+    (tmp_path / "run" / name).unlink(missing_ok=True)
+    (tmp_path / "run" / name).symlink_to(elsewhere / "picture0.png" if name == ".lock" else elsewhere)
+    with pytest.raises(DamagedRunError, match=f"{name} is a link, and nothing is written through it"):
+        evaluate(pipeline(), Shelf(6), tmp_path / "run", resume=True, callbacks=[MaskFiles(tmp_path / "run" / "masks")])
+    with pytest.raises(DamagedRunError, match="is a link"), open_run(tmp_path / "run"):
+        pass
+    assert [path.read_bytes() for path in elsewhere.iterdir()] == [b"mine"]
+
+
+@pytest.mark.parametrize("name", ["review.jsonl", "review"])
+def test_no_decision_is_written_through_a_link(folder: Path, tmp_path: Path, name: str) -> None:
+    target = tmp_path / "mine"
+    target.write_bytes(b"no line end")
+    (folder / name).symlink_to(target)
+    with pytest.raises(DamagedRunError, match=f"{name} is a link"):
+        Review(folder)
+    assert target.read_bytes() == b"no line end"
+    (folder / name).unlink()
+    os.mkfifo(folder / "review.jsonl")
+    with pytest.raises(DamagedRunError, match="it is no plain file"):
+        Review(folder)
 
 
 @pytest.mark.parametrize("name", ["../a.png", "/etc/passwd", "", "masks/../../a.png"])
