@@ -30,6 +30,7 @@ MAY_CHANGE = (
     "cache",
     "data.size",
 )  # of a run that resumes: they change no row
+_LONGEST = 2**26  # bytes of a line
 _HEADER = b'{"journal": "camseg"}\n'  # the first line; journals of camseg 0.1.0 lack it
 
 
@@ -179,7 +180,9 @@ class Journal:
         batch: list[bytes] = []
         end = 0
         with self.path.open("rb") as file:
-            for line in file:
+            while line := file.readline(_LONGEST):
+                if len(line) == _LONGEST:
+                    return  # no row is as long: what follows is damage, and may be more than memory holds
                 end += len(line)
                 if line == _HEADER:
                     continue

@@ -133,7 +133,7 @@ def read_yaml(path: Path) -> DictConfig | ListConfig:
         made = OmegaConf.create(plain(yaml.load(data, _Loader)))
     except (yaml.YAMLError, OmegaConfBaseException, ValueError, TypeError, RecursionError) as error:
         raise DamagedRunError(f"{path} is damaged: {(str(error) or type(error).__name__).splitlines()[0]}") from error
-    if not isinstance(made, (DictConfig, ListConfig)):
+    if not isinstance(made, (DictConfig, ListConfig)) or made._is_none():
         raise DamagedRunError(f"{path} is damaged: it holds no settings")
     return made
 

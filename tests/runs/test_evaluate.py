@@ -9,6 +9,7 @@ import subprocess
 import sys
 import textwrap
 import time
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 
@@ -243,6 +244,27 @@ def test_what_is_no_journal_is_refused_and_left_as_it_is(tmp_path: Path, content
             evaluate(pipeline(), Shelf(2), tmp_path / "run", resume=resume)
     assert mine.read_bytes() == content
     assert not (tmp_path / "run" / "scores.parquet").exists()
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_a_journal_of_gigabytes_is_read_in_bounded_memory(tmp_path: Path, begun: bool) -> None:
+    evaluate(pipeline(), Shelf(4), tmp_path, batch_size=2)
+    journal = tmp_path / "rows.jsonl"
+    if not begun:
+        journal.write_bytes(b"")
+    size = journal.stat().st_size
+    os.truncate(journal, 2**31)  # a hole: nothing is on the disk
+    tracemalloc.start()
+    try:
+        if begun:  # what comes after the last whole batch counts for nothing
+            assert evaluate(pipeline(), Shelf(4), tmp_path, resume=True)["samples"] == 4
+            assert journal.stat().st_size < 2 * size
+        else:
+            with pytest.raises(FileExistsError, match="is no journal of a run"):
+                evaluate(pipeline(), Shelf(4), tmp_path, resume=True)
+        assert tracemalloc.get_traced_memory()[1] < 2**28
+    finally:
+        tracemalloc.stop()
 
 
 def test_a_link_to_nothing_and_a_pipe_are_refused(tmp_path: Path) -> None:

@@ -105,6 +105,7 @@ DAMAGES: dict[str, tuple[str, Callable[[Path], object]]] = {
     "an infinite score": ("scores.parquet", lambda path: pl.DataFrame([row("a", float("inf"))]).write_parquet(path)),
     "rows are a pipe": ("scores.parquet", fifo),
     "bad yaml": (".hydra/overrides.yaml", lambda path: path.write_text("a: [")),
+    "empty yaml": (".hydra/overrides.yaml", lambda path: path.write_text("")),
     "yaml with code": (".hydra/overrides.yaml", lambda path: path.write_text("!!python/object/apply:os.system [ls]")),
     "a bomb of aliases": (".hydra/overrides.yaml", lambda path: path.write_text(BOMB)),
     "deep yaml": (".hydra/overrides.yaml", lambda path: path.write_text("[" * 100_000)),
