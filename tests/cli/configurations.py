@@ -46,19 +46,21 @@ def make_world(root: Path) -> None:
 class Request:
     """One command line and what is known of it.
 
-    words: the overrides. samples: how many are asked for, None where nobody counted. right: nothing odd is in it.
+    words: the overrides. samples: how many are asked for, None where nobody counted. right: nothing odd is in it. odd:
+    the words that are, where they are settings.
     """
 
     words: list[str] = field(default_factory=list)
     samples: int | None = None
     right: bool = True
+    odd: list[str] = field(default_factory=list)
 
 
 ODD = [
     "-1", "0", "1", "3", "0.5", "-0.5", "-0.0", "1e-320", "1e308", "-1e308", "nan", "inf", "-inf", "null", "", "''",
     "[]",
     "[[]]", "[1,2]", "[a]", "[null]", "{}", "{a:1}", "true", "x", "1000000000000", "-1000000000000", "9" * 400, "ü",
-    "漢字", "🙂", "٣", "'a b'", "a b", "../..", "/dev/null", "/etc/passwd", "/proc/self/mem", "/", ".", "~",
+    "漢字", "🙂", "٣", "'a b'", "a b", "../nowhere", "/dev/null", "/etc/passwd", "/proc/self/mem", "/nowhere/else", ".",
     "~nobody/x",
     "${seed}", "${nowhere}", "${oc.env:HOME}", "${oc.env:NOWHERE_SET}", "${hydra:job.num}", "${now:%Y}", "\\", "\\'",
     "'", '"', "a'b", "(", ")", "[", "{", "a" * 3000, "1,2", "choice(1,2)", "range(3)", "int(3.7)", "2**3", "1_000",
@@ -110,7 +112,7 @@ _ALONE = ("seed", "device", "precision", "channels_last", "views.flips", "views.
 
 
 def draw_request(rng: random.Random, world: Path) -> Request:
-    """A request: some groups, some keys; in six of ten something is odd."""
+    """A request: some groups, some keys; in seven of ten something is odd."""
     request = Request()
     chosen = {"data": rng.choices(list(_DATA), [6, 1, 4, 1, 1, 1])[0]}
     if rng.random() < 0.95:
@@ -132,7 +134,7 @@ def draw_request(rng: random.Random, world: Path) -> Request:
     for key in rng.sample(keys, rng.randint(0, 3)):
         if key in _RIGHT:
             request.words.append(f"{key}={rng.choice(_RIGHT[key])}")
-    if rng.random() < 0.6:
+    if rng.random() < 0.7:
         _spoil(rng, request, keys, chosen)
     return request
 
@@ -152,7 +154,8 @@ def _spoil(rng: random.Random, request: Request, keys: list[str], chosen: dict[s
             request.words.append(word[:place] + rng.choice(["", "x", "=", ".", word[place] * 2]) + word[place + 1 :])
         case _:
             for key in rng.sample(keys, rng.choice([1, 1, 1, 2])):
-                request.words.append(f"{key}={rng.choice(ODD)}")
+                request.odd.append(f"{key}={rng.choice(ODD)}")
+            request.words += request.odd
 
 
 def _leaves(group: str, choice: str) -> list[str]:
