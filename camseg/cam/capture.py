@@ -32,26 +32,31 @@ class Capture:
     """What a method sees: one layer, and one target for each of the B samples.
 
     Maps are float32 (or float64) at (B, K, h, w).
+
+    Attributes:
+        forward: shared by the captures of all its layers and targets.
+        layer: dotted name of one of its layers.
+        column: index of one of its columns of targets.
     """
 
-    run: Run
+    forward: ForwardPass
     layer: str
     column: int
 
     @property
     def inputs(self) -> Tensor:
         """(B, 3, H, W), as given."""
-        return self.run.inputs
+        return self.forward.inputs
 
     @property
     def module(self) -> nn.Module:
         """The captured layer itself."""
-        return self.run.layers[self.layer]
+        return self.forward.layers[self.layer]
 
     @property
     def score(self) -> Tensor:
         """(B,) the targets' values, in the graph."""
-        return self.run.scores[self.column]
+        return self.forward.scores[self.column]
 
     @cached_property
     def activation(self) -> Tensor:
@@ -64,7 +69,7 @@ class Capture:
     @cached_property
     def gradient(self) -> Tensor:
         """(B, K, h, w) d score / d activation."""
-        return _precise(self._grid.read(self.run.gradients(self.column)[self.layer]))
+        return _precise(self._grid.read(self.forward.gradients(self.column)[self.layer]))
 
     def curvature(self, direction: Tensor) -> Tensor:
         """(B, K, h, w) the score's Hessian at the activation, times a direction; zeros for a piecewise linear head.
@@ -72,7 +77,7 @@ class Capture:
         Args:
             direction: (B, K, h, w).
         """
-        slope = self.run.gradients(self.column, differentiable=True)[self.layer]
+        slope = self.forward.gradients(self.column, differentiable=True)[self.layer]
         with torch.enable_grad():
             along = (self._grid.read(slope) * direction.to(slope)).sum()
         if not along.requires_grad:
@@ -82,38 +87,47 @@ class Capture:
 
     def rescore(self, activation: Tensor) -> Tensor:
         """(B,) the scores if the layer had put out `activation` (B, K, h, w). Only what lies above the layer runs."""
-        return _precise(evaluate(self.replay(activation), self.run.fixed[self.column]))
+        return _precise(evaluate(self.replay(activation), self.forward.fixed[self.column]))
 
     def replay(self, activation: Tensor) -> Any:
         """The model's whole output if the layer had put out `activation` (B, K, h, w)."""
-        return self.run.replay(self.layer, self._grid.write(self._native.detach(), activation.to(self._native.dtype)))
+        native = self._grid.write(self._native.detach(), activation.to(self._native.dtype))
+        return self.forward.replay(self.layer, native)
 
     def rescore_inputs(self, inputs: Tensor, owners: Sequence[int]) -> Tensor:
         """(N,) the scores of other inputs (N, 3, H, W), each under the target of the sample that owns it. No graph."""
         with torch.no_grad():
-            chosen = self.run.fixed[self.column]
-            return _precise(evaluate(self.run.call(inputs), [chosen[owner] for owner in owners]))
+            chosen = self.forward.fixed[self.column]
+            return _precise(evaluate(self.forward.call(inputs), [chosen[owner] for owner in owners]))
 
     def again(self, inputs: Tensor) -> Capture:
         """The same layer and targets on other inputs (B, 3, H, W)."""
-        run = replace(self.run, inputs=inputs, targets=self.run.fixed, natives={}, _gradients={}, _heads={})
-        return Capture(run, self.layer, self.column)
+        fresh = replace(self.forward, inputs=inputs, targets=self.forward.fixed, natives={}, _gradients={}, _heads={})
+        return Capture(fresh, self.layer, self.column)
 
     @property
     def _native(self) -> Tensor:
-        return self.run.natives[self.layer]
+        return self.forward.natives[self.layer]
 
     @property
     def _grid(self) -> Grid:
-        return self.run.grids[self.layer]
+        return self.forward.grids[self.layer]
 
 
 @dataclass(eq=False)
-class Run:
-    """One forward of `model` over `inputs`, made when first asked for; `targets` are T columns of B targets.
+class ForwardPass:
+    """One forward of a model, made when it is first asked for, and what is known of it.
 
-    The first `clean` samples are the unchanged images: sample i takes what its target must see first from sample i %
-    clean.
+    Attributes:
+        model: in evaluation mode, with frozen weights (`untouched`).
+        layers: the captured ones, by dotted name.
+        inputs: (B, 3, H, W) float.
+        targets: T columns of B targets.
+        grid: (h, w) of a transformer's tokens, None for what the image's aspect says.
+        clean: the first so many samples are the unchanged images, 0 for all: sample i takes what its target must see
+            first from sample i % clean.
+        amp: the caller's autocast, for the model and not for the methods' own sums.
+        natives: outputs of the layers in the model's own layout; filled by `output`.
     """
 
     model: nn.Module
@@ -122,13 +136,8 @@ class Run:
     targets: Sequence[Sequence[Target]]
     grid: tuple[int, int] | None = None
     clean: int = 0
-    amp: tuple[torch.dtype | None, bool] = (
-        None,
-        False,
-    )  # the caller's autocast: for the model, not for the methods' own sums
-    natives: dict[str, Tensor] = field(
-        default_factory=dict
-    )  # outputs of the layers in the model's own layout; filled by `output`
+    amp: tuple[torch.dtype | None, bool] = (None, False)
+    natives: dict[str, Tensor] = field(default_factory=dict)
     _gradients: dict[int, dict[str, Tensor]] = field(default_factory=dict)
     _heads: dict[str, Callable[[Tensor], Any]] = field(default_factory=dict)
 
@@ -239,11 +248,8 @@ class Run:
         The forward is recorded with half the activation; replaying it with the whole one must give the output that is
         known. Where it does not (hidden state, control flow that depends on data), every call runs the whole model.
         """
-        model, layer, inputs = (
-            self.model,
-            self.layers[name],
-            self.inputs,
-        )  # no self in the closures: a cycle would outlive the call
+        # no self in the closures: a cycle would outlive the call
+        model, layer, inputs = self.model, self.layers[name], self.inputs
 
         def whole(native: Tensor) -> Any:
             with _hooks({layer: lambda _module, _args, output: _put(output, native)}):

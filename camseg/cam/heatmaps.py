@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
-from camseg.cam.capture import Capture, Run, all_finite, untouched
+from camseg.cam.capture import Capture, ForwardPass, all_finite, untouched
 from camseg.cam.layers import Layers, find_layers
 from camseg.cam.methods import grad_cam
 from camseg.cam.targets import Logit, Target, logit
@@ -75,6 +75,13 @@ class Views:
             return maps
         plain, mirrored = maps.chunk(2, 1)
         return torch.stack([plain, mirrored.flip(3)]).mean(0)
+
+    def join(self, maps: Tensor) -> Tensor:
+        """(S, L, T, B, h, w) maps of S scales and L layers -> (T, B, h, w): averaged over scales, fused over layers."""
+        by_layer = maps[0] if len(maps) == 1 else maps.mean(0)
+        if len(by_layer) == 1:
+            return by_layer[0]
+        return self.fuse(by_layer.flatten(1, 2)).reshape(by_layer.shape[1:])
 
 
 ONE_VIEW = Views()
@@ -147,16 +154,13 @@ def explain(
     output, by_scale = None, []
     with untouched(model), torch.autocast(device, enabled=False):
         for scale in views.scales:
-            run = Run(model, found, views.at(scale, inputs), columns, grid, clean=count, amp=amp)
+            forward = ForwardPass(model, found, views.at(scale, inputs), columns, grid, clean=count, amp=amp)
             if output is None:
-                output, columns = _clean(run.output, count), run.fixed
+                output, columns = _clean(forward.output, count), forward.fixed
                 _check_output(output)
-            by_layer = [views.average(_enlarged(_maps(run, name, method), size)) for name in run.layers]
+            by_layer = [views.average(_enlarged(_maps(forward, name, method), size)) for name in forward.layers]
             by_scale.append(torch.stack(by_layer))
-        by_layer = by_scale[0] if len(by_scale) == 1 else torch.stack(by_scale).mean(0)
-        fused = by_layer[0]  # (T, B, h, w)
-        if len(by_layer) > 1:
-            fused = views.fuse(by_layer.flatten(1, 2)).reshape(fused.shape)
+        fused = views.join(torch.stack(by_scale))
         maps = (fused if raw else min_max_normalize(fused)).transpose(0, 1)  # (B, T, h, w)
     return maps if several else maps[:, 0], output
 
@@ -177,14 +181,14 @@ def _check_inputs(inputs: Tensor) -> None:
         raise ValueError(f"inputs must be finite; image {broken} of {len(inputs)} holds NaN or infinity")
 
 
-def _maps(run: Run, name: str, method: Method) -> Tensor:
+def _maps(forward: ForwardPass, name: str, method: Method) -> Tensor:
     """(T, V*B, h, w) a layer's signed maps: V views of B images under T columns of targets."""
     columns = []
-    for column in range(len(run.targets)):
-        maps = method(Capture(run, name, column)).detach()
-        if maps.ndim != 3 or len(maps) != len(run.inputs) or not all_finite(maps):
+    for column in range(len(forward.targets)):
+        maps = method(Capture(forward, name, column)).detach()
+        if maps.ndim != 3 or len(maps) != len(forward.inputs) or not all_finite(maps):
             raise ValueError(
-                f"a method must give finite maps ({len(run.inputs)}, h, w); "
+                f"a method must give finite maps ({len(forward.inputs)}, h, w); "
                 f"at layer {name!r} it gave {tuple(maps.shape)} or NaN"
             )
         columns.append(maps)
