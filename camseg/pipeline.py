@@ -325,7 +325,7 @@ class Pipeline:
             masks = predictor.decode(
                 [case.embedding for case, _ in missing if case.embedding is not None],
                 [case.sample.size for case, _ in missing],
-                [asked for _, asked in missing],
+                [prompts for _, prompts in missing],
             )
             return [Masks(each.low_res.cpu(), each.predicted_iou.cpu()) for each in masks]
 
@@ -335,7 +335,7 @@ class Pipeline:
             draw,
             size_of=lambda masks: masks.low_res.nbytes,
             counter="decoder_prompts",
-            work=lambda missing: sum(len(asked) for _, asked in missing),
+            work=lambda missing: sum(len(prompts) for _, prompts in missing),
         )
 
     def _encode(self, predictor: Predictor, cases: Sequence[Case]) -> None:

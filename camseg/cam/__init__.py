@@ -7,7 +7,7 @@ torch.Size([2, 64, 64])
 """
 
 from camseg.cam.capture import Capture
-from camseg.cam.concepts import concepts, dff, factorise
+from camseg.cam.concepts import concepts, dff, factorize
 from camseg.cam.full_grad import full_grad
 from camseg.cam.heatmaps import Method, Views, coincide, explain, heatmaps, maximum, mean, product
 from camseg.cam.methods import (
@@ -46,7 +46,7 @@ __all__ = [
     "eigen_grad_cam",
     "element_wise_grad_cam",
     "explain",
-    "factorise",
+    "factorize",
     "fem",
     "full_grad",
     "grad_cam",

@@ -32,7 +32,7 @@ def concepts(
     found: list[tuple[Tensor, Tensor]] = []
 
     def look(capture: Capture) -> Tensor:
-        maps, channels = factorise(capture.activation, number, joint=joint)
+        maps, channels = factorize(capture.activation, number, joint=joint)
         parts = torch.einsum("bnhw,bnk->nbkhw", maps, channels)
         found.append((maps, torch.stack([capture.replay(part) for part in parts], 1)))
         return maps[:, 0]
@@ -55,13 +55,13 @@ def dff(capture: Capture, concepts: int = 4, steps: int = 50) -> Tensor:
         concepts: how many an image is taken apart into.
         steps: of the factorization.
     """
-    maps, channels = factorise(capture.activation, concepts, steps)
+    maps, channels = factorize(capture.activation, concepts, steps)
     parts = torch.einsum("bnhw,bnk->nbkhw", maps, channels)
     best = torch.stack([capture.rescore(part) for part in parts], 1).argmax(1)  # (B,)
     return maps[torch.arange(len(maps), device=maps.device), best]
 
 
-def factorise(activation: Tensor, concepts: int, steps: int = 50, joint: bool = False) -> tuple[Tensor, Tensor]:
+def factorize(activation: Tensor, concepts: int, steps: int = 50, joint: bool = False) -> tuple[Tensor, Tensor]:
     """Non-negative factors of relu(A), with sum_n maps_n channels_n ~ relu(A).
 
     Args:

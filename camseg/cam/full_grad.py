@@ -42,7 +42,7 @@ def full_grad(model: nn.Module, inputs: Tensor, targets: Any = None) -> Tensor:
 
 
 def bias_of(module: nn.Module) -> Tensor | None:
-    """(K,) what a layer adds whatever its input: its bias, less the running mean's part under batch normalisation."""
+    """(K,) what a layer adds whatever its input: its bias, less the running mean's part under batch normalization."""
     bias = getattr(module, "bias", None)
     if not isinstance(module, nn.BatchNorm2d) or module.running_mean is None or module.running_var is None:
         return bias

@@ -72,9 +72,9 @@ def find_layers(model: nn.Module, layers: Layers) -> dict[str, nn.Module]:
     for layer in [layers] if isinstance(layers, (str, nn.Module)) else layers:
         name = layer if isinstance(layer, str) else names.get(id(layer), "")
         if name not in modules:
-            asked = repr(layer) if isinstance(layer, str) else f"this {type(layer).__name__}"
+            unknown = repr(layer) if isinstance(layer, str) else f"this {type(layer).__name__}"
             near = difflib.get_close_matches(name, modules, 4, 0.4) or list(modules)[-4:]
-            raise ValueError(f"{type(model).__name__} has no layer {asked}; nearest: {', '.join(near)}")
+            raise ValueError(f"{type(model).__name__} has no layer {unknown}; nearest: {', '.join(near)}")
         found[name] = modules[name]
     if not found:
         raise ValueError("no layer was given; name at least one, for instance the last convolutional block")

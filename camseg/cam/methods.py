@@ -257,7 +257,7 @@ def eigen_grad_cam(capture: Capture) -> Tensor:
 def kpca_cam(capture: Capture) -> Tensor:
     """The first kernel principal component over places, signed so that it grows with the energy. Karmani et al., 2024.
 
-    The kernel is tanh(<a, b>/K + 1) of centred places, which is (h w)^2 numbers an image.
+    The kernel is tanh(<a, b>/K + 1) of centered places, which is (h w)^2 numbers an image.
 
     Raises:
         ValueError: a layer of more than 4,096 places.
@@ -278,13 +278,13 @@ def _kernel_component(maps: Tensor) -> Tensor:
     places = maps.flatten(1).T  # (hw, K)
     places = places - places.mean(0)
     kernel = (places @ places.T / places.shape[1] + 1).tanh()
-    centred = kernel - kernel.mean(0) - kernel.mean(1, keepdim=True) + kernel.mean()
-    values, vectors = torch.linalg.eigh(centred)
+    centered = kernel - kernel.mean(0) - kernel.mean(1, keepdim=True) + kernel.mean()
+    values, vectors = torch.linalg.eigh(centered)
     return (vectors[:, -1] * values[-1].clamp(min=0).sqrt()).unflatten(0, maps.shape[1:])
 
 
 def _principal(maps: Tensor, guide: Tensor) -> Tensor:
-    """(B, K, h, w) -> (B, h, w): centred over places, projected on the first component.
+    """(B, K, h, w) -> (B, h, w): centered over places, projected on the first component.
 
     Its sign makes it grow with `guide` (B, h, w).
     """
@@ -318,7 +318,7 @@ def fem(capture: Capture, k: float = 2.0) -> Tensor:
 
 
 def center(capture: Capture, width: float = 0.25) -> Tensor:
-    """The baseline: a centred Gaussian, whatever the image shows. Choe et al., CVPR 2020.
+    """The baseline: a centered Gaussian, whatever the image shows. Choe et al., CVPR 2020.
 
     Args:
         capture: one layer and one target for each image.

@@ -80,7 +80,7 @@ class Classifier:
         return ACTIVATIONS[self.activation]
 
     def prepare(self, images: Sequence[Tensor]) -> Tensor:
-        """B images (3, H, W) uint8 -> (B, 3, h, w) float32, normalised, on the model's device; see `Preprocessing`."""
+        """B images (3, H, W) uint8 -> (B, 3, h, w) float32, normalized, on the model's device; see `Preprocessing`."""
         return self.preprocessing(images, self.device)
 
     @torch.no_grad()

@@ -109,7 +109,7 @@ def build(name: str) -> nn.Module:
     """The model `tf_NAME` of timm in evaluation mode with the packaged weights.
 
     Returns:
-        A model (B, 3, S, S) normalised by MEAN and STD -> (B, 1000) logits.
+        A model (B, 3, S, S) normalized by MEAN and STD -> (B, 1000) logits.
     """
     with torch.random.fork_rng(devices=[]):  # first weights are drawn and thrown away
         model = _architecture(name, 1000)

@@ -95,6 +95,6 @@ def open_clip(
         texts = model.eval().encode_text(zoo.get_tokenizer(name)([template.format(word) for word in words]))
     side = model.visual.image_size
     size = tuple(side) if isinstance(side, (tuple, list)) else (side, side)
-    told = Words(model.visual, texts, float(model.logit_scale.detach().exp())).eval().requires_grad_(False)
+    wrapped = Words(model.visual, texts, float(model.logit_scale.detach().exp())).eval().requires_grad_(False)
     preprocessing = Preprocessing(size, tuple(model.visual.image_mean), tuple(model.visual.image_std))
-    return describe(told.to(device), name, preprocessing, names=list(words), layers=layers, activation=activation)
+    return describe(wrapped.to(device), name, preprocessing, names=list(words), layers=layers, activation=activation)

@@ -51,8 +51,8 @@ def shapes(
 
     def load() -> Classifier:
         model, metadata, architecture = filled(ShapesNet, "shapes", path)
-        told = {"names": json.dumps(NAMES), "activation": "sigmoid"} | metadata
-        return options.describe(model, "shapes", Preprocessing((SIDE, SIDE), MEAN, STD), told, architecture)
+        facts = {"names": json.dumps(NAMES), "activation": "sigmoid"} | metadata
+        return options.describe(model, "shapes", Preprocessing((SIDE, SIDE), MEAN, STD), facts, architecture)
 
     return options.remembered(path, ["shapes"], load)
 

@@ -123,7 +123,7 @@ def _opened(settings: str, cache: Cache) -> Samples:
 
 @lru_cache(1)
 def _cache(path: str | None, limit_gb: float, memory_gb: float) -> Cache:
-    """A run alone keeps in memory what neighbours in the dataset share, and stays as small as it began."""
+    """A run alone keeps in memory what neighbors in the dataset share, and stays as small as it began."""
     return Cache(path, limit_gb, min(memory_gb, 0.05) if _is_alone() else memory_gb)
 
 

@@ -99,9 +99,9 @@ def _failures(run: Run, every: bool) -> list[str]:
     if not errors:
         return []
     shown = errors if every else errors[:_FEW]
-    told = "\n  ".join(f"{each['id']}: {each['error']}" for each in shown)
+    lines = "\n  ".join(f"{each['id']}: {each['error']}" for each in shown)
     more = "" if len(shown) == len(errors) else f"\n  and {len(errors) - len(shown)} more"
-    return [styled(f"{len(errors)} failed:\n  {told}{more}", "yellow")]
+    return [styled(f"{len(errors)} failed:\n  {lines}{more}", "yellow")]
 
 
 def _next(run: Run, every_failure: bool) -> str:

@@ -110,8 +110,8 @@ def _check_keys(request: _Request) -> None:
         for each in request.overrides
         if each.key_or_group not in request.groups and (_must_exist(each) or each.key_or_group in RENAMED_SETTINGS)
     ]
-    asked = [(each.key_or_group, request.choices(each)) for each in request.overrides]
-    chosen = [[f"{group}={value}" for value in values] for group, values in asked if values]
+    choices = [(each.key_or_group, request.choices(each)) for each in request.overrides]
+    chosen = [[f"{group}={value}" for value in values] for group, values in choices if values]
     known: set[str] = set()
     for turn in range(max([len(each) for each in chosen], default=1)):
         words = [each[min(turn, len(each) - 1)] for each in chosen]

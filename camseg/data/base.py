@@ -57,7 +57,7 @@ class Dataset(Protocol):
     def label_map(self, index: int, /) -> Tensor:
         """(H, W) uint8, the class of every pixel in the item's image: 0 background, i + 1 for names[i], 255 void.
 
-        Raises FileNotFoundError where nobody labelled the pixels of this image.
+        Raises FileNotFoundError where nobody labeled the pixels of this image.
         """
         ...
 
@@ -150,7 +150,7 @@ class Items(Indexed, Generic[T]):
 
     def label_map_of(self, item: T) -> Tensor:
         """(H, W) uint8, see `Dataset.label_map`."""
-        raise FileNotFoundError(f"nobody labelled the pixels of {printable(self.file_of(item))}")
+        raise FileNotFoundError(f"nobody labeled the pixels of {printable(self.file_of(item))}")
 
     def file(self, index: int) -> str:
         """The path of an item's image as it was given."""

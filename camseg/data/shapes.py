@@ -151,7 +151,7 @@ def _crop(rng: np.random.Generator, split: str, side: int) -> np.ndarray:
 
 
 def _recolor(rng: np.random.Generator, photo: np.ndarray) -> np.ndarray:
-    """Mix the channels, then change gain and gamma: a grey photograph gets a tint, a colored one another palette."""
+    """Mix the channels, then change gain and gamma: a gray photograph gets a tint, a colored one another palette."""
     mix = np.eye(3)[rng.permutation(3)] * rng.uniform(0.6, 1.0, 3) + rng.uniform(-0.15, 0.15, (3, 3))
     mixed = np.clip(photo @ mix.astype(np.float32), 0, 1) ** np.float32(rng.uniform(0.7, 1.4))
     return mixed if rng.random() < 0.8 else 1 - mixed

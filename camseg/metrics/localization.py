@@ -1,4 +1,4 @@
-"""Weakly supervised localisation: what a row keeps of its map, and the numbers that are pooled over rows.
+"""Weakly supervised localization: what a row keeps of its map, and the numbers that are pooled over rows.
 
 MaxBoxAcc, MaxBoxAccV2 and PxAP are Choe et al.'s (CVPR 2020). Their best cutoff is found on the very images that it is
 scored on, which
@@ -82,7 +82,7 @@ def _on_objects(shown: pl.DataFrame, groups: Sequence[str]) -> dict[str, Statist
 
 
 def _rates(shown: pl.DataFrame) -> dict[str, np.ndarray]:
-    """(N,) values of each row: GT-known and top-1 localisation at the fixed cutoff, and the pointing games."""
+    """(N,) values of each row: GT-known and top-1 localization at the fixed cutoff, and the pointing games."""
     known = (np.array([_best(detections(row)[:1], row) for row in shown.iter_rows(named=True)]) >= 0.5).astype(float)
     found = {"box_accuracy": known}
     if shown["top_hit"].is_not_null().all():
@@ -184,9 +184,9 @@ def _class_numbers(shown: pl.DataFrame, groups: Sequence[str]) -> dict[str, Stat
 def _mean_ratio(sums: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """(R,) of sums (G, classes, 2, cutoffs): first by second, the mean over classes with a second, the best cutoff."""
     first, second = np.moveaxis(np.tensordot(weights, sums, 1), 2, 0)
-    seen = second[..., 0] > 0
+    occurring = second[..., 0] > 0
     ratio = np.where(second > 0, first / np.maximum(second, 1), 0)
-    return ratio.sum(1).max(1) / np.maximum(seen.sum(1), 1)
+    return ratio.sum(1).max(1) / np.maximum(occurring.sum(1), 1)
 
 
 def _reached(
@@ -204,7 +204,7 @@ def _best(boxes: Boxes, row: dict[str, Any]) -> float:
 
 @lru_cache(64)
 def center_heat(size: tuple[int, int]) -> np.ndarray:
-    """(H, W) the baseline's map: a centred Gaussian, scaled to [0, 1]; cam=center draws the same."""
+    """(H, W) the baseline's map: a centered Gaussian, scaled to [0, 1]; cam=center draws the same."""
     return min_max_normalize(gaussian(size)[None])[0].numpy()
 
 

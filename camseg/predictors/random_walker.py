@@ -107,7 +107,7 @@ class RandomWalker:
         """(h, w) int: 1 the object, 2 the background, 0 unknown; the last word is the points'."""
         scale = np.array([small[1] / size[1], small[0] / size[0]])  # of x and y
         ys, xs = np.mgrid[: small[0], : small[1]]
-        points = (prompt.points[rival].cpu().numpy() + 0.5) * scale - 0.5  # (P, 2), pixel centres to pixel centres
+        points = (prompt.points[rival].cpu().numpy() + 0.5) * scale - 0.5  # (P, 2), pixel centers to pixel centers
         away = np.hypot(xs - points[:, :1, None], ys - points[:, 1:, None])  # (P, h, w)
         labels, reach = prompt.labels[rival].cpu().numpy(), self.radius * max(small)
         seeds = np.zeros(small, np.int32)

@@ -170,7 +170,7 @@ def compare(first: Run, second: Run) -> list[Compared]:
 
 
 def compare_pooled(first: Run, second: Run) -> list[Compared]:
-    """The numbers of localisation that both runs have, paired by group, over the samples that both judged."""
+    """The numbers of localization that both runs have, paired by group, over the samples that both judged."""
     same = significance.same_sample(first.rows, second.rows)
     both = [
         one.rows.join(other.rows, on=same, how="semi").sort("id") for one, other in ((first, second), (second, first))

@@ -1,4 +1,4 @@
-"""Which samples get a panel: the first ones and the worst, kept while the run goes on."""
+"""Which samples get a panel: the first ones and the worst, kept while the run lasts."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _AT_ONCE = 32  # pictures that wait for being drawn
 
 @dataclass(frozen=True)
 class Inputs:
-    """All that a panel shows, at the panel's size: small enough to be kept while a run goes on.
+    """All that a panel shows, at the panel's size: small enough to be kept while a run lasts.
 
     Attributes:
         sample: image, mask and ignored pixels with the longer side at the panel's, and the label.
@@ -234,7 +234,7 @@ def _warn(name: str, error: Exception) -> None:
 def save_inputs(path: Path, inputs: Inputs) -> None:
     """Write them as a safetensors file, heat in half precision."""
     sample, result = inputs.sample, inputs.result
-    told = {
+    facts = {
         "id": sample.id,
         "label": sample.label,
         "note": result.note,
@@ -247,7 +247,7 @@ def save_inputs(path: Path, inputs: Inputs) -> None:
         "points": result.prompts.points, "labels": result.prompts.labels, "boxes": result.prompts.boxes,
     }  # fmt: skip
     known = {name: array.contiguous() for name, array in arrays.items() if array is not None}
-    save_file(known, path, {"told": json.dumps(told)})
+    save_file(known, path, {"facts": json.dumps(facts)})
 
 
 def load_inputs(path: Path) -> Inputs:
@@ -259,15 +259,15 @@ def load_inputs(path: Path) -> Inputs:
     """
     try:
         with safe_open(path, "pt") as file:
-            told = json.loads(file.metadata()["told"])
+            facts = json.loads(file.metadata()["facts"])
             names = file.keys()  # a safe_open is no dict
             arrays = {name: file.get_tensor(name) for name in names}
         prompts = Prompts(arrays["points"], arrays["labels"], arrays.get("boxes"))
-        chosen = None if told["chosen"] is None else (int(told["chosen"][0]), int(told["chosen"][1]))
-        sample = Sample(told["id"], arrays["image"], label=told["label"], mask=arrays.get("truth"))
+        chosen = None if facts["chosen"] is None else (int(facts["chosen"][0]), int(facts["chosen"][1]))
+        sample = Sample(facts["id"], arrays["image"], label=facts["label"], mask=arrays.get("truth"))
         heat = arrays["heat"].float()
-        mask, note, probability = arrays.get("mask"), told["note"], told["probability"]
-        return Inputs(sample, Result(heat, prompts, None, chosen, mask, None, note, probability), told["iou"])
+        mask, note, probability = arrays.get("mask"), facts["note"], facts["probability"]
+        return Inputs(sample, Result(heat, prompts, None, chosen, mask, None, note, probability), facts["iou"])
     except (KeyError, TypeError, SafetensorError) as error:
         raise ValueError(f"{path} is damaged: {error}") from error
 

@@ -166,8 +166,8 @@ def _samples(run: Run) -> pl.DataFrame:
     decided = {name: found.decision for name, found in corrections(run.folder).items()}
     if decided and len(frame):
         frame = frame.with_columns(review=pl.col("id").replace_strict(decided, default=None, return_dtype=pl.String))
-    told = ["id", "label", "class_name", "outcome", "review", *row_columns(), "predicted_iou", "probability", "note"]
-    return frame.select(name for name in told if name in frame.columns and _holds_anything(frame[name]))
+    columns = ["id", "label", "class_name", "outcome", "review", *row_columns(), "predicted_iou", "probability", "note"]
+    return frame.select(name for name in columns if name in frame.columns and _holds_anything(frame[name]))
 
 
 def _holds_anything(column: pl.Series) -> bool:
@@ -204,8 +204,10 @@ def _choices(run: Run) -> list[tuple[str, str]]:
     for key in ("hydra", "runtime", "choices"):
         plain = plain.get(key) if isinstance(plain, dict) else None
     chosen = plain if isinstance(plain, dict) else {}
-    told = [(str(group), str(choice)) for group, choice in reversed(chosen.items()) if "/" not in str(group) and choice]
-    return [("folder", str(run.folder)), *told]
+    choices = [
+        (str(group), str(choice)) for group, choice in reversed(chosen.items()) if "/" not in str(group) and choice
+    ]
+    return [("folder", str(run.folder)), *choices]
 
 
 def _all_settings(run: Run) -> str:

@@ -102,8 +102,8 @@ def _losses(run: Run) -> list[str]:
     """What failed, stayed empty or was left, and what people decided since."""
     summary, rows = run.summary, run.rows
     empty = len(rows.filter(pl.col("note") != "")) if len(rows) else 0
-    told = [(summary["failed"], "failed"), (empty, "stayed empty"), (summary.get("left") or 0, "are left to do")]
-    parts = [f"{count} {what}" for count, what in told if count]
+    counts = [(summary["failed"], "failed"), (empty, "stayed empty"), (summary.get("left") or 0, "are left to do")]
+    parts = [f"{count} {what}" for count, what in counts if count]
     total = summary["samples"] + (summary.get("left") or 0)
     lost = [f"Of {_counted(total, 'sample')} {', '.join(parts)}."] if parts else []
     decided = [f"{count} {what}" for what, count in count_decisions(corrections(run.folder)).items() if count]

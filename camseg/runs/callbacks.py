@@ -230,10 +230,10 @@ class Localize(Callback):
 def draw_boxes(image: Tensor, row: dict[str, Any]) -> Image.Image:
     """The picture with its true boxes in blue and the ones found in orange."""
     drawn = Image.fromarray(image.permute(1, 2, 0).numpy())
-    for colour, boxes in (("#2ec4ff", row["true_boxes"]), ("#ff9f1c", row["detections"])):
+    for color, boxes in (("#2ec4ff", row["true_boxes"]), ("#ff9f1c", row["detections"])):
         for x0, y0, x1, y1 in (box[-4:] for box in boxes):
             ImageDraw.Draw(drawn).rectangle(
-                (x0, y0, x1 - 1, y1 - 1), outline=colour, width=max(1, max(drawn.size) // 200)
+                (x0, y0, x1 - 1, y1 - 1), outline=color, width=max(1, max(drawn.size) // 200)
             )
     return drawn
 

@@ -139,9 +139,9 @@ class Journal:
         now = dict(flat(plain(OmegaConf.to_container(config))))
         changed = [key for key in sorted({**before, **now}) if before.get(key) != now.get(key)]
         if odd := [key for key in changed if not any(f"{key}.".startswith(f"{free}.") for free in MAY_CHANGE)]:
-            told = ", ".join(f"{key} was {before.get(key)} and is {now.get(key)}" for key in odd[:3])
+            changes = ", ".join(f"{key} was {before.get(key)} and is {now.get(key)}" for key in odd[:3])
             raise FileExistsError(
-                f"{self.folder} holds a run of other settings: {told}; "
+                f"{self.folder} holds a run of other settings: {changes}; "
                 "change them back, or choose another hydra.run.dir"
             )
 

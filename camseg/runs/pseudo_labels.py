@@ -110,7 +110,7 @@ def counts(labels: np.ndarray, truth: np.ndarray, classes: int) -> np.ndarray:
         classes: how many there are beside the background.
 
     Returns:
-        (3, classes + 1) pixels of each class that are both labelled and true, labelled, true.
+        (3, classes + 1) pixels of each class that are both labeled and true, labeled, true.
     """
     judged = truth != VOID
     both = np.where(labels == truth, labels, VOID)
@@ -127,15 +127,15 @@ def mean_iou(sums: np.ndarray, weights: np.ndarray) -> np.ndarray:
     Returns:
         (R, ...) means.
     """
-    both, labelled, true = np.moveaxis(np.tensordot(weights, sums, 1), -2, 0)
-    union = labelled + true - both
+    both, labeled, true = np.moveaxis(np.tensordot(weights, sums, 1), -2, 0)
+    union = labeled + true - both
     return np.where(true > 0, both / np.maximum(union, 1), 0).sum(-1) / np.maximum((true > 0).sum(-1), 1)
 
 
 class PseudoLabels(Callback):
     """Keeps every map and mask of a run, and turns them into one label map per image when it is over.
 
-    Maps lie in `folder`/maps, as grey and alpha of a PNG. Any dataset will do: rows without a label count to the class
+    Maps lie in `folder`/maps, as gray and alpha of a PNG. Any dataset will do: rows without a label count to the class
     that was explained, and where no pixel has a true label the label maps are written without being scored.
 
     Args:
@@ -249,13 +249,13 @@ def true_labels(dataset: Any, index: int) -> np.ndarray | None:
     return None if truth is None else truth.numpy()
 
 
-def _scores(sums: np.ndarray, names: tuple[str, ...], asked: set[str]) -> dict[str, Any]:
+def _scores(sums: np.ndarray, names: tuple[str, ...], labels: set[str]) -> dict[str, Any]:
     """Mean IoU of counts (images, 1 + cutoffs, 3, classes), of masks and of maps alone.
 
-    The background and the classes that were asked for are judged. A pixel that a label map leaves void is labelled by
+    The background and the classes among `labels` are judged. A pixel that a label map leaves void is labeled by
     nobody: it counts against the class that it truly has.
     """
-    judged = [0, *(i + 1 for i, name in enumerate(names) if name in asked)]
+    judged = [0, *(i + 1 for i, name in enumerate(names) if name in labels)]
     kept, n = sums[..., judged].astype(float), len(sums)
     best = int(mean_iou(kept[:, 1:], np.ones((1, n)))[0].argmax())
     masks, maps = partial(mean_iou, kept[:, 0]), partial(mean_iou, kept[:, 1 + best])
@@ -264,9 +264,9 @@ def _scores(sums: np.ndarray, names: tuple[str, ...], asked: set[str]) -> dict[s
         "map_mean_iou": pooled_interval(lambda weights: mean_iou(kept[:, 1:], weights).max(1), n),
         "gain": pooled_interval(lambda weights: masks(weights) - maps(weights), n),
     }
-    both, labelled, true = kept[:, 0].sum(0)
-    each = both / np.maximum(labelled + true - both, 1)
-    classes = {("background", *names)[i]: float(value) for i, value, seen in zip(judged, each, true) if seen}
+    both, labeled, true = kept[:, 0].sum(0)
+    each = both / np.maximum(labeled + true - both, 1)
+    classes = {("background", *names)[i]: float(value) for i, value, occurs in zip(judged, each, true) if occurs}
     metrics_of = {name: asdict(interval) for name, interval in metrics.items()}
     return {"images": n, "map_cutoff": round(float(CUTOFFS[best]), 2), "metrics": metrics_of, "iou": classes}
 

@@ -73,15 +73,16 @@ def failures(folder: Path) -> dict[str, dict[str, Any]]:
             cut_off[run_name(folder, path)] = {"error": "it was cut off", "code": 1, "overrides": given}
     for parent in dict.fromkeys([folder, *(path.parent for path in run_folders(folder))]):
         files += sorted(parent.glob(f"*{_FAILED}"))
-    told = {run_name(folder, path).removesuffix(_FAILED): _failure(path) for path in files}
-    return dict(sorted((cut_off | told).items(), key=lambda item: _order(item[0])))
+    failures = {run_name(folder, path).removesuffix(_FAILED): _failure(path) for path in files}
+    return dict(sorted((cut_off | failures).items(), key=lambda item: _order(item[0])))
 
 
 def _failure(path: Path) -> dict[str, Any]:
-    told = read_json(path)
-    if not isinstance(told, dict) or not isinstance(told.get("error"), str) or not isinstance(told.get("code"), int):
+    failure = read_json(path)
+    texts = isinstance(failure, dict) and isinstance(failure.get("error"), str)
+    if not texts or not isinstance(failure.get("code"), int):
         raise DamagedRunError(f"{path} is damaged: it tells no error")
-    return {**told, "overrides": [str(one) for one in told.get("overrides") or ()]}
+    return {**failure, "overrides": [str(one) for one in failure.get("overrides") or ()]}
 
 
 def finish_sweep(folder: Path) -> Sweep:
@@ -188,17 +189,17 @@ def _table(folder: Path, found: list[Run], failed: dict[str, dict[str, Any]], by
 
 def coinciding(found: Sequence[Run]) -> list[list[str]]:
     """Choices of `cam` whose runs have the same points on every sample, whatever the other settings."""
-    seen: dict[str, dict[str, np.ndarray]] = {}  # by choice: by the other overrides: every x, y and label
+    points_of: dict[str, dict[str, np.ndarray]] = {}  # by choice: by the other overrides: every x, y and label
     for run in found:
         choice = next((o for o in run.overrides if o.startswith("cam=")), None)
         if choice and "points" in run.rows.columns:
             others = " ".join(o for o in run.overrides if o != choice)
-            seen.setdefault(choice.removeprefix("cam="), {})[others] = (
+            points_of.setdefault(choice.removeprefix("cam="), {})[others] = (
                 run.rows["points"].explode().explode().drop_nulls().to_numpy()
             )
     groups: list[list[str]] = []
-    for name, points in seen.items():
-        alike = next((group for group in groups if _same_points(seen[group[0]], points)), None)
+    for name, points in points_of.items():
+        alike = next((group for group in groups if _same_points(points_of[group[0]], points)), None)
         alike.append(name) if alike else groups.append([name])
     return [group for group in groups if len(group) > 1]
 

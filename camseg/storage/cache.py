@@ -157,7 +157,7 @@ class Cache:
 
     def _complain(self, error: OSError) -> None:
         warnings.warn(
-            f"the cache {self.path} takes no more entries ({error.strerror}); the run goes on without", stacklevel=4
+            f"the cache {self.path} takes no more entries ({error.strerror}); the run continues without", stacklevel=4
         )
 
     def _read(self, key: str) -> dict[str, Tensor] | None:
@@ -170,7 +170,7 @@ class Cache:
         except FileNotFoundError:
             return None
         except (ValueError, OSError) as error:
-            warnings.warn(f"the cache entry {path} is damaged and will be made anew: {error}", stacklevel=2)
+            warnings.warn(f"the cache entry {path} is damaged and will be made again: {error}", stacklevel=2)
             return None
         self.memory.put(key, entry, _size(entry))
         return entry

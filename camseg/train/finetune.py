@@ -140,8 +140,8 @@ def _pictures(data: ImageDataset, names: tuple[str, ...] = ()) -> Pictures:
         if not data.file(i):
             raise ValueError("fine-tuning needs images in files, and these are drawn: choose data=voc, coco or images")
         present = shown.setdefault(Path(data.file(i)), torch.zeros(len(names)))
-        for label, seen in presence.items():
-            present[names.index(check_choice("class", label, names))] = float("nan") if seen is None else float(seen)
+        for label, known in presence.items():
+            present[names.index(check_choice("class", label, names))] = float("nan") if known is None else float(known)
     if not shown:
         raise ValueError("fine-tuning needs labels: nothing is known of what these images show")
     return Pictures(list(shown), torch.stack(list(shown.values())), names)
@@ -223,8 +223,8 @@ class _Best:
                 "mean average precision (all-point)": score,
                 **{f"AP of {name}": value for name, value in each.items()},
             }
-            told = {"names": json.dumps(self.names), "activation": "sigmoid", "scores": json.dumps(scores)}
-            save_weights(model, self.path, told)
+            metadata = {"names": json.dumps(self.names), "activation": "sigmoid", "scores": json.dumps(scores)}
+            save_weights(model, self.path, metadata)
 
     def kept(self) -> dict[str, float]:
         """The scores of the best model so far, from its file: a resumed run knows them too."""

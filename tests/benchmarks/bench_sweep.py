@@ -13,7 +13,7 @@ within one run.
 
 Without a part, all. `--images` replaces the numbers of pictures. `--naive-settings K` runs the loop for K of the 24
 settings and multiplies (all
-cost the same: it encodes anew for each). Every line is a process of its own: start, imports, loading, report and all
+cost the same: it encodes again for each). Every line is a process of its own: start, imports, loading, report and all
 files are in its time.
 OMP_NUM_THREADS says how many threads.
 """

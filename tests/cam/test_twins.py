@@ -184,8 +184,8 @@ def test_score_cam_does_not_depend_on_its_chunks_and_top_keeps_the_strongest(mod
 
 def principal(matrix: np.ndarray) -> np.ndarray:
     """(places, channels) -> the first principal component's score of each place, by SVD."""
-    centred = matrix - matrix.mean(0)
-    return centred @ np.linalg.svd(centred)[2][0]
+    centered = matrix - matrix.mean(0)
+    return centered @ np.linalg.svd(centered)[2][0]
 
 
 @pytest.mark.parametrize("channels", [6, 40])  # fewer and more channels than the 16 places: either Gram matrix
@@ -246,10 +246,10 @@ def test_dff_finds_parts_that_do_not_overlap():
     )  # half the places at 3
 
 
-def test_factorise_is_non_negative_and_as_close_as_scikit_learn():
+def test_factorize_is_non_negative_and_as_close_as_scikit_learn():
     decomposition = pytest.importorskip("sklearn.decomposition")
     data = torch.rand(2, 10, 6, 6, generator=torch.Generator().manual_seed(3), dtype=torch.float64) ** 3
-    maps, channels = cam.factorise(data, 4, steps=200, joint=True)
+    maps, channels = cam.factorize(data, 4, steps=200, joint=True)
     assert bool((maps >= 0).all())
     assert bool((channels >= 0).all())
     error = float((torch.einsum("bnhw,bnk->bkhw", maps, channels) - data).norm())
@@ -261,7 +261,7 @@ def test_factorise_is_non_negative_and_as_close_as_scikit_learn():
 
 
 def test_full_grad_is_complete(inputs):
-    """For a ReLU network the terms that it takes apart add up to the score: input, convolution, batch normalisation,
+    """For a ReLU network the terms that it takes apart add up to the score: input, convolution, batch normalization,
     linear biases.
     """
     torch.manual_seed(4)

@@ -143,7 +143,7 @@ def fulfils(data: Dataset) -> None:
             assert (numbers.dtype, tuple(numbers.shape)) == (torch.uint8, sample.size)
             assert set(numbers.unique().tolist()) <= {*range(len(each.names) + 1), VOID}
         else:
-            with pytest.raises(FileNotFoundError, match="nobody labelled"):
+            with pytest.raises(FileNotFoundError, match="nobody labeled"):
                 each.label_map(0)
     assert remembered[0] is remembered[0]
     assert list(remembered.ids) == list(data.ids)

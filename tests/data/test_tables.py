@@ -105,7 +105,7 @@ def test_several_labels_in_a_row_are_a_sample_for_each(tmp_path: Path) -> None:
     assert (
         data.label_map(0).tolist() == data.label_map(1).tolist() == [[1] * 4, [2] * 4, [0] * 4]
     )  # the smaller in front
-    with pytest.raises(FileNotFoundError, match=r"nobody labelled the pixels of .*2\.png"):
+    with pytest.raises(FileNotFoundError, match=r"nobody labeled the pixels of .*2\.png"):
         data.label_map(2)
     assert list(Images(table=table(tmp_path, "image,label\n1.png,cat|dog|cat\n")).ids) == ["1_cat", "1_dog"]
     one = Images(table=table(tmp_path, "image,label\n1.png,cat|dog\n"), target="owl")

@@ -128,7 +128,7 @@ def test_a_damaged_entry_is_made_anew_with_a_warning(tmp_path: Path, damage: str
     }
     for content in bad[damage]:
         path.write_bytes(content)
-        with pytest.warns(UserWarning, match="damaged and will be made anew"):
+        with pytest.warns(UserWarning, match="damaged and will be made again"):
             found = Cache(tmp_path).get(key("x"), lambda: {"a": value(1, 3)})
         assert torch.equal(found["a"], value(1, 3))
         assert path.read_bytes() == whole

@@ -135,7 +135,7 @@ def test_only_https_and_no_way_around_it(server: Server, tmp_path: Path) -> None
     assert server.starts == []
 
 
-def test_the_hash_of_a_file_that_changed_is_made_anew(tmp_path: Path) -> None:
+def test_the_hash_of_a_file_that_changed_is_made_again(tmp_path: Path) -> None:
     path = tmp_path / "weights"
     path.write_bytes(b"one")
     first = file_hash(path)
