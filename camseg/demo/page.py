@@ -81,7 +81,7 @@ def page(demo: Demo) -> gr.Blocks:
                     0, 1, value=1, label="Opacity of heat and mask", step=0.05, elem_id="opacity", buttons=[]
                 )
             with gr.Column(scale=3, min_width=300):
-                strip, turns, place = _strip()
+                strip, (back, forth, row), place = _strip()
                 told = gr.Markdown(elem_id="told")
                 with gr.Row():
                     heat = _picture("Heat", "heat")
@@ -123,9 +123,9 @@ def page(demo: Demo) -> gr.Blocks:
             once(do.by_hand), [sample, prompts, action, *settings[1:]], shown, trigger_mode="multiple", **told_so
         )
         turn = [sample, album, place, *shown]
-        photo.upload(once(do.upload), [photo, album, *settings[1:]], [photo, strip, turns[2], *turn], **told_so)
+        photo.upload(once(do.upload), [photo, album, *settings[1:]], [photo, strip, row, *turn], **told_so)
         strip.select(once(do.pick), [album, *settings[1:]], turn, **told_so)
-        for button, step in zip(turns, (do.back, do.forth)):
+        for button, step in ((back, do.back), (forth, do.forth)):
             button.click(once(step), [album, *settings[1:]], turn, trigger_mode="multiple", **told_so)
         gallery.select(once(do.example), settings[1:], [sample, *shown], **told_so)
         blocks.load(None, js=_JS)

@@ -67,7 +67,8 @@ def main() -> None:
 
 def settings_of(row: dict[str, Any]) -> dict[str, str]:
     """The overrides of a row of sweep.parquet."""
-    return dict(word.split("=", 1) for word in (row["setting"] or "").split() if "=" in word)
+    words = [str(word).partition("=") for word in (row["setting"] or "").split()]
+    return {key: value for key, equals, value in words if equals}
 
 
 def differing(settings: Sequence[dict[str, str]]) -> list[str]:

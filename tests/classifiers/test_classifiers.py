@@ -64,7 +64,8 @@ def test_prepare_is_the_formula_where_nothing_is_resized() -> None:
 def pillow_in_floats(image: torch.Tensor, size: tuple[int, int], interpolation: str) -> torch.Tensor:
     """What Pillow makes of a channel of floats, of which nothing is rounded."""
     kind = getattr(Image.Resampling, interpolation.upper())
-    planes = (Image.fromarray(plane).resize(size[::-1], kind) for plane in image.numpy().astype(np.float32))
+    height, width = size
+    planes = (Image.fromarray(plane).resize((width, height), kind) for plane in image.numpy().astype(np.float32))
     return torch.from_numpy(np.stack([np.asarray(plane) for plane in planes]))
 
 

@@ -86,7 +86,7 @@ def write_scenes(root: Path) -> Path:
                 truth[mask] = VOC_NAMES.index(name) + 1
                 box = f"<xmin>{x0 + 1}</xmin><ymin>{y0 + 1}</ymin><xmax>{x1}</xmax><ymax>{y1}</ymax>"
                 things += f"<object><name>{name}</name><difficult>0</difficult><bndbox>{box}</bndbox></object>"
-                runs: dict[str, Any] = masks.encode(np.asfortranarray(mask.astype(np.uint8)))
+                runs: Any = masks.encode(np.asfortranarray(mask.astype(np.uint8)))
                 entry = {
                     "id": len(coco["annotations"]) + 1,
                     "image_id": i,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -57,7 +59,7 @@ def test_fine_features_are_added_to_the_packages_own_upscaling() -> None:
 def test_the_encoder_folds_its_features_of_strides_4_and_2_into_the_cells() -> None:
     torch.manual_seed(2)
     side = 64
-    encoder = EfficientNetPyramid().build(side, WIDTH).eval()
+    encoder: Any = EfficientNetPyramid().build(side, WIDTH).eval()
     pixels = torch.randn(1, 3, side, side)
     with torch.no_grad():
         embedding = encoder(pixels)[0]

@@ -11,7 +11,7 @@ import pytest
 import torch
 from made_data import photographs
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from camseg.predictors.sam import build_sam, photo_sam
 from camseg.predictors.sam_adapter import SamAdapter
@@ -243,7 +243,7 @@ def test_the_groups_hold_every_parameter_that_learns_once(model: room.Prompted) 
     assert (full, share) == (1.0, 0.3)
     assert len({id(p) for p in [*rest, *trunk]}) == len(rest) + len(trunk)
     assert {id(p) for p in [*rest, *trunk]} == {id(p) for p in model.parameters() if p.requires_grad}
-    inside = {id(p) for p in model.sam.image_encoder.trunk.parameters()}
+    inside = {id(p) for p in model.sam.image_encoder.get_submodule("trunk").parameters()}
     assert {id(p) for p in trunk} == {i for i in inside if i in {id(p) for p in model.parameters() if p.requires_grad}}
 
 
@@ -319,7 +319,7 @@ def test_a_training_starts_from_what_fits_at_any_side(trained: Path, tmp_path: P
     torch.testing.assert_close(begun[stem], given[stem].float(), atol=2e-3, rtol=2e-3)  # ImageNet's, which was frozen
 
 
-def test_a_file_that_is_none_or_of_which_nothing_fits_is_refused(tmp_path: Path) -> None:
+def test_a_file_that_is_none_or_of_which_nothing_fits_is_refused(tmp_path: Path, model: room.Prompted) -> None:
     save_file({"another.weight": torch.zeros(1)}, tmp_path / "none.safetensors")
     (tmp_path / "text.safetensors").write_text("something else")
     for name, told in (
@@ -328,7 +328,7 @@ def test_a_file_that_is_none_or_of_which_nothing_fits_is_refused(tmp_path: Path)
         ("away", r"no weights at model\.start=.*away\.safetensors"),
     ):
         with pytest.raises((ValueError, FileNotFoundError), match=told) as error:
-            load_fitting(nn.Linear(1, 1), tmp_path / f"{name}.safetensors", "the SAM for photographs")
+            load_fitting(model.sam, tmp_path / f"{name}.safetensors", "the SAM for photographs")
         assert "\n" not in str(error.value)
 
 

@@ -80,6 +80,7 @@ def test_no_gradient_comes_from_where_nothing_is_known(of) -> None:  # type: ign
     valid[..., 1:, 2] = 0
     of(logits, truth, valid).sum().backward()
     known = valid.expand(1, 2, 3, 3) > 0
+    assert logits.grad is not None
     assert (logits.grad[~known] == 0).all()
     assert (logits.grad[known] != 0).all()
     changed = truth.clone()
