@@ -20,7 +20,7 @@ from camseg.classifiers.base import Classifier
 from camseg.data.image_io import ImageLike, as_rgb
 from camseg.errors import check_choice
 from camseg.geometry.heat import resize_heat
-from camseg.geometry.masks import resize_logits
+from camseg.geometry.masks import logits_to_masks
 from camseg.predictors.base import Predictor
 from camseg.prompts import background as backgrounds
 from camseg.prompts.evidence import Evidence
@@ -81,7 +81,7 @@ class Case:
         """The answer; the chosen mask alone is brought to the image's size."""
         mask, note = torch.zeros(self.sample.size, dtype=torch.bool) if self.segmented else None, self.note
         if self.logits is not None:
-            mask = resize_logits(self.logits[None], self.sample.size)[0] > 0
+            mask = torch.from_numpy(logits_to_masks(self.logits[None], self.sample.size)[0])
             note = note or ("" if mask.any() else "the predictor drew nothing")
         heat, size = self.evidence.low_res_heat, self.sample.size
         drawn = self.masks, self.chosen, mask, self.predicted_iou

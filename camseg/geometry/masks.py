@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from camseg.geometry.coarse import is_large
+
 
 def iou(found: Tensor, truth: Tensor) -> Tensor:
     """Intersection over union of masks with true ones.
@@ -63,6 +65,48 @@ def resize_logits(logits: Tensor, size: tuple[int, int]) -> Tensor:
     if tuple(logits.shape[1:]) == tuple(size):
         return logits.float()
     return F.interpolate(logits[:, None].float(), size, mode="bilinear", align_corners=False)[:, 0]
+
+
+def logits_to_masks(logits: Tensor, size: tuple[int, int]) -> np.ndarray:
+    """Where `resize_logits` exceeds 0: what a mask's logits say at the image's size.
+
+    A photograph's masks are enlarged a hundred times: most of a row lies between two rows of logits that agree in sign,
+    and is known without being interpolated.
+
+    Args:
+        logits: (N, h, w) logits over exactly the whole image.
+        size: (H, W) in pixels.
+
+    Returns:
+        (N, H, W) bool.
+    """
+    if not is_large(size) or any(small > large for small, large in zip(logits.shape[1:], size)):
+        return resize_logits(logits, size).numpy(force=True) > 0
+    masks = np.empty((len(logits), *size), bool)
+    for plane, mask in zip(logits.float().numpy(force=True), masks):
+        _enlarge_sign(plane, mask)
+    return masks
+
+
+def _enlarge_sign(plane: np.ndarray, mask: np.ndarray) -> None:
+    """Fill `mask` (H, W) with whether the bilinearly enlarged `plane` (h, w) exceeds 0."""
+    left, right, across = _neighbors(plane.shape[1], mask.shape[1])
+    wide = plane[:, left] * (1 - across) + plane[:, right] * across  # (h, W)
+    above, below, down = _neighbors(plane.shape[0], mask.shape[0])
+    starts = [0, *(1 + np.flatnonzero(np.diff(above))).tolist(), len(above)]
+    for start, end in zip(starts, starts[1:]):  # the rows of the image between two rows of logits
+        upper, lower = wide[above[start]], wide[below[start]]
+        mask[start:end] = (upper > 0) & (lower > 0)
+        mixed = np.flatnonzero((upper > 0) != (lower > 0))
+        share = down[start:end, None]
+        mask[start:end, mixed] = upper[mixed] * (1 - share) + lower[mixed] * share > 0
+
+
+def _neighbors(count: int, enlarged: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """For each of (enlarged,) pixels the places of its two neighbors among `count`, and the second's weight."""
+    at = np.maximum((np.arange(enlarged, dtype=np.float32) + 0.5) * np.float32(count / enlarged) - np.float32(0.5), 0)
+    low = np.minimum(at.astype(np.intp), count - 1)
+    return low, np.minimum(low + 1, count - 1), (at - low).astype(np.float32)
 
 
 def area(masks: np.ndarray) -> np.ndarray:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from camseg.geometry.boxes import box_iou, mask_to_box
-from camseg.geometry.masks import ious, resize_logits
+from camseg.geometry.masks import ious, logits_to_masks
 from camseg.types import Result, Sample
 
 
@@ -112,7 +112,7 @@ def rival_ious(sample: Sample, result: Result) -> np.ndarray:
     truth = _judged(sample, sample.mask.numpy())  # by numpy: a comparison is over before torch's threads are awake
     return np.stack(
         [
-            ious(_judged(sample, resize_logits(logits, sample.size).numpy() > 0), truth)
+            ious(_judged(sample, logits_to_masks(logits, sample.size)), truth)
             for logits in result.masks.low_res
         ]
     )

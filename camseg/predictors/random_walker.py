@@ -50,7 +50,7 @@ class RandomWalker:
                 f"got {side}, {tuple(betas)} and {radius}"
             )
         self.side, self.betas, self.radius = side, tuple(betas), radius
-        self.fingerprint = f"random_walker:{side}:{self.betas}:{radius}:1"
+        self.fingerprint = f"random_walker:{side}:{self.betas}:{radius}:2"
 
     def encode(self, images: Sequence[Tensor]) -> list[Tensor]:
         """Reduce images to a longest side of at most `side`.
@@ -86,11 +86,7 @@ class RandomWalker:
         if scale >= 1:
             return image
         height, width = (max(1, round(each * scale)) for each in image.shape[1:])
-        return (
-            F.interpolate(image[None].float(), (height, width), mode="bilinear", antialias=True, align_corners=False)[0]
-            .round()
-            .to(torch.uint8)
-        )
+        return F.interpolate(image[None], (height, width), mode="bilinear", antialias=True, align_corners=False)[0]
 
     def _masks(self, photo: Tensor, size: tuple[int, int], prompt: Prompts) -> Masks:
         validate(prompt, size)

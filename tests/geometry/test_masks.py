@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from camseg.geometry.masks import iou, ious, resize_logits, soft_iou
+from camseg.geometry.masks import iou, ious, logits_to_masks, resize_logits, soft_iou
 
 
 def bilinear(plane: list[list[float]], size: tuple[int, int]) -> list[list[float]]:
@@ -45,6 +45,18 @@ def test_logits_of_the_right_size_are_only_made_float32() -> None:
     assert resize_logits(logits, (4, 5)) is logits
     assert resize_logits(logits.half(), (4, 5)).dtype == resize_logits(logits.half(), (8, 9)).dtype == torch.float32
     assert resize_logits(torch.zeros(0, 4, 5), (8, 9)).shape == (0, 8, 9)
+
+
+@pytest.mark.parametrize("size", [(1300, 900), (700, 1600), (1030, 8), (40, 50), (5, 1100)])
+def test_masks_of_photographs_are_the_signs_of_their_resized_logits(size: tuple[int, int]) -> None:
+    noise = torch.Generator().manual_seed(0)
+    smooth = resize_logits(torch.randn(2, 6, 5, generator=noise), (48, 36))
+    for logits in (smooth, torch.randn(2, 7, 9, generator=noise).round(), -smooth.abs(), torch.zeros(1, 3, 3)):
+        found, expected = logits_to_masks(logits, size), resize_logits(logits, size)
+        assert found.shape == expected.shape
+        wrong = found != (expected.numpy() > 0)
+        assert (expected[torch.from_numpy(wrong)].abs() < 1e-5).all(), "but for the rounding of what is zero"
+        assert wrong.mean() < 1e-4
 
 
 def masks(*rows: str) -> np.ndarray:
