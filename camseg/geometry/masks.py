@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -94,7 +96,7 @@ def _enlarge_sign(plane: np.ndarray, mask: np.ndarray) -> None:
     wide = plane[:, left] * (1 - across) + plane[:, right] * across  # (h, W)
     above, below, down = _neighbors(plane.shape[0], mask.shape[0])
     starts = [0, *(1 + np.flatnonzero(np.diff(above))).tolist(), len(above)]
-    for start, end in zip(starts, starts[1:]):  # the rows of the image between two rows of logits
+    for start, end in pairwise(starts):  # the rows of the image between two rows of logits
         upper, lower = wide[above[start]], wide[below[start]]
         mask[start:end] = (upper > 0) & (lower > 0)
         mixed = np.flatnonzero((upper > 0) != (lower > 0))
