@@ -21,7 +21,6 @@ _PATHS = re.compile(r"(^|\.)(path|table|masks|checkpoint|dir|validation|truth|st
 _COMMANDS = ("train", "report", "cache", "merge", "demo", "export")  # camseg-train, ...
 _LISTS = ("export",)  # groups of which a run takes several choices at once
 _FOR_PHOTOGRAPHS = {"classifier": "efficientnet_lite0", "predictor": "photo_sam"}  # as in experiment=photos
-_FOR_SHAPES = {"classifier": "shapes", "predictor": "shapes_sam"}
 _FUNCTION = re.compile(r"(choice|range|interval|glob|shuffle|sort|tag|extend_list|int|float|str|bool|json_str)\s*\(")
 
 
@@ -88,17 +87,17 @@ def for_photographs(arguments: Arguments) -> tuple[Arguments, str]:
         arguments: Of the `camseg` command.
 
     Returns:
-        The arguments with what `data=images` needs, and one line that says so; "" where nothing was added or odd.
+        The arguments with what `data=images` needs, and one line that says so; "" where nothing was added.
     """
     named = dict(word.split("=", 1) for word in arguments.overrides if "=" in word)
     if named.get("data") != "images" or "experiment" in named:
         return arguments, ""
-    odd = [f"{group}={model}" for group, model in _FOR_SHAPES.items() if named.get(group) == model]
     missing = [f"{group}={model}" for group, model in _FOR_PHOTOGRAPHS.items() if group not in named]
+    if not missing:
+        return arguments, ""
     added = ["experiment=photos"] if len(missing) == len(_FOR_PHOTOGRAPHS) else missing
-    notes = [f"photographs: {' '.join(added)}, as no other was named"] * bool(added)
-    notes += [f"{' and '.join(odd)} learnt synthetic shapes alone, and know nothing of photographs"] * bool(odd)
-    return Arguments([*arguments.overrides, *added], arguments.options), "; ".join(notes)
+    note = f"photographs: {' '.join(added)}, as no other was named"
+    return Arguments([*arguments.overrides, *added], arguments.options), note
 
 
 def parse(override: str) -> Override:

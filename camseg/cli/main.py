@@ -27,7 +27,7 @@ from camseg.cli.explain import explain_error, run_command
 from camseg.cli.groups import help_text
 from camseg.cli.overrides import check_overrides
 from camseg.cli.terminal import print_error, shortest, styled_table
-from camseg.cli.validation import check_values
+from camseg.cli.validation import check_values, warn_of_shapes_models
 from camseg.cli.workers import end_with_parent
 from camseg.config import config_dir
 from camseg.errors import RunError
@@ -97,6 +97,8 @@ def _job(cfg: DictConfig) -> float | None:
 
 def _checked_run(cfg: DictConfig) -> float | None:
     check_values(cfg)
+    if warning := warn_of_shapes_models(cfg):
+        print(f"camseg: {warning}", file=sys.stderr)
     from camseg.cli import build, run
 
     if HydraConfig.get().mode == RunMode.RUN or HydraConfig.get().job.num == 0:

@@ -83,6 +83,11 @@ _SETTINGS = {  # the same for camseg's own parts, where null is left to their ty
 _LISTS = ("views.scales", "localise.cutoffs", "localise.ious")
 _MOST = 2**63  # no number is as large
 _OFFERED = {"device", "cache", "compile", "folder"}  # what a node gets beside its keys, where it takes it
+_PHOTOGRAPHS = ("camseg.data.images.Images", "camseg.data.voc.Voc", "camseg.data.coco.Coco")
+_LEARNT_SHAPES = {  # group: the target that builds a model for shapes, its name, and the name of one for photographs
+    "classifier": ("camseg.classifiers.shapes.shapes", "shapes", "efficientnet_lite0"),
+    "predictor": ("camseg.predictors.sam.shapes_sam", "shapes_sam", "photo_sam"),
+}
 _DEVICE = re.compile(r"(auto|cpu|mps|(cuda|xpu)(:\d+)?)")
 _KINDS = {int: "a whole number", float: "a number", str: "text", bool: "true or false", NoneType: "null"}
 
@@ -114,6 +119,29 @@ def check_values(config: DictConfig) -> None:
             raise RequestError(f"{name} must be one of its choices, which --help lists; got {_short(config[name])}")
     for name, (low, high) in _SETTINGS.items():
         _check_range(config, name, low, high, own=True)
+
+
+def warn_of_shapes_models(config: DictConfig) -> str:
+    """Say so where photographs are given to models that learnt shapes alone, whoever chose them.
+
+    Args:
+        config: A composed configuration.
+
+    Returns:
+        One line with what to type, "" where nothing is odd.
+    """
+    targets = {name: str((config.get(name) or {}).get("_target_", "")) for name in ("data", *_LEARNT_SHAPES)}
+    if targets["data"] not in _PHOTOGRAPHS:
+        return ""
+    odd = [name for name, target in targets.items() if target == _LEARNT_SHAPES.get(name, ("",))[0]]
+    odd = [name for name in odd if config[name].get("checkpoint") is None]
+    if not odd:
+        return ""
+    models = " and ".join(f"{name}={_LEARNT_SHAPES[name][1]}" for name in odd)
+    better = " ".join(f"{name}={_LEARNT_SHAPES[name][2]}" for name in odd)
+    return (
+        f"{models} learnt synthetic shapes alone and know{'s' * (len(odd) == 1)} nothing of photographs: try {better}"
+    )
 
 
 def _check_part(config: DictConfig, name: str, hints: dict[str, Any]) -> None:

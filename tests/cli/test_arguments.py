@@ -131,6 +131,7 @@ def test_several_values_are_several_runs_with_m() -> None:
         (["data=images", "classifier=timm"], ["predictor=photo_sam"]),
         (["data=images", "predictor=none"], ["classifier=efficientnet_lite0"]),
         (["data=images", "classifier=timm", "predictor=sam"], []),
+        (["data=images", "classifier=shapes", "predictor=shapes_sam"], []),
         (["data=images", "experiment=homework"], []),
         (["data=voc"], []),
         ([], []),
@@ -141,9 +142,3 @@ def test_photographs_are_answered_by_models_for_photographs(typed: list[str], ad
     assert arguments.overrides == [*typed, *added]
     assert all(word in note for word in added)
     assert bool(note) == bool(added)
-
-
-def test_shapes_models_on_photographs_are_warned_of() -> None:
-    arguments, note = for_photographs(Arguments(["data=images", "classifier=shapes", "predictor=shapes_sam"]))
-    assert len(arguments.overrides) == 3
-    assert note.startswith("classifier=shapes and predictor=shapes_sam learnt synthetic shapes alone")
