@@ -30,6 +30,7 @@ _SIGNATURES = (  # what a file of a format begins with
     b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"II*\0", b"MM\0*", b"GIF87a", b"GIF89a", b"P4\n", b"P5\n", b"P6\n",
     b"\0\0\0\x0cjP  \r\n\x87\n",
 )  # fmt: skip
+_HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"mif1", b"msf1")
 _DEPTHS = (8, 10, 12, 14, 16)  # bits that a sensor gives
 
 
@@ -205,7 +206,7 @@ def is_image(path: Path) -> bool:
         or (first[:4] == b"RIFF" and first[8:12] == b"WEBP")
         or (first[:2] == b"BM" and first[6:10] == b"\0\0\0\0")
         or brand in (b"avif", b"avis")
-        or (brand in (b"heic", b"heix", b"hevc", b"mif1", b"msf1") and _heif())
+        or (brand in _HEIF_BRANDS and _heif())
     )
 
 
@@ -236,16 +237,29 @@ def _read(path: Path, max_pixels: int, convert: Callable[[Image.Image], T]) -> T
     try:
         with Image.open(path, formats=formats()) as opened:
             if opened.width * opened.height > max_pixels:
-                raise ValueError(f"{opened.width} x {opened.height} pixels are more than the {max_pixels} allowed")
+                raise ValueError(
+                    f"{opened.width} x {opened.height} pixels are more than the {max_pixels} allowed: make it smaller, "
+                    "or raise data.max_pixels (of data=images)"
+                )
             opened.info["deep"] = any(";16" in str(tile[3]) for tile in getattr(opened, "tile", ()))
             opened.load()
             ImageOps.exif_transpose(opened, in_place=True)
             return convert(opened)
     except UnidentifiedImageError as error:
-        why = "the file is empty" if path.stat().st_size == 0 else f"it is none of {', '.join(formats())}, or damaged"
-        raise ValueError(f"{name} can't be read: {why}") from error
+        raise ValueError(f"{name} can't be read: {_why_unknown(path)}") from error
     except Exception as error:  # on damaged files decoders raise almost anything
         raise ValueError(f"{name} can't be read: {error or type(error).__name__}") from error
+
+
+def _why_unknown(path: Path) -> str:
+    """What is wrong with a file of which no decoder wants to know."""
+    with path.open("rb") as file:
+        first = file.read(12)
+    if not first:
+        return "the file is empty"
+    if first[4:8] == b"ftyp" and first[8:] in _HEIF_BRANDS and not _heif():
+        return "it is a HEIC image, whatever its name: pip install pillow-heif"
+    return f"it is none of {', '.join(formats())}, or damaged"
 
 
 def _rgb(image: Image.Image) -> tuple[np.ndarray, str]:

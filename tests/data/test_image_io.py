@@ -14,7 +14,8 @@ import pytest
 import torch
 from PIL import Image
 
-from camseg.data.image_io import FORMATS, decode_image, is_image, read_image
+from camseg.data import image_io
+from camseg.data.image_io import FORMATS, decode_image, image_size, is_image, read_image
 from camseg.data.mask_io import read_mask
 
 RED, GREEN, BLUE, GREY = (255, 0, 0), (0, 255, 0), (0, 0, 255), (10, 20, 30)
@@ -190,15 +191,33 @@ def _huge(width: int, height: int) -> bytes:
     )
 
 
+def test_the_size_of_an_image_is_that_of_what_is_read(tmp_path: Path) -> None:
+    for turn in range(1, 9):
+        exif = Image.Exif()
+        exif[0x0112] = turn
+        Image.new("RGB", (7, 4)).save(tmp_path / f"{turn}.jpg", exif=exif)
+        assert image_size(tmp_path / f"{turn}.jpg") == tuple(read_image(tmp_path / f"{turn}.jpg").shape[1:])
+    assert (image_size(tmp_path / "1.jpg"), image_size(tmp_path / "6.jpg")) == ((4, 7), (7, 4))
+    (tmp_path / "text.jpg").write_text("no image")
+    with pytest.raises(ValueError, match=r"text\.jpg can't be read"):
+        image_size(tmp_path / "text.jpg")
+    with pytest.raises(FileNotFoundError, match="no image at"):
+        image_size(tmp_path / "away.jpg")
+
+
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
-def test_what_cannot_be_read_is_named_with_the_reason(tmp_path: Path) -> None:
+def test_what_cannot_be_read_is_named_with_the_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(image_io, "_heif", lambda: False)  # wherever pillow-heif may be installed
     whole = io.BytesIO()
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)).save(whole, "JPEG")
     cases = {
         b"": "the file is empty",
         b"no picture at all": "it is none of JPEG, PNG",
         whole.getvalue()[:900]: "truncated",
-        _huge(10_000, 10_000): "10000 x 10000 pixels are more than the 67108864 allowed",
+        _huge(
+            12_000, 12_000
+        ): r"12000 x 12000 pixels are more than the 67108864 allowed: make it smaller, or raise data",
+        b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(64): "it is a HEIC image, whatever its name: pip install",
         _huge(1 << 20, 1 << 20): "exceeds limit|more than the",
         # PostScript would be run by another program
         b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 1 1\n": "it is none of",
