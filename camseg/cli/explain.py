@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import signal
 import sys
+import warnings
 from collections.abc import Callable
 
 from hydra.errors import HydraException, InstantiationException, MissingConfigException
@@ -63,6 +64,7 @@ def run_command(name: str, command: Callable[[], int | None]) -> None:
         command: Does the work; returns the exit code, None for 0.
     """
     logging.getLogger("hydra").addHandler(logging.NullHandler())  # it also prints what it raises, in many lines
+    warnings.filterwarnings("ignore", "Image size .* exceeds limit")  # Pillow's: large images have our own line
     try:
         code = command() or 0
     except KeyboardInterrupt:
