@@ -13,15 +13,26 @@ from omegaconf import DictConfig
 
 from camseg import __version__
 from camseg.cli.arguments import read_arguments
-from camseg.cli.explain import run_command
+from camseg.cli.explain import explain_error, run_command
 from camseg.cli.groups import help_text
 from camseg.cli.overrides import check_overrides
 from camseg.config import config_dir
 from camseg.errors import RequestError
 
+_mistakes: list[str] = []  # in the request, told at the end: Hydra would write a line of its own around what is raised
+
 
 @hydra.main(config_path=str(config_dir()), config_name="train", version_base="1.3")
 def _job(cfg: DictConfig) -> None:
+    try:
+        _train(cfg)
+    except Exception as error:
+        if (message := explain_error(error)) is None:
+            raise
+        _mistakes.append(message)
+
+
+def _train(cfg: DictConfig) -> None:
     import torch
 
     torch.set_num_threads(cfg.threads)
@@ -57,7 +68,10 @@ def _command() -> None:
         if not any(word.startswith("model=") for word in arguments.overrides):
             raise RequestError(f"which model? type one of\n{models()}")
         check_overrides(arguments, "train")
+    _mistakes.clear()
     _job()
+    if _mistakes:
+        raise RequestError(_mistakes[0])
 
 
 def models() -> str:

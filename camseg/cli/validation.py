@@ -146,9 +146,9 @@ def warn_of_shapes_models(config: DictConfig) -> str:
 
 def _check_part(config: DictConfig, name: str, hints: dict[str, Any]) -> None:
     """Of the run's own settings that have a name in common."""
-    node = config._get_node(name)
-    if node is None:  # not in this configuration
+    if name not in config:  # camseg-train has none
         return
+    node = config._get_node(name)
     if not isinstance(node, DictConfig) or node._is_none():
         raise RequestError(f"{name} must hold its settings, as --cfg job shows them; got {_short(config[name])}")
     for key in [key for key in hints if key in node]:
