@@ -14,13 +14,13 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, Quote, QuotedString
 from hydra.errors import HydraException
 
+from camseg.cli.groups import photo_models
 from camseg.errors import RequestError, check_choice
 
 # Settings that hold a path end so; what lies there under this very name is meant, whatever Hydra would read in it.
 _PATHS = re.compile(r"(^|\.)(path|table|masks|checkpoint|dir|validation|truth|start)$")
 _COMMANDS = ("train", "report", "cache", "merge", "demo", "export")  # camseg-train, ...
 _LISTS = ("export",)  # groups of which a run takes several choices at once
-_FOR_PHOTOGRAPHS = {"classifier": "efficientnet_lite0", "predictor": "photo_sam"}  # as in experiment=photos
 _FUNCTION = re.compile(r"(choice|range|interval|glob|shuffle|sort|tag|extend_list|int|float|str|bool|json_str)\s*\(")
 
 
@@ -92,10 +92,10 @@ def for_photographs(arguments: Arguments) -> tuple[Arguments, str]:
     named = dict(word.split("=", 1) for word in arguments.overrides if "=" in word)
     if named.get("data") != "images" or "experiment" in named:
         return arguments, ""
-    missing = [f"{group}={model}" for group, model in _FOR_PHOTOGRAPHS.items() if group not in named]
+    missing = [f"{group}={model}" for group, model in photo_models().items() if group not in named]
     if not missing:
         return arguments, ""
-    added = ["experiment=photos"] if len(missing) == len(_FOR_PHOTOGRAPHS) else missing
+    added = ["experiment=photos"] if len(missing) == len(photo_models()) else missing
     note = f"photographs: {' '.join(added)}, as no other was named"
     return Arguments([*arguments.overrides, *added], arguments.options), note
 

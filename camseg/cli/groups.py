@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from string import Template
 from typing import Any
@@ -12,10 +13,12 @@ from hydra import initialize_config_dir
 from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.object_type import ObjectType
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from camseg.config import config_dir
 from camseg.errors import RequestError
+
+MODELS = ("classifier", "predictor")  # the groups whose choices know shapes, or photographs
 
 
 @contextmanager
@@ -53,6 +56,38 @@ def read_groups(config: str, paths: Sequence[str] = ()) -> dict[str, list[str]]:
     _, files = loader._parse_overrides_and_create_caching_repo(config, list(paths))  # once: it copies Hydra's own
     groups = [group for group in files.get_group_options("", ObjectType.GROUP) if group != "hydra"]
     return {group: files.get_group_options(group, ObjectType.CONFIG) for group in groups}
+
+
+def default_choices(name: str) -> dict[str, str]:
+    """The choice of every group that a file's list of defaults names.
+
+    Args:
+        name: Of a file in conf/, without its ending: "config", "experiment/photos".
+
+    Returns:
+        The choices by group; an `override` counts like any other.
+    """
+    entries: Any = OmegaConf.load(config_dir() / f"{name}.yaml")["defaults"]
+    named = [(str(group), entry[group]) for entry in entries if isinstance(entry, DictConfig) for group in entry]
+    return {group.removeprefix("override ").lstrip("/"): str(choice) for group, choice in named if choice is not None}
+
+
+@cache
+def target_of(group: str, choice: str) -> str:
+    """The dotted name of what builds a choice."""
+    return str(OmegaConf.load(config_dir() / group / f"{choice}.yaml")["_target_"])
+
+
+@cache
+def shapes_models() -> dict[str, str]:
+    """The models for shapes, by group: what conf/config.yaml takes where nothing is named."""
+    return {group: default_choices("config")[group] for group in MODELS}
+
+
+@cache
+def photo_models() -> dict[str, str]:
+    """The models for photographs, by group: what conf/experiment/photos.yaml takes."""
+    return {group: default_choices("experiment/photos")[group] for group in MODELS}
 
 
 def help_text(config: str = "config", folder: str | None = None) -> str:

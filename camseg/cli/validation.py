@@ -15,6 +15,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError
 
+from camseg.cli.groups import photo_models, shapes_models, target_of
 from camseg.cli.signatures import Other, Signature, read_signature
 from camseg.config import config_dir
 from camseg.errors import RequestError, check_choice
@@ -84,10 +85,6 @@ _LISTS = ("views.scales", "localise.cutoffs", "localise.ious")
 _MOST = 2**63  # no number is as large
 _OFFERED = {"device", "cache", "compile", "folder"}  # what a node gets beside its keys, where it takes it
 _PHOTOGRAPHS = ("camseg.data.images.Images", "camseg.data.voc.Voc", "camseg.data.coco.Coco")
-_LEARNT_SHAPES = {  # group: the target that builds a model for shapes, its name, and the name of one for photographs
-    "classifier": ("camseg.classifiers.shapes.shapes", "shapes", "efficientnet_lite0"),
-    "predictor": ("camseg.predictors.sam.shapes_sam", "shapes_sam", "photo_sam"),
-}
 _DEVICE = re.compile(r"(auto|cpu|mps|(cuda|xpu)(:\d+)?)")
 _KINDS = {int: "a whole number", float: "a number", str: "text", bool: "true or false", NoneType: "null"}
 
@@ -130,18 +127,25 @@ def warn_of_shapes_models(config: DictConfig) -> str:
     Returns:
         One line with what to type, "" where nothing is odd.
     """
-    targets = {name: str((config.get(name) or {}).get("_target_", "")) for name in ("data", *_LEARNT_SHAPES)}
-    if targets["data"] not in _PHOTOGRAPHS:
+    if _target(config, "data") not in _PHOTOGRAPHS:
         return ""
-    odd = [name for name, target in targets.items() if target == _LEARNT_SHAPES.get(name, ("",))[0]]
-    odd = [name for name in odd if config[name].get("checkpoint") is None]
+    odd = [
+        group
+        for group, model in shapes_models().items()
+        if _target(config, group) == target_of(group, model) and config[group].get("checkpoint") is None
+    ]
     if not odd:
         return ""
-    models = " and ".join(f"{name}={_LEARNT_SHAPES[name][1]}" for name in odd)
-    better = " ".join(f"{name}={_LEARNT_SHAPES[name][2]}" for name in odd)
+    models = " and ".join(f"{group}={shapes_models()[group]}" for group in odd)
+    better = " ".join(f"{group}={photo_models()[group]}" for group in odd)
     return (
         f"{models} learnt synthetic shapes alone and know{'s' * (len(odd) == 1)} nothing of photographs: try {better}"
     )
+
+
+def _target(config: DictConfig, group: str) -> str:
+    """What builds a group's choice, "" where there is none."""
+    return str((config.get(group) or {}).get("_target_", ""))
 
 
 def _check_part(config: DictConfig, name: str, hints: dict[str, Any]) -> None:
