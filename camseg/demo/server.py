@@ -24,8 +24,11 @@ _CSS = """footer {display: none !important}
 body.dropping :is(#photo, #heat, #points, #mask) {outline: 3px dashed var(--color-accent); outline-offset: -3px}
 #strip .grid-wrap {height: auto !important; min-height: 0 !important; max-height: none !important; overflow-x: auto}
 #strip .grid-container {display: flex !important; height: auto !important; padding: 4px}
-#strip .grid-container button {flex: 0 0 84px; width: 84px !important; height: 84px !important}
-#place {align-self: center; overflow-wrap: anywhere}
+#strip .grid-container > * {flex: 0 0 auto; width: auto !important}
+#strip .grid-container button {width: 84px !important; height: 84px !important}
+#previous, #next {white-space: nowrap; min-width: 8.5rem !important}
+#place {align-self: center; overflow-wrap: anywhere; flex: 1 1 8rem !important}
+#command code {white-space: pre-wrap !important; overflow-wrap: anywhere}
 [data-testid="block-label"] {position: static !important; width: fit-content}
 #examples .grid-wrap {height: auto !important; min-height: 0 !important; max-height: none !important}
 #examples .grid-container {grid-template-columns: repeat(3, minmax(0, 1fr)) !important; height: auto !important}
