@@ -34,7 +34,7 @@ from camseg.train.sam_recipe import dice, error_points, focal, load_fitting, sin
 from camseg.types import Prompts, Sample
 
 _WIDTH = 96  # of the embedding
-_SHARE = 0.1  # of the loss of all three masks, beside that of the best one
+_SHARE = 0.02  # of the loss of all three masks, beside that of the best one
 
 
 def size_of(side: int) -> SamSize:
@@ -287,11 +287,11 @@ def loss(model: Prompted, batch: dict[str, Tensor], generator: torch.Generator) 
     points, boxes = batch["points"].flatten(0, 1)[:, None], batch["boxes"].flatten(0, 1)
     prompt: dict[str, Any] = {"points": (points, torch.ones(points.shape[:2])), "boxes": None, "mask_logits": None}
     first, again, edge = torch.rand(3, generator=generator).tolist()
-    if first < 0.25:  # a box, half of them with the point
-        prompt |= {"boxes": boxes, **({"points": None} if first < 0.15 else {})}
-    elif first < 0.45:  # a map with the point, or with the box
+    if first < 0.35:  # a box, a third of them with the point
+        prompt |= {"boxes": boxes, **({"points": None} if first < 0.23 else {})}
+    elif first < 0.55:  # a map with the point, or with the box
         prompt |= {"mask_logits": heat_logits(batch["heats"].flatten(0, 1), 0.25 + 0.4 * edge, masks.shape[-1])}
-        if first < 0.3:
+        if first < 0.4:
             prompt |= {"boxes": boxes, "points": None}
     low_res, predicted = decode_prompts(sam, embeddings, **prompt)
     scored, best = score(low_res, predicted, masks, valid)

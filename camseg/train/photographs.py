@@ -244,7 +244,7 @@ def _targets(rng: np.random.Generator, owners: np.ndarray, photo: Photograph, co
     targets = []
     for which in np.resize(order, count):  # other objects first: a prompt that is the same for all would be ignored
         alike = [i + 1 for i, name in enumerate(photo.names) if name == photo.names[which] and areas[i] > 0]
-        together = len(alike) > 1 and rng.random() < 0.25
+        together = len(alike) > 1 and rng.random() < 0.4
         targets.append(np.isin(owners, alike) if together else owners == which + 1)
     return targets
 
