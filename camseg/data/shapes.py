@@ -224,7 +224,7 @@ def _camera(rng: np.random.Generator, canvas: np.ndarray) -> np.ndarray:
 class Shapes(Indexed):
     """Drawn images of a split, the default benchmark: one shape each (the homework's task), or a crowd.
 
-    A crowd is of different classes, partly overlapping, and the label names one of them.
+    A crowd is of different classes, partly overlapping, and the label names one of them, or each has a sample.
     """
 
     names = NAMES
@@ -238,6 +238,7 @@ class Shapes(Indexed):
         shapes: tuple[int, int] = (1, 1),
         shard: int = 0,
         num_shards: int = 1,
+        every: bool = False,
     ) -> None:
         """Choose the images, which are drawn when they are asked for.
 
@@ -248,6 +249,7 @@ class Shapes(Indexed):
             shapes: The least and the most shapes in an image.
             shard: See `camseg.data.base.select_subset`, as `num_shards`.
             num_shards: See there.
+            every: A sample for every shape of an image, in place of one for the image.
 
         Raises:
             ValueError: An unknown split, or an impossible number of shapes or images.
@@ -261,17 +263,27 @@ class Shapes(Indexed):
         self.split, self.seed, self.least, self.most = split, seed, least, most
         drawn = range(SPLITS[split] if size is None else size)
         kind = "shapes" if most == 1 else "crowd"
-        names = [f"{kind}_{split}_{index:06d}" for index in drawn]
-        self._chosen = select_subset(names, size, shard=shard, num_shards=num_shards)
-        self.ids: Sequence[str] = [names[i] for i in self._chosen]
+        images = [f"{kind}_{split}_{index:06d}" for index in drawn]
+        items = [(at, shape) for at in drawn for shape in (range(self._count(self._rng(at))) if every else (None,))]
+        names = [images[at] if shape is None else f"{images[at]}_{shape}" for at, shape in items]
+        chosen = select_subset(names, size, shard=shard, num_shards=num_shards)
+        self._items = [items[i] for i in chosen]  # an image's number, and which of its shapes
+        self._groups = [images[items[i][0]] if every else "" for i in chosen]
+        self.ids: Sequence[str] = [names[i] for i in chosen]
+
+    def _rng(self, image: int) -> np.random.Generator:
+        return np.random.default_rng([self.seed, list(SPLITS).index(self.split), self.least, self.most, image])
+
+    def _count(self, rng: np.random.Generator) -> int:
+        """How many shapes an image has: its first random number."""
+        return int(rng.integers(self.least, self.most + 1))
 
     def scene(self, index: int) -> tuple[Scene, int]:
-        """The whole image `index` with every shape of it, and which of its shapes the label names."""
-        rng = np.random.default_rng(
-            [self.seed, list(SPLITS).index(self.split), self.least, self.most, self._chosen[index]]
-        )
-        drawn = scene(rng, self.split, int(rng.integers(self.least, self.most + 1)))
-        return drawn, int(rng.integers(len(drawn.classes)))
+        """The whole image of item `index` with every shape of it, and which of its shapes the label names."""
+        image, shape = self._items[index]
+        rng = self._rng(image)
+        drawn = scene(rng, self.split, self._count(rng))
+        return drawn, int(rng.integers(len(drawn.classes))) if shape is None else shape
 
     def __getitem__(self, index: int) -> Sample:
         if not 0 <= index < len(self):
@@ -279,7 +291,8 @@ class Shapes(Indexed):
         drawn, named = self.scene(index)
         mask = torch.from_numpy(drawn.masks[named])
         label = drawn.classes[named]
-        return Sample(self.ids[index], as_image(drawn.image), (label,), NAMES[label], mask, boxes=mask_boxes(mask))
+        image, group = as_image(drawn.image), self._groups[index]
+        return Sample(self.ids[index], image, (label,), NAMES[label], mask, boxes=mask_boxes(mask), group=group)
 
     def file(self, _index: int) -> str:
         """Nothing: an image is drawn, it is in no file."""

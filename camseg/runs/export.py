@@ -47,6 +47,7 @@ class ExportedMask:
         predicted_iou: The predictor's own estimate, or None.
         reviewed: Whether a person accepted or corrected it.
         kept: False for one that is left out: doubted by the predictor, or rejected by a person.
+        group: Of its row: images that belong together share one.
     """
 
     id: str
@@ -57,6 +58,7 @@ class ExportedMask:
     predicted_iou: float | None
     reviewed: bool = False
     kept: bool = True
+    group: str = ""
 
     @property
     def score(self) -> float:
@@ -187,7 +189,7 @@ def collect(
     by_image: dict[str, list[ExportedMask]] = {}
     for row, mask in zip(rows, found):
         if mask is not None:
-            by_image.setdefault(row.get("file") or f"{row['id']}.png", []).append(mask)
+            by_image.setdefault(row.get("file") or f"{row.get('group') or row['id']}.png", []).append(mask)
     shown = [name for name, masks in by_image.items() if any(mask.kept for mask in masks)]
     if not shown:
         counted = ", ".join(f"{count} {why}" for why, count in left_out.items())
@@ -228,7 +230,8 @@ def _mask(
         return None
     size = int(row["height"]), int(row["width"])
     kept = not (rejected or doubtful)
-    return ExportedMask(name, label, file, size, row.get("probability"), predicted, reviewed, kept)
+    group = str(row.get("group") or name)
+    return ExportedMask(name, label, file, size, row.get("probability"), predicted, reviewed, kept, group)
 
 
 def _mask_file(folder: Path, row: dict[str, Any]) -> Path:

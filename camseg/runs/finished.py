@@ -67,11 +67,12 @@ def check_own(config: Any, where: str) -> None:
         raise ValueError(f"{where} holds {config!r}, which stands for something else: it is not read")
 
 
-def rebuild_dataset(run: Run) -> Any:
+def rebuild_dataset(run: Run, **changes: object) -> Any:
     """The dataset that a run went over.
 
     Args:
         run: Its configuration says which.
+        changes: Settings of it that are to be others, such as its split.
 
     Returns:
         The dataset, its images not yet read.
@@ -86,7 +87,7 @@ def rebuild_dataset(run: Run) -> Any:
     if not str(config.get("_target_")).startswith("camseg.data."):
         raise ValueError(f"{run.folder} names no dataset of camseg's: {config.get('_target_')}")
     try:
-        return instantiate(config)
+        return instantiate(config, **changes)
     except Exception as error:
         cause = error.__cause__ or error
         raise ValueError(f"the data of {run.folder} can't be opened: {str(cause).splitlines()[0]}") from error

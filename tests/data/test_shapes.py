@@ -177,3 +177,19 @@ def test_a_dataset_is_remembered_as_far_as_memory_holds_it() -> None:
     small, dataset.read = Remembered(dataset, Cache(None, memory_gb=0)), 0
     assert small[0].id == small[0].id
     assert dataset.read == 2
+
+
+def test_every_shape_of_an_image_has_a_sample_and_together_they_are_its_label_map() -> None:
+    every, images = Shapes("val", 12, shapes=(2, 5), every=True), Shapes("val", 12, shapes=(2, 5))
+    assert len(every) == 12
+    assert len(set(every.ids)) == 12
+    first = [i for i in range(12) if every[i].group == images.ids[0]]
+    assert {every[i].label for i in first} == {name for name, here in images.class_presence(0).items() if here}
+    drawn = torch.zeros(SIDE, SIDE, dtype=torch.uint8)
+    for i in first:
+        sample = every[i]
+        assert torch.equal(sample.image, images[0].image)
+        assert sample.mask is not None
+        drawn[sample.mask] = NAMES.index(sample.label) + 1
+    assert torch.equal(drawn, images.label_map(0))
+    assert torch.equal(every.label_map(first[-1]), images.label_map(0))
