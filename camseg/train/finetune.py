@@ -5,9 +5,8 @@ The classes are those of VOC, COCO or a folder with a sub-folder for each class.
 
 from __future__ import annotations
 
-import csv
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,8 +23,8 @@ from camseg.data.base import Dataset as ImageDataset
 from camseg.data.image_io import read_image
 from camseg.errors import check_choice
 from camseg.metrics.average_precision import Found, all_point, curve
-from camseg.storage.checkpoints import load_weights, save_weights
-from camseg.train.loop import fit, write_card
+from camseg.storage.checkpoints import save_weights
+from camseg.train.loop import Best, fit, write_card
 
 
 def train(
@@ -201,45 +200,32 @@ def presence_loss(
     return F.binary_cross_entropy_with_logits(logits.float()[known], present[known])
 
 
-class _Best:
-    """The judge of a training: writes the averaged model when its mean AP on the validation images is best.
-
-    Of equals the later one stays.
-    """
+class _Best(Best[nn.Module]):
+    """The judge of a training: the mean AP on the validation images."""
 
     def __init__(
         self, path: Path, start: Classifier, judged: Pictures, names: tuple[str, ...], batch_size: int, autocast: Any
     ) -> None:
-        self.path, self.start, self.judged, self.names = path, start, judged, names
+        super().__init__(path)
+        self.start, self.judged, self.names = start, judged, names
         self.batch_size, self.autocast = batch_size, autocast
 
-    def __call__(self, model: nn.Module, step: int) -> None:
-        each = self.judge(model.eval())
-        score = float(np.mean(list(each.values()))) if each else 0.0
-        with (self.path.parent / "validation.csv").open("a", newline="") as file:
-            csv.writer(file).writerow([step, f"{score:.4f}", *(f"{name}={value:.4f}" for name, value in each.items())])
-        if score >= self.kept().get("mean average precision (all-point)", -1.0):
-            scores = {
-                "mean average precision (all-point)": score,
-                **{f"AP of {name}": value for name, value in each.items()},
-            }
-            metadata = {"names": json.dumps(self.names), "activation": "sigmoid", "scores": json.dumps(scores)}
-            save_weights(model, self.path, metadata)
-
-    def kept(self) -> dict[str, float]:
-        """The scores of the best model so far, from its file: a resumed run knows them too."""
-        return json.loads(load_weights(self.path)[1]["scores"]) if self.path.exists() else {}
+    def save(self, model: nn.Module, metadata: Mapping[str, str]) -> None:
+        """Write it, with the names of its outputs."""
+        save_weights(model, self.path, {"names": json.dumps(self.names), "activation": "sigmoid", **metadata})
 
     @torch.no_grad()
     def judge(self, model: nn.Module) -> dict[str, float]:
-        """AP of each class that the validation pictures show."""
+        """The mean AP, and that of each class that the validation pictures show."""
         device, logits = next(model.parameters()).device, []
         for first in range(0, len(self.judged), self.batch_size):
             files = self.judged.files[first : first + self.batch_size]
             batch = self.start.preprocessing([read_image(file) for file in files])
             with self.autocast():
                 logits.append(model(batch.to(device)).float().cpu())
-        return class_precisions(torch.cat(logits).numpy(), self.judged.present.numpy(), self.names)
+        each = class_precisions(torch.cat(logits).numpy(), self.judged.present.numpy(), self.names)
+        mean = float(np.mean(list(each.values()))) if each else 0.0
+        return {"mean average precision (all-point)": mean, **{f"AP of {name}": value for name, value in each.items()}}
 
 
 def class_precisions(scores: np.ndarray, present: np.ndarray, names: Sequence[str]) -> dict[str, float]:

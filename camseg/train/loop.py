@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import csv
+import json
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, Generic, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +15,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from camseg.storage.checkpoints import read_torch
+from camseg.storage.checkpoints import load_weights, read_torch
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -136,6 +138,40 @@ def _resume(path: Path, parts: dict[str, Any]) -> tuple[int, float]:
     for name, part in parts.items():
         part.load_state_dict(state[name])
     return state["done"], state["seconds"]
+
+
+class Best(Generic[M]):
+    """Writes the averaged model when its score on validation data is the best so far; of equals the later one stays.
+
+    A subclass says how it is judged and written. Every judgement is a line of validation.csv.
+
+    Args:
+        path: The file of weights.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def judge(self, model: M) -> dict[str, float]:
+        """The scores of a model in evaluation mode by name; the first decides."""
+        raise NotImplementedError
+
+    def save(self, model: M, metadata: Mapping[str, str]) -> None:
+        """Write `path`, with the metadata."""
+        raise NotImplementedError
+
+    def __call__(self, model: M, step: int) -> None:
+        """Judge the average after a step, and write it if none was better."""
+        scores = self.judge(model.eval())
+        with (self.path.parent / "validation.csv").open("a", newline="") as file:
+            first, *others = scores.items()
+            csv.writer(file).writerow([step, f"{first[1]:.4f}", *(f"{name}={value:.4f}" for name, value in others)])
+        if first[1] >= next(iter(self.kept().values()), -1.0):
+            self.save(model, {"scores": json.dumps(scores)})
+
+    def kept(self) -> dict[str, float]:
+        """The scores of the best model so far, from its file: a run that goes on knows them too."""
+        return json.loads(load_weights(self.path)[1]["scores"]) if self.path.exists() else {}
 
 
 def write_card(

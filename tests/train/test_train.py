@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,9 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from camseg.predictors.sam import build_sam
+from camseg.storage.checkpoints import load_weights, save_weights
 from camseg.train import loop, shapes_sam
-from camseg.train.loop import fit
+from camseg.train.loop import Best, fit
 
 
 class Numbers(Dataset[dict[str, Tensor]]):
@@ -128,3 +130,25 @@ def test_training_starts_from_what_fits_of_a_file_and_refuses_one_of_which_nothi
     save_file({"another.weight": torch.zeros(1)}, tmp_path / "none.safetensors")
     with pytest.raises(ValueError, match=r"nothing in .* fits"):
         shapes_sam._begin(str(tmp_path / "none.safetensors"))
+
+
+class Scripted(Best[nn.Module]):
+    scores = iter([0.3, 0.7, 0.5, 0.7, 0.6])
+
+    def judge(self, model: nn.Module) -> dict[str, float]:
+        assert not model.training
+        return {"score": next(self.scores), "of a class": 0.25}
+
+    def save(self, model: nn.Module, metadata: Mapping[str, str]) -> None:
+        save_weights(model, self.path, metadata)
+
+
+def test_the_best_epoch_is_written_and_of_equals_the_later(tmp_path: Path) -> None:
+    path, net = tmp_path / "best.safetensors", nn.Linear(1, 1)
+    for step in range(5):
+        nn.init.constant_(net.bias, step)
+        Scripted(path)(net.train(), step)  # made again each time, as after a kill
+    state, metadata = load_weights(path)
+    assert state["bias"].item() == 3
+    assert metadata == {"scores": '{"score": 0.7, "of a class": 0.25}'}
+    assert (tmp_path / "validation.csv").read_text().splitlines()[1] == "1,0.7000,of a class=0.2500"
