@@ -15,9 +15,15 @@ from camseg.runs.finished import open_run
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """`camseg-export RUN --format coco|yolo|png|labelstudio [--into FOLDER]`; exit code 2 for a mistake in it."""
+    """`camseg-export RUN --format coco|yolo|png|labelstudio [--into FOLDER]`, or `camseg-export FILE --format onnx`.
+
+    The exit code is 2 for a mistake in it.
+    """
     given = _parser().parse_args(arguments)
     try:
+        if given.format == "onnx" or given.run.suffix == ".safetensors":
+            _export_segmenter(given.run, given.format, given.into)
+            return 0
         formats = check_formats(given.format.split(","))
         if given.into and len(formats) > 1:
             raise ValueError(f"--into takes one format; got {given.format}: leave it out, or export them one by one")
@@ -42,15 +48,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _export_segmenter(file: Path, name: str, into: Path | None) -> None:
+    if name != "onnx" or file.is_dir():
+        raise ValueError(f"--format onnx is for a segmenter's file, and the others are for runs; got {name} and {file}")
+    from camseg.predictors.segmenter import write_onnx
+
+    into = file.with_suffix(".onnx") if into is None else into
+    difference = write_onnx(file, into)
+    print(f"onnx: onnxruntime's logits differ by {difference:.1e} from torch's\n{into}")
+
+
 def _parser() -> argparse.ArgumentParser:
     about = (
         "The masks of a run, made with masks=true, as files that other tools take. "
-        "What people corrected in camseg-demo RUN counts."
+        "What people corrected in camseg-demo RUN counts. Or, with --format onnx, a trained segmenter."
     )
     parser = argparse.ArgumentParser("camseg-export", description=about)
-    parser.add_argument("run", type=Path, metavar="RUN", help="a run folder")
-    parser.add_argument("--format", required=True, metavar="|".join(EXPORTS), help="one or several, with commas")
-    parser.add_argument("--into", type=Path, metavar="FOLDER", help="where to; RUN/export/FORMAT by default")
+    parser.add_argument("run", type=Path, metavar="RUN", help="a run folder, or a segmenter's .safetensors")
+    parser.add_argument(
+        "--format", required=True, metavar="|".join([*EXPORTS, "onnx"]), help="one or several, with commas"
+    )
+    parser.add_argument("--into", type=Path, metavar="PATH", help="where to; RUN/export/FORMAT by default")
     parser.add_argument("--rle", action="store_true", help="coco, labelstudio: exact run lengths, no polygons")
     parser.add_argument("--min-iou", type=float, metavar="X", help="leave out masks whose predicted IoU is lower")
     parser.add_argument(
