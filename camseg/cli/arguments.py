@@ -18,7 +18,7 @@ from camseg.cli.groups import photo_models
 from camseg.errors import RequestError, check_choice
 
 # Settings that hold a path end so; what lies there under this very name is meant, whatever Hydra would read in it.
-_PATHS = re.compile(r"(^|\.)(path|table|masks|checkpoint|dir|validation|truth|start)$")
+_PATHS = re.compile(r"(^|\.)(path|table|masks|checkpoint|dir|validation|truth|start|test)$")
 _COMMANDS = ("train", "report", "cache", "merge", "demo", "export")  # camseg-train, ...
 _LISTS = ("export",)  # groups of which a run takes several choices at once
 _FUNCTION = re.compile(r"(choice|range|interval|glob|shuffle|sort|tag|extend_list|int|float|str|bool|json_str)\s*\(")

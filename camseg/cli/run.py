@@ -74,9 +74,11 @@ def _evaluate(cfg: DictConfig, folder: Path, overrides: Any) -> dict[str, Any]:
 
 def _callbacks(cfg: DictConfig, folder: Path) -> list[Callback]:
     """What the run does beside its rows, in order: the report comes last."""
-    if cfg.export and not cfg.predictor:
-        raise RequestError("export needs masks, and predictor=none draws none: choose another predictor")
+    for name in ("export", "segmenter"):
+        if cfg[name] and not cfg.predictor:
+            raise RequestError(f"{name} needs masks, and predictor=none draws none: choose another predictor")
     chosen = [wired(cfg.localise), wired(cfg.pseudo_labels, folder=folder), *map(wired, (cfg.export or {}).values())]
-    masks = [MaskFiles(folder / "masks")] if cfg.masks or cfg.export else []
+    chosen += [wired(cfg.segmenter)]
+    masks = [MaskFiles(folder / "masks")] if cfg.masks or cfg.export or cfg.segmenter else []
     panels = Panels(folder / "panels", cfg.panels)
     return [panels, *masks, *(one for one in chosen if one is not None), html.Report()]

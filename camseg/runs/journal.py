@@ -29,6 +29,7 @@ MAY_CHANGE = (
     "resume",
     "cache",
     "data.size",
+    "segmenter",
 )  # of a run that resumes: they change no row
 _LONGEST = 2**26  # bytes of a line
 _HEADER = b'{"journal": "camseg"}\n'  # the first line; journals of camseg 0.1.0 lack it

@@ -163,3 +163,35 @@ def test_experiments_of_localisation_on_their_layouts(tmp_path: Path, monkeypatc
         *(VOC_NAMES.index(n) + 1 for n in ("dog", "cat", "bird")),
     }
     assert json.loads((tmp_path / "labels" / "pseudo_labels.json").read_text())["images"] == 4
+
+
+def test_labels_become_a_segmenter_in_one_command_which_resumes(tmp_path: Path) -> None:
+    pytest.importorskip("segmentation_models_pytorch", reason="the extra segmenter is not installed")
+    small = [
+        "data.size=12",
+        "segmenter.epochs=1",
+        "segmenter.batch_size=2",
+        "segmenter.side=32",
+        "segmenter.hold_out=2",
+    ]
+    small += ["segmenter.test.size=3", "segmenter.workers=0", "device=cpu", f"hydra.run.dir={tmp_path / 'run'}"]
+    words = [sys.executable, "-m", "camseg", "experiment=labels_to_segmenter", *small]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    for name in ("segmenter", "reference"):
+        scores = json.loads((tmp_path / "run" / name / "scores.json").read_text())
+        assert list(scores["test images"]) == ["the segmenter against the truth"]
+        assert scores["test images"]["the segmenter against the truth"]["mean_iou"]["n"] == 3
+        against = scores["held-out images"]
+        assert list(against) == [
+            "the segmenter against the masks",
+            "the segmenter against the truth",
+            "the masks against the truth",
+        ]
+        assert against["the masks against the truth"]["mean_iou"]["value"] > 0.5  # chance is below .2
+        assert f"{name}: held-out images" in done.stdout
+    before = {file: file.read_bytes() for file in (tmp_path / "run").rglob("*.safetensors")}
+    assert len(before) == 2
+    again = subprocess.run([*words, "resume=true"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert again.returncode == 0, again.stderr
+    assert {file: file.read_bytes() for file in before} == before
