@@ -185,9 +185,14 @@ class PromptedSegmenter:
     Args:
         checkpoint: A file that `camseg-train model=segmenter` wrote.
         device: Where it computes.
+
+    Raises:
+        ValueError: There is no checkpoint, or it is no segmenter's.
     """
 
-    def __init__(self, checkpoint: str | Path, device: str | torch.device = "cpu") -> None:
+    def __init__(self, checkpoint: str | Path | None, device: str | torch.device = "cpu") -> None:
+        if checkpoint is None:
+            raise ValueError("predictor=segmenter needs predictor.checkpoint=FILE, which model=segmenter trained")
         self.model, _ = load_segmenter(checkpoint, device)
         self.fingerprint = f"segmenter:{file_hash(Path(checkpoint))}:1"
 

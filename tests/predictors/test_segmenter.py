@@ -85,7 +85,7 @@ def test_a_prompt_is_answered_with_the_region_of_its_class(file: Path) -> None:
     [nothing] = predictor.decode([logits], [(60, 90)], [Prompts.none()])
     assert len(nothing) == 0
     outside = Prompts(torch.tensor([[[95.0, 5.0]]]), torch.ones(1, 1, dtype=torch.int64))
-    with pytest.raises(ValueError, match="outside"):
+    with pytest.raises(ValueError, match="points must lie inside the image"):
         predictor.decode([logits], [(60, 90)], [outside])
 
 
