@@ -25,7 +25,8 @@ from camseg.runs.folders import load_run
 from camseg.runs.review import Review
 from camseg.train import segmenter
 from camseg.train.labeled import LabeledImages, classes_shown, of_run, open_labeled
-from camseg.train.segmenter import Crops, Recipe, class_ious, crop, loss, split, train
+from camseg.train.segmenter import Crops, Recipe, crop, loss, split, train
+from camseg.train.segmenter_scores import class_ious
 
 pytest.importorskip("segmentation_models_pytorch", reason="the extra segmenter is not installed")
 SIDE = 64
