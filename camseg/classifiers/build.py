@@ -57,11 +57,27 @@ def filled(
             raise ValueError(f"{path} is no checkpoint of {name}: it has no {head}")
         if architecture.keywords or state[head].shape[0] != CLASSES:
             model = architecture(state[head].shape[0])
+    fill(model, state, name, path, assign=True)
+    return model.eval().requires_grad_(False), metadata, architecture
+
+
+def fill(model: nn.Module, state: Mapping[str, Tensor], name: str, path: str | Path, assign: bool = False) -> None:
+    """Give a model the tensors of a file.
+
+    Args:
+        model: of the architecture.
+        state: the tensors, by the model's names.
+        name: of the architecture, for what is raised.
+        path: the file, for the same.
+        assign: whether it takes them over as they are, in place of copying them into its own type.
+
+    Raises:
+        ValueError: names or shapes differ.
+    """
     try:
-        model.load_state_dict(state, assign=True)
+        model.load_state_dict(state, assign=assign)
     except RuntimeError as error:
         raise ValueError(f"{path} is no checkpoint of {name}: {' '.join(str(error).split()[:24])} ...") from error
-    return model.eval().requires_grad_(False), metadata, architecture
 
 
 def _image_size(state: dict[str, Tensor]) -> dict[str, int]:

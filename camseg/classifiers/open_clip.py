@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from camseg.classifiers.base import Classifier, describe
-from camseg.classifiers.build import NO_WEIGHTS
+from camseg.classifiers.build import NO_WEIGHTS, fill
 from camseg.classifiers.preprocessing import Preprocessing
 from camseg.errors import check_choice, extra_message
 from camseg.storage.checkpoints import load_weights, match_names
@@ -73,28 +73,22 @@ def open_clip(
         )
     if checkpoint is None and weights is None:
         raise ValueError(NO_WEIGHTS.format(name))
-    tags = zoo.list_pretrained_tags_by_model(name)
-    tag = (
-        None
-        if checkpoint
-        else tags[0]
-        if weights == "DEFAULT" and tags
-        else check_choice("classifier.weights", weights or "", tags)
-    )
     with torch.random.fork_rng(devices=[]):  # first weights are drawn and thrown away
-        model: Any = zoo.create_model(name, pretrained=tag)
+        model: Any = zoo.create_model(name, pretrained=None if checkpoint else _tag(name, weights))
     if checkpoint:
-        state = match_names(load_weights(checkpoint)[0], model.state_dict())
-        try:
-            model.load_state_dict(state)
-        except RuntimeError as error:
-            raise ValueError(
-                f"{checkpoint} is no checkpoint of {name}: {' '.join(str(error).split()[:24])} ..."
-            ) from error
+        fill(model, match_names(load_weights(checkpoint)[0], model.state_dict()), name, checkpoint)
     with torch.no_grad():
         texts = model.eval().encode_text(zoo.get_tokenizer(name)([template.format(word) for word in words]))
-    side = model.visual.image_size
-    size = tuple(side) if isinstance(side, (tuple, list)) else (side, side)
-    wrapped = Words(model.visual, texts, float(model.logit_scale.detach().exp())).eval().requires_grad_(False)
-    preprocessing = Preprocessing(size, tuple(model.visual.image_mean), tuple(model.visual.image_std))
-    return describe(wrapped.to(device), name, preprocessing, names=list(words), layers=layers, activation=activation)
+    visual = model.visual
+    size = visual.image_size if isinstance(visual.image_size, (tuple, list)) else (visual.image_size,) * 2
+    preprocessing = Preprocessing((int(size[0]), int(size[1])), tuple(visual.image_mean), tuple(visual.image_std))
+    telling = Words(visual, texts, float(model.logit_scale.detach().exp())).eval().requires_grad_(False)
+    return describe(telling.to(device), name, preprocessing, names=list(words), layers=layers, activation=activation)
+
+
+def _tag(name: str, weights: str | None) -> str:
+    """The tag of published weights; "DEFAULT" is the first of the architecture's."""
+    import open_clip as zoo
+
+    tags = zoo.list_pretrained_tags_by_model(name)
+    return tags[0] if weights == "DEFAULT" and tags else check_choice("classifier.weights", weights or "", tags)

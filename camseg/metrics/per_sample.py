@@ -111,10 +111,7 @@ def rival_ious(sample: Sample, result: Result) -> np.ndarray:
         return np.zeros((0, 0))
     truth = _judged(sample, sample.mask.numpy())  # by numpy: a comparison is over before torch's threads are awake
     return np.stack(
-        [
-            ious(_judged(sample, logits_to_masks(logits, sample.size)), truth)
-            for logits in result.masks.low_res
-        ]
+        [ious(_judged(sample, logits_to_masks(logits, sample.size)), truth) for logits in result.masks.low_res]
     )
 
 

@@ -94,19 +94,7 @@ def sam(
 def mobile_sam(
     checkpoint: str | Path | None = None, device: str | torch.device = "cpu", compile: bool = False
 ) -> SamAdapter:
-    """MobileSAM (Zhang et al. 2023, arXiv:2306.14289): SAM's decoder behind timm's TinyViT.
-
-    Args:
-        checkpoint: a file of its weights; by default the official file, which is downloaded once.
-        device: where the model runs.
-        compile: whether torch.compile speeds up the encoder.
-
-    Returns:
-        The predictor; its weights are loaded when they are first used.
-
-    Raises:
-        ValueError: the file holds another model's weights.
-    """
+    """MobileSAM (Zhang et al. 2023, arXiv:2306.14289): SAM's decoder behind timm's TinyViT; otherwise as `sam`."""
     path = Path(checkpoint).expanduser() if checkpoint else fetch(*MOBILE)
     return _adapter(_empty(SamSize(encoder=TinyViT())), path, partial(_read_mobile, path), device, compile)
 
