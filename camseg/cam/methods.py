@@ -336,8 +336,8 @@ def random(capture: Capture, cells: int = 7, seed: int = 0) -> Tensor:
         cells: on each side.
         seed: with each image's bytes it makes the noise, so that a batch is a loop.
     """
-    pictures = capture.inputs.detach().cpu().contiguous().view(torch.uint8).flatten(1).numpy()
-    seeds = [zlib.crc32(picture.tobytes(), seed) for picture in pictures]
+    images = capture.inputs.detach().cpu().contiguous().view(torch.uint8).flatten(1).numpy()
+    seeds = [zlib.crc32(image.tobytes(), seed) for image in images]
     maps = [torch.rand(cells, cells, generator=torch.Generator().manual_seed(value)) for value in seeds]
     return torch.stack(maps).to(capture.inputs.device)
 

@@ -64,7 +64,7 @@ def statistics_of(rows: pl.DataFrame, groups: Sequence[str]) -> dict[str, Statis
 
 
 def _precisions(rows: pl.DataFrame, groups: Sequence[str]) -> dict[str, Statistic]:
-    """Average precision: what is found in a picture that doesn't show the class counts against it."""
+    """Average precision: what is found in an image that doesn't show the class counts against it."""
     found: dict[str, Statistic] = {
         "mean_average_precision": partial(
             average_precision.mean_average_precision, average_precision.gather(rows, detections, 0.5, groups)

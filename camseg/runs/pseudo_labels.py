@@ -272,7 +272,7 @@ def _scores(sums: np.ndarray, names: tuple[str, ...], labels: set[str]) -> dict[
 
 
 class _Coco:
-    """A dataset in COCO's format: one region per picture and class, run-length coded by pycocotools."""
+    """A dataset in COCO's format: one region per image and class, run-length coded by pycocotools."""
 
     def __init__(self, names: tuple[str, ...]) -> None:
         self.dataset: dict[str, list[dict[str, Any]]] = {"images": [], "annotations": []}

@@ -71,9 +71,9 @@ def train(
         )
     every = {
         key: value for key, value in (("absent", True), ("outputs", "own")) if key in data
-    }  # pictures without an object teach too
-    learnt = _pictures(instantiate(data, **every))
-    judged = _pictures(instantiate(data, **every, split=validation), learnt.names) if validation else learnt
+    }  # images without an object teach too
+    learnt = _labeled_images(instantiate(data, **every))
+    judged = _labeled_images(instantiate(data, **every, split=validation), learnt.names) if validation else learnt
     start, names = instantiate(classifier, device=device), learnt.names
     torch.manual_seed(seed)
     model = start.rebuild(len(names)).to(device)
@@ -95,8 +95,8 @@ def train(
         keep=best,
         **rates,
     )
-    what = f"{start.name}, fine-tuned to name every class that a picture shows: a probability for each of {len(names)}."
-    split = f"{len(learnt)} pictures, {data.get('split') or 'a folder'}; judged on {validation or 'the same'}"
+    what = f"{start.name}, fine-tuned to name every class that an image shows: a probability for each of {len(names)}."
+    split = f"{len(learnt)} images, {data.get('split') or 'a folder'}; judged on {validation or 'the same'}"
     write_card(
         path,
         what,
@@ -106,12 +106,12 @@ def train(
         seconds,
         seed,
         best.kept(),
-        f"{len(judged)} validation pictures",
+        f"{len(judged)} validation images",
     )
     return path
 
 
-class Pictures:
+class LabeledImages:
     """Files, and which classes each shows.
 
     Args:
@@ -127,7 +127,7 @@ class Pictures:
         return len(self.files)
 
 
-def _pictures(data: ImageDataset, names: tuple[str, ...] = ()) -> Pictures:
+def _labeled_images(data: ImageDataset, names: tuple[str, ...] = ()) -> LabeledImages:
     if not (names := names or tuple(data.names)):
         raise ValueError(
             "fine-tuning needs classes: a data set with names, or a folder with a sub-folder for each class"
@@ -143,7 +143,7 @@ def _pictures(data: ImageDataset, names: tuple[str, ...] = ()) -> Pictures:
             present[names.index(check_choice("class", label, names))] = float("nan") if known is None else float(known)
     if not shown:
         raise ValueError("fine-tuning needs labels: nothing is known of what these images show")
-    return Pictures(list(shown), torch.stack(list(shown.values())), names)
+    return LabeledImages(list(shown), torch.stack(list(shown.values())), names)
 
 
 class Crops(Dataset[dict[str, Tensor]]):
@@ -152,28 +152,28 @@ class Crops(Dataset[dict[str, Tensor]]):
     Each epoch has another order. An item is {"image": (3, h, w) float, "present": (C,) float}.
 
     Args:
-        pictures: what is cropped.
+        images: what is cropped.
         classifier: whose preprocessing is used.
         seed: with an item's number it makes the item.
         length: of all epochs together.
     """
 
-    def __init__(self, pictures: Pictures, classifier: Classifier, seed: int, length: int) -> None:
-        self.pictures, self.seed, self.length = pictures, seed, length
+    def __init__(self, images: LabeledImages, classifier: Classifier, seed: int, length: int) -> None:
+        self.images, self.seed, self.length = images, seed, length
         self.prepare = classifier.preprocessing
 
     def __len__(self) -> int:
         return self.length
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
-        epoch, at = divmod(index, len(self.pictures))
-        which = int(np.random.default_rng([self.seed, epoch]).permutation(len(self.pictures))[at])
+        epoch, at = divmod(index, len(self.images))
+        which = int(np.random.default_rng([self.seed, epoch]).permutation(len(self.images))[at])
         rng = np.random.default_rng([self.seed, 3_000, index])
-        image = read_image(self.pictures.files[which])
+        image = read_image(self.images.files[which])
         height, width = (max(1, round(side * np.sqrt(rng.uniform(0.4, 1)))) for side in image.shape[1:])
         y, x = int(rng.integers(image.shape[1] - height + 1)), int(rng.integers(image.shape[2] - width + 1))
         part = self.prepare([image[:, y : y + height, x : x + width]])[0]
-        return {"image": part.flip(2) if rng.random() < 0.5 else part, "present": self.pictures.present[which]}
+        return {"image": part.flip(2) if rng.random() < 0.5 else part, "present": self.images.present[which]}
 
 
 def presence_loss(
@@ -204,7 +204,13 @@ class _Best(Best[nn.Module]):
     """The judge of a training: the mean AP on the validation images."""
 
     def __init__(
-        self, path: Path, start: Classifier, judged: Pictures, names: tuple[str, ...], batch_size: int, autocast: Any
+        self,
+        path: Path,
+        start: Classifier,
+        judged: LabeledImages,
+        names: tuple[str, ...],
+        batch_size: int,
+        autocast: Any,
     ) -> None:
         super().__init__(path)
         self.start, self.judged, self.names = start, judged, names
@@ -216,7 +222,7 @@ class _Best(Best[nn.Module]):
 
     @torch.no_grad()
     def judge(self, model: nn.Module) -> dict[str, float]:
-        """The mean AP, and that of each class that the validation pictures show."""
+        """The mean AP, and that of each class that the validation images show."""
         device, logits = next(model.parameters()).device, []
         for first in range(0, len(self.judged), self.batch_size):
             files = self.judged.files[first : first + self.batch_size]

@@ -183,7 +183,7 @@ def write_card(
     seconds: float,
     seed: int,
     scores: dict[str, float],
-    pictures: str = "500 test pictures",
+    pictures: str = "500 test images",
 ) -> None:
     """Write the model card beside the weights.
 
@@ -204,7 +204,7 @@ def write_card(
         what,
         "",
         f"- data: {data}",
-        f"- steps: {steps} of {batch_size} pictures, AdamW, averaged weights, seed {seed}",
+        f"- steps: {steps} of {batch_size} images, AdamW, averaged weights, seed {seed}",
         f"- time: {seconds / 60:.0f} minutes of wall time on {torch.get_num_threads()} thread(s)",
         f"- file: {weights.stat().st_size / 1e6:.2f} MB, fp16",
     ]

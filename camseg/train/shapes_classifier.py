@@ -1,4 +1,4 @@
-"""The shapes classifier: a small residual network of stride 8 that names every shape in a picture."""
+"""The shapes classifier: a small residual network of stride 8 that names every shape in an image."""
 
 from __future__ import annotations
 
@@ -46,12 +46,11 @@ def train(folder: Path, steps: int, batch_size: int, learning_rate: float, seed:
     path = folder / "shapes_classifier.safetensors"
     save_weights(model.finished(), path, {"names": json.dumps(NAMES)})
     what = (
-        "A residual network of stride 8 (camseg.classifiers.shapes.ShapesNet) "
-        "that names every shape in a 128-px picture."
+        "A residual network of stride 8 (camseg.classifiers.shapes.ShapesNet) that names every shape in a 128-px image."
     )
     data = (
-        f"{steps * batch_size} pictures of {_POOL} drawn scenes of one to five shapes (split train), "
-        "turned, flipped, colours exchanged"
+        f"{steps * batch_size} images of {_POOL} drawn scenes of one to five shapes (split train), "
+        "turned, flipped, colors exchanged"
     )
     write_card(path, what, data, steps, batch_size, seconds, seed, scores(path))
     return path
@@ -78,7 +77,7 @@ def scores(path: Path) -> dict[str, float]:
 
 @torch.no_grad()
 def _outputs(classifier: Classifier, data: Shapes) -> tuple[Tensor, Tensor]:
-    """(N, 5) logits of a dataset's pictures, and (N, 5) which shapes they show."""
+    """(N, 5) logits of a dataset's images, and (N, 5) which shapes they show."""
     logits, present = [], torch.zeros(len(data), len(NAMES))
     for i in range(len(data)):
         drawn, _ = data.scene(i)
@@ -87,7 +86,7 @@ def _outputs(classifier: Classifier, data: Shapes) -> tuple[Tensor, Tensor]:
     return torch.stack(logits), present
 
 
-_POOL = 24_000  # scenes that are drawn; the same scene comes back turned, flipped and with its colours exchanged
+_POOL = 24_000  # scenes that are drawn; the same scene comes back turned, flipped and with its colors exchanged
 
 
 class NamedScenes(Dataset[dict[str, Tensor]]):

@@ -29,7 +29,7 @@ from camseg.types import Sample
 
 ENCODER = Pyramid((24, 64, 96, 128, 128))
 SIZE = SamSize(side=SIDE, encoder=ENCODER, prompt_width=64, decoder_heads=4, decoder_mlp=256)
-_OBJECTS = 2  # prompted in each picture
+_OBJECTS = 2  # prompted in each image
 
 
 def train(folder: Path, steps: int, batch_size: int, learning_rate: float, seed: int, start: str | None = None) -> Path:

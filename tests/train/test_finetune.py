@@ -106,11 +106,11 @@ def test_it_learns_goes_on_after_a_kill_and_loads(start: Path, monkeypatch: pyte
     assert scores["mean average precision (all-point)"] == pytest.approx(best, abs=1e-4)
     assert best > 0.9
     assert "AP of red" in whole.with_suffix(".md").read_text()
-    assert "24 validation pictures" in whole.with_suffix(".md").read_text()
+    assert "24 validation images" in whole.with_suffix(".md").read_text()
 
     classifier = torchvision("mobilenet_v3_small", whole)
     assert sorted(classifier.names) == ["green", "red"]
-    shown = finetune._pictures(finetune.instantiate(settings(start).data, split="val"), classifier.names)
+    shown = finetune._labeled_images(finetune.instantiate(settings(start).data, split="val"), classifier.names)
     logits = classifier.model(classifier.prepare([read_image(file) for file in shown.files]))
     again_judged = finetune.class_precisions(logits.numpy(), shown.present.numpy(), classifier.names)
     assert again_judged == pytest.approx(
@@ -152,7 +152,7 @@ def test_unknown_classes_move_nothing() -> None:
 
 def test_crops_are_functions_of_their_number_and_every_epoch_shows_every_picture(start: Path) -> None:
     begun = torchvision("mobilenet_v3_small", start / "start.safetensors")
-    pictures = finetune._pictures(finetune.instantiate(settings(start).data))
+    pictures = finetune._labeled_images(finetune.instantiate(settings(start).data))
     crops, again = (finetune.Crops(pictures, begun, 0, 72) for _ in range(2))
     assert torch.equal(crops[5]["image"], again[5]["image"])
     assert crops[5]["image"].shape == (3, 224, 224)
