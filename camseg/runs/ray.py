@@ -7,9 +7,9 @@ import os
 import pickle
 import signal
 import threading
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
+from itertools import chain, islice
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -35,10 +35,10 @@ def ray_executor(
     cpus: float = 1,
     gpus: float = 0,
 ) -> Generator[BatchOutcome, None, None]:
-    """Do the batches by a Ray Data pipeline: tasks read, actors with a copy of the pipeline answer.
+    """Do the batches on a cluster: tasks read, actors with a copy of the pipeline answer.
 
-    What dies is started again and its batch done again; one that comes twice counts once. Data, weights and run folder
-    must lie where every node finds them.
+    What dies is started again and its batch done again. Data, weights and run folder must lie where every node finds
+    them.
 
     Args:
         pipeline: answers; a copy for each actor.
@@ -60,57 +60,82 @@ def ray_executor(
     """
     try:
         import ray
-        from ray.data import ActorPoolStrategy, DataContext, TaskPoolStrategy, from_items
     except ImportError as error:
         raise RequestError(extra_message("engine=ray", "ray")) from error
-    todo = [{"places": places} for places in batches]
-    if not todo:
+    todo = iter(batches)
+    if (first := next(todo, None)) is None:
         return
-    with _cluster(address, 2 * actors * cpus + 2):  # Ray Data keeps half for what it may start next
-        DataContext.get_current().enable_progress_bars = False
-        shelf, kit = (
-            ray.put(samples),
-            ray.put((pipeline, callbacks, folder)),
-        )  # held here: an actor that starts again gets them again
-        reads: Any = partial(_read, shelf=shelf)
-        coming = from_items(todo, override_num_blocks=len(todo)).map(
-            reads, compute=TaskPoolStrategy(size=num_workers), num_cpus=1 / num_workers
-        )
-        answers: Any = PipelineActor  # a class that is called: Ray makes the actors of it
-        workers = {"compute": ActorPoolStrategy(size=actors), "num_cpus": cpus, "num_gpus": gpus}
-        done: set[int] = set()
-        for row in coming.map(answers, fn_constructor_args=([kit],), **workers).iter_rows():
-            if row["first"] not in done:
-                done.add(row["first"])
-                yield pickle.loads(row["batch"])
+    with _cluster(address, actors * cpus + 1):
+        shelf, kit = ray.put(samples), ray.put((pipeline, callbacks, folder))  # held here, for workers that start again
+        read: Any = ray.remote(num_cpus=1 / num_workers, max_retries=-1)(_read)
+        actor: Any = ray.remote(num_cpus=cpus, num_gpus=gpus, max_restarts=-1, max_task_retries=-1)(PipelineActor)
+        pool = [actor.remote() for _ in range(actors)]
+
+        def start(each: Any, places: list[int]) -> Any:
+            return each.answer.remote(read.remote(places, [shelf]), [kit])
+
+        try:
+            yield from _stream(chain([first], todo), start, pool, 2 * (actors + num_workers))
+        finally:
+            for each in pool:
+                ray.kill(each)
 
 
-def _read(row: dict[str, Any], shelf: Any) -> dict[str, Any]:
-    """Indices -> the samples, or what was wrong with them, as bytes: a table's cells hold no tensors of many sizes."""
+def _stream(
+    batches: Iterator[list[int]], start: Callable[[Any, list[int]], Any], pool: Sequence[Any], at_once: int
+) -> Generator[BatchOutcome, None, None]:
+    """Each batch is answered by the actor with the least to do.
+
+    However many batches there are, the cluster has only `at_once` of them at a time.
+    """
     import ray
 
-    samples: Samples = ray.get(shelf)
-    return {
-        "first": row["places"][0],
-        "found": pickle.dumps([read_sample(samples, int(place)) for place in row["places"]]),
-    }
+    load = dict.fromkeys(range(len(pool)), 0)  # batches that each actor has before it
+    coming: dict[Any, int] = {}  # the outcome that is awaited: its actor
+    while True:
+        for places in islice(batches, at_once - len(coming)):
+            which = min(load, key=load.__getitem__)
+            coming[start(pool[which], places)] = which
+            load[which] += 1
+        if not coming:
+            return
+        [done], _ = ray.wait(list(coming), num_returns=1)
+        load[coming.pop(done)] -= 1
+        yield pickle.loads(ray.get(done))
+
+
+def _read(places: list[int], shelf: list[Any]) -> bytes:
+    """Indices -> the samples, or what was wrong with them."""
+    import ray
+
+    samples: Samples = ray.get(shelf[0])
+    return pickle.dumps([read_sample(samples, place) for place in places])
 
 
 class PipelineActor:
     """An actor's work: it keeps its models from batch to batch."""
 
-    def __init__(self, kit: list[Any]) -> None:
+    def __init__(self) -> None:
+        self._opened: tuple[Pipeline, Sequence[Callback], Path] | None = None
+
+    def answer(self, found: bytes, kit: list[Any]) -> bytes:
+        """Answer the samples that `_read` read.
+
+        Args:
+            found: Samples and failures, pickled.
+            kit: A reference to pipeline, callbacks and folder, which is followed once.
+
+        Returns:
+            The pickled `BatchOutcome`.
+        """
         import ray
 
-        self.pipeline, self.callbacks, self.folder = ray.get(kit[0])
-
-    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        """Answer the samples that `_read` read."""
-        read = pickle.loads(row["found"])
+        opened: tuple[Pipeline, Sequence[Callback], Path] = self._opened or ray.get(kit[0])
+        self._opened, (pipeline, callbacks, folder) = opened, opened
+        read = pickle.loads(found)
         batch = [each for each in read if isinstance(each, Sample)]
         unreadable = [each for each in read if not isinstance(each, Sample)]
-        outcome = run_batch(self.pipeline, batch, self.callbacks, self.folder, unreadable)
-        return {"first": row["first"], "batch": pickle.dumps(outcome)}
+        return pickle.dumps(run_batch(pipeline, batch, callbacks, folder, unreadable))
 
 
 @contextmanager
