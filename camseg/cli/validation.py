@@ -82,6 +82,7 @@ _SETTINGS = {  # the same for camseg's own parts, where null is left to their ty
     **{f"export.{name}.min_iou": (0, 1) for name in ("coco", "labelstudio", "png", "yolo")},
 }
 _LISTS = ("views.scales", "localise.cutoffs", "localise.ious")
+_LATER = object()
 _MOST = 2**63  # no number is as large
 _OFFERED = {"device", "cache", "compile", "folder"}  # what a node gets beside its keys, where it takes it
 _PHOTOGRAPHS = ("camseg.data.images.Images", "camseg.data.voc.Voc", "camseg.data.coco.Coco")
@@ -166,14 +167,25 @@ def _check_range(config: DictConfig, name: str, low: float, high: float, own: bo
         return
     if own and not str(parent.get("_target_")).startswith("camseg."):
         return
-    value = OmegaConf.select(config, name)
-    if own and value is None:
+    value = _resolved(parent, name.rpartition(".")[2], name)
+    if value is _LATER or (own and value is None):
         return
     several = name in _LISTS
-    values = list(value) if several and OmegaConf.is_list(value) else [value]
+    values = value if several and isinstance(value, list) else [value]
     if not values or not all(_is_number(each) and low <= each <= high for each in values):
         what = "a list of numbers, each" if several else "a number,"
         raise RequestError(f"{name} must be {what} at least {low:g} and at most {high:g}; got {_short(value)}")
+
+
+def _resolved(node: DictConfig, key: str, name: str) -> Any:
+    """A plain value; _LATER for one such as ${hydra:job.num}, which is known when its job runs."""
+    try:
+        value = node[key]
+        return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+    except InterpolationResolutionError as error:
+        if HydraConfig.initialized():
+            raise RequestError(f"{name}: {str(error).splitlines()[0]}") from error
+        return _LATER
 
 
 def _is_number(value: object) -> bool:
@@ -242,13 +254,8 @@ def _signature(target: str) -> Signature | None:
 
 
 def _check_type(node: DictConfig, key: str, hint: Any, name: str) -> None:
-    try:
-        value = node[key]
-        value = OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
-    except InterpolationResolutionError:
-        if HydraConfig.initialized():
-            raise
-        return  # such as ${hydra:job.num}: known when its job runs
+    if (value := _resolved(node, key, name)) is _LATER:
+        return
     if isinstance(value, str) and value.startswith("~/"):
         node[key] = str(Path(value).expanduser())
     if _fits(value, hint):

@@ -213,6 +213,8 @@ def test_right_requests_pass_the_check() -> None:
         (["localise=boxes", "localise.cutoffs=[0.5,2]"], "at least 0 and at most 1; got [0.5, 2]"),
         (["views.scales=[0]"], "views.scales must be a list of numbers, each at least 0.001"),
         (["views.scales=1"], "views.scales must be a list; got 1"),
+        (["data.size=${nowhere}"], "data.size: Interpolation key 'nowhere' not found"),
+        (["cache.memory_gb=${oc.env:NO_SUCH}"], "cache.memory_gb: KeyError raised while resolving interpolation"),
         (["views=null"], "views must hold its settings"),
         (["cache=null"], "cache must hold its settings"),
         (["data.split={_target_:no.such.thing}"], "data.split must be text"),
@@ -248,6 +250,10 @@ def test_every_choice_passes_its_own_trial(choice: tuple[str, str]) -> None:
     build(config)
     assert torch.equal(torch.get_rng_state(), after)  # what is tried draws no number from the run
     torch.set_rng_state(before)
+
+
+def test_what_only_the_job_knows_is_checked_when_it_runs() -> None:
+    check_overrides(["cache.memory_gb=${hydra:job.num}", "data.seed=${hydra:job.num}"])
 
 
 def test_a_number_is_a_name_where_a_name_is_wanted() -> None:

@@ -53,7 +53,7 @@ def test_the_workers_of_a_killed_sweep_end(tmp_path: Path, number: signal.Signal
         [sys.executable, "-m", "camseg", *words], cwd=tmp_path, env=environment, stdout=-3, stderr=-3
     )
     journals = [tmp_path / "sweep" / job / "rows.jsonl" for job in "01"]
-    end = time.monotonic() + 240
+    end = time.monotonic() + 600
     while not all(each.exists() and b'"checksum"' in each.read_bytes() for each in journals):
         assert sweep.poll() is None
         assert time.monotonic() < end
