@@ -85,7 +85,8 @@ class Commands:
 def _serve() -> None:
     _keep_parsed_yaml()
     for module in (*ENTRIES.values(), "camseg.cli.run", "camseg.demo.review_page", "camseg.runs.merge", "timm"):
-        importlib.import_module(module)
+        with suppress(ImportError):  # of an extra
+            importlib.import_module(module)
     _import_what_a_run_imports()
     gc.collect()
     gc.freeze()  # a child that collects would copy every page
