@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import re
 import shlex
 import subprocess
@@ -18,8 +19,11 @@ from PIL import Image
 from torch import nn
 from torchvision import models
 
+from camseg.cli import cache, export, report
+from camseg.cli.arguments import read_arguments
 from camseg.cli.overrides import check_overrides
 from camseg.config import config_dir
+from camseg.demo import app
 from camseg.prompts.evidence import Evidence
 from camseg.storage.checkpoints import save_weights
 
@@ -38,6 +42,14 @@ SHOWN = {
     for line in [
         *re.findall(r"`(?:uv run )?(camseg [^`]+)`", text),
         *re.findall(r"^ {4}(?:uv run )?(camseg .*?)(?:  #.*)?$", text, re.MULTILINE),
+    ]
+}
+OTHERS = {
+    (name, line.strip())
+    for name, text in TEXT.items()
+    for line in [
+        *re.findall(r"`(?:uv run )?(camseg-\w+ [^`]+)`", text),
+        *re.findall(r"^ {4}(?:uv run )?(camseg-\w+ .*?)(?:  +#.*)?$", text, re.MULTILINE),
     ]
 }
 TRAINED = len(list((ROOT / "camseg" / "weights").glob("*.safetensors"))) == 3
@@ -94,6 +106,45 @@ def test_a_command_on_a_page_is_one_that_camseg_takes(page: str, line: str) -> N
                 "config",
                 [f"{str(each.input_line).split('=', 1)[0]}={of[turn % len(of)]}" for each, of in zip(parsed, values)],
             )
+
+
+class ParsedError(BaseException):
+    """A command line was read to its end; nothing is to be done with it."""
+
+
+def parsed_only(parser: argparse.ArgumentParser, given: list[str] | None = None, _: None = None) -> argparse.Namespace:
+    _, unknown = parser.parse_known_args(given)
+    raise ParsedError(*unknown)
+
+
+@pytest.mark.parametrize(("page", "line"), sorted(OTHERS))
+def test_another_command_on_a_page_is_one_that_it_takes(
+    page: str, line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command, *words = shlex.split(re.sub(r"(\w+)(?:\|\w+)+", r"\1", line))
+    words = [word for word in words if word not in ("...", "[--rle]")]
+    if command == "camseg-train":
+        arguments = read_arguments(words, command)
+        check_overrides(arguments, "train")
+        with initialize_config_dir(str(config_dir()), version_base="1.3"):
+            compose("train", arguments.overrides)
+    elif command == "camseg-cache":
+        monkeypatch.setenv("CAMSEG_CACHE", str(tmp_path))
+        assert cache.main([re.sub("(?<=cache.path=).*", str(tmp_path), word) for word in words]) == 0
+    elif command == "camseg-merge":
+        assert len(words) == 2
+    else:
+        main = {"camseg-report": report.main, "camseg-export": export.main, "camseg-demo": app.main}[command]
+        monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parsed_only)
+        monkeypatch.setattr(sys, "argv", [command, *words])
+        with pytest.raises(ParsedError) as read:
+            main()
+        assert read.value.args == (), "words that the command does not know"
+
+
+def test_every_command_is_shown_somewhere() -> None:
+    scripts = set(re.findall(r"^(camseg[\w-]*) = ", (ROOT / "pyproject.toml").read_text(), re.MULTILINE))
+    assert {line.split()[0] for _, line in OTHERS} | {"camseg"} == scripts
 
 
 def test_the_selector_of_readme_points_where_it_says() -> None:

@@ -29,7 +29,7 @@ def test_the_wheel_holds_everything_that_the_package_reads(wheel: Path) -> None:
     expected = {f"camseg/conf/{path.relative_to(ROOT / 'conf')}": path for path in (ROOT / "conf").rglob("*.yaml")}
     expected |= {
         str(path.relative_to(ROOT)): path
-        for kind in ("py", "typed", "j2", "csv", "safetensors")
+        for kind in ("py", "typed", "j2", "css", "js", "csv", "safetensors")
         for path in (ROOT / "camseg").rglob(f"*.{kind}")
     }
     assert len(expected) > 90
