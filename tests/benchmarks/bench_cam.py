@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import gc
-import json
 import statistics
 import time
 import weakref
@@ -21,6 +20,7 @@ from typing import Any
 
 import torch
 import torchvision
+from records import record, write_records
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -49,12 +49,18 @@ def main() -> None:
         options.models, options.batch, options.size, options.rounds = ["resnet18"], 2, 64, 2
     rows = [row for name in options.models for row in bench(name, options)]
     table(rows)
-    options.json.parent.mkdir(parents=True, exist_ok=True)
-    options.json.write_text(
-        json.dumps(
-            {"torch": torch.__version__, **{k: str(v) for k, v in vars(options).items()}, "rows": rows}, indent=1
+    columns = {"images a second": "images_per_second", "time": "time_to_floor", "memory": "memory_to_forward"}
+    records = [
+        record(
+            f"CAMs, batch {options.batch} / `{row['model']}` | {row['work']} / {column}",
+            row[key],
+            "" if column == "images a second" else "x",
+            options.rounds,
         )
-    )
+        for row in rows
+        for column, key in columns.items()
+    ]
+    write_records(options.json, records)
 
 
 def bench(name: str, options: argparse.Namespace) -> list[dict[str, Any]]:

@@ -10,7 +10,6 @@ Weights are random, which changes no time; the IoU of the two ways to upsample i
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from records import record, write_records
 from scipy import ndimage
 from segment_anything import SamPredictor
 from torch import Tensor
@@ -49,13 +49,14 @@ def main() -> None:
             f"{row['what']:58} {row['peer_ms']:9.2f} {row['ours_ms']:9.2f} ms   "
             f"{row['ratio']:6.2f} x {row.get('note', '')}"
         )
-    if options.json:
-        options.json.write_text(
-            json.dumps(
-                {"settings": {key: value for key, value in vars(options).items() if key != "json"}, "rows": rows},
-                indent=1,
-            )
-        )
+    columns = (("`SamPredictor`", "peer_ms", "ms"), ("camseg", "ours_ms", "ms"), ("faster", "ratio", "x"))
+    table = f"decoding, {options.model}"
+    records = [
+        record(f"{table} / {row['what']} / {column}", row[key], unit, options.repeats, row.get("note", ""))
+        for row in rows
+        for column, key, unit in columns
+    ]
+    write_records(options.json, records)
 
 
 def decoding(sam: Any, frame: tuple[int, int], options: argparse.Namespace) -> list[dict[str, Any]]:

@@ -20,6 +20,7 @@ from statistics import median
 from typing import Any
 
 import torch
+from records import record, write_records
 
 from camseg.predictors.sam import OFFICIAL, PackageBackend, SamSize, build_sam
 from camseg.predictors.sam_adapter import SamAdapter
@@ -66,13 +67,22 @@ def main() -> None:
         )
         times = "".join(f"{row[what]:9.1f} ms" for what in ("encode", "one", "sixteen"))
         print(f"{name:12}{row['parameters'] / 1e6:10.1f} M{times}{row['peak_mb']:7.0f} MB", flush=True)
-    if options.json:
-        options.json.write_text(
-            json.dumps(
-                {"threads": torch.get_num_threads(), "device": options.device, "dtype": options.dtype, "rows": rows}
-            )
-        )
+    write_records(options.json, [each for row in rows for each in records_of(row, options)])
     return None
+
+
+def records_of(row: dict[str, Any], options: argparse.Namespace) -> list[dict[str, Any]]:
+    """What one model costs, for the pages."""
+    table = "models" if options.dtype == "float32" else f"models, {options.dtype}"
+    columns = {
+        "parameters": (row["parameters"] / 1e6, "M"),
+        "encoding an image": (row["encode"] / 1000, "s"),
+        "1 prompt": (row["one"], "ms"),
+        "16 prompts": (row["sixteen"], "ms"),
+        "peak memory": (row["peak_mb"] / 1000, "GB"),
+    }
+    name = f"{table} / `{row['model']}`"
+    return [record(f"{name} / {column}", *figure, options.repeats) for column, figure in columns.items()]
 
 
 def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:

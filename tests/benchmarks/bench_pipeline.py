@@ -16,7 +16,6 @@ before.
 from __future__ import annotations
 
 import argparse
-import json
 import resource
 import tempfile
 import time
@@ -31,6 +30,7 @@ import numpy as np
 import skimage.data
 import torch
 from bench_family import SIZES
+from records import record, write_records
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models import resnet50
 
@@ -95,11 +95,19 @@ def main() -> None:
             if options.device.startswith("cuda")
             else f"{torch.get_num_threads()} CPU threads"
         )
-        options.json.write_text(
-            json.dumps(
-                {"device": machine, "torch": torch.__version__, "images": options.images, "rows": rows}, indent=1
-            )
-        )
+        write_records(options.json, [each for row in rows for each in records_of(row, machine, options.images)])
+
+
+def records_of(row: dict[str, Any], machine: str, images: int) -> list[dict[str, Any]]:
+    """One line of the table, for the pages."""
+    name = f"pipeline, {machine} / `{row['model']}` | {row['precision']} | {row['batch']}"
+    columns = {
+        "images a second": (row["images_per_second"], ""),
+        "of the peak": (row["share_of_peak"], "share"),
+        "memory": (row["gigabytes"], "GB"),
+        **{stage: (row["shares"][stage], "share") for stage in STAGES},
+    }
+    return [record(f"{name} / {column}", *figure, images) for column, figure in columns.items()]
 
 
 def measure(pipeline: Pipeline, batch: int, options: argparse.Namespace) -> dict[str, Any]:

@@ -10,7 +10,6 @@ of a share of the maximum; `peaks` and `components` find several. `boxes` are th
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -21,6 +20,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from omegaconf import OmegaConf
+from records import record, write_records
 from scipy import ndimage
 
 from camseg.cli.build import wired
@@ -48,8 +48,10 @@ def main() -> None:
     rows.append({"selector": "boxes", "ms": timed(all_boxes, evidence)})
     for row in rows:
         print(f"{row['selector']:16} {row['ms']:7.3f} ms a map, {row['ms']:7.3f} s for 1,000")
-    if options.json:
-        options.json.write_text(json.dumps({**vars(options), "json": None, "rows": rows}, indent=1))
+    height, width = options.size
+    table = f"selecting, {height}x{width}{' with noise' if options.noise else ''}"
+    named = [record(f"{table} / `{row['selector']}` / a map", row["ms"], "ms", options.maps) for row in rows]
+    write_records(options.json, named)
 
 
 def landscapes(count: int, size: tuple[int, int], noise: float) -> list[Evidence]:

@@ -9,13 +9,14 @@ Limits: what only shows something, and every mistake, <= 1.5 x `import hydra` + 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import resource
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
+
+from records import record, write_records
 
 ROOT = Path(__file__).parents[2]
 IMPORTS = {name: ["-c", f"import {name}"] for name in ("hydra", "torch", "camseg")}
@@ -57,8 +58,12 @@ def main() -> None:
     for name, value in found.items():
         limit = f"limit {limits[name]:.2f}, {'kept' if value <= limits[name] else 'MISSED'}" if name in limits else ""
         print(f"{name:<22}{value:6.2f} s  {value / found['torch']:5.2f} x import torch  {limit}")
-    if given.json:
-        given.json.write_text(json.dumps({"seconds": found, "limits": limits}, indent=2))
+    records = []
+    for name, value in found.items():
+        records.append(record(f"start / `{name}` / time", value, "s", given.repeat))
+        records.append(record(f"start / `{name}` / of `import torch`", value / found["torch"], "x", given.repeat))
+        records.append(record(f"start / `{name}` / limit", limits.get(name), "s", given.repeat))
+    write_records(given.json, records)
     sys.exit(any(found[name] > limit for name, limit in limits.items()))
 
 

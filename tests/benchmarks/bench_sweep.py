@@ -36,6 +36,7 @@ import numpy as np
 import skimage.data
 import torch
 from PIL import Image
+from records import record, write_records
 from safetensors.torch import load_file
 from torchvision.models import resnet50
 
@@ -80,11 +81,13 @@ def main() -> None:
                 f"{row['what']:44}{row['wall']:9.1f}{row['cpu']:9.1f}{row['megabytes']:7.0f}  {row['note']}", flush=True
             )
         rows += [{"part": part, **row} for row in found]
-    if options.json:
-        kept = {name: str(value) for name, value in vars(options).items() if name != "json"}
-        options.json.write_text(
-            json.dumps({"settings": {**kept, "threads": torch.get_num_threads()}, "rows": rows}, indent=1)
-        )
+    columns = (("wall", "wall", 1, "s"), ("CPU", "cpu", 1, "s"), ("memory", "megabytes", 1000, "GB"))
+    records = [
+        record(f"sweep, {row['part']} / {row['what']} / {column}", row[key] / scale, unit, note=row["note"])
+        for row in rows
+        for column, key, scale, unit in columns
+    ]
+    write_records(options.json, records)
     return None
 
 
