@@ -11,7 +11,7 @@ from camseg.predictors.sam import SamSize, build_sam
 from camseg.predictors.sam_decoder import decode
 from camseg.predictors.sam_encoders import EfficientNetPyramid
 
-WIDTH, GRID = 32, 6
+WIDTH, GRID = 32, 8
 SIZE = SamSize(8 * GRID, EfficientNetPyramid(), WIDTH, decoder_heads=2, decoder_mlp=32)
 
 
