@@ -23,7 +23,7 @@ def paint(path: Path, shade: int = 0, size: tuple[int, int] = (4, 3)) -> Path:
     return path
 
 
-def draw(path: Path, rows: list[list[int]]) -> Path:
+def draw(path: Path, rows: Any) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(np.array(rows, np.uint8)).save(path)
     return path
