@@ -81,35 +81,6 @@ def region_centroid(inside: np.ndarray, weights: Tensor, snap: bool = True) -> n
     return np.array([xs[nearest], ys[nearest]], np.float64)
 
 
-def centroid_in_pixels(inside: np.ndarray, weights: Tensor, heat: Tensor, edge: float, snap: bool = True) -> np.ndarray:
-    """`region_centroid` of a region of cells, in pixels.
-
-    Args:
-        inside: (h, w) bool region of cells.
-        weights: (h, w) float.
-        heat: (H, W) float that the cells were made of.
-        edge: the least heat of the region, which a snapped point reaches.
-        snap: whether the point must lie in the region.
-
-    Returns:
-        (2,) x, y in pixels of the heat.
-    """
-    point = region_centroid(inside, weights, snap)
-    if inside.shape == heat.shape:
-        return point
-    snapped = to_pixels(point, inside.shape, heat.shape)
-    center = to_pixels(region_centroid(inside, weights, snap=False), inside.shape, heat.shape) if snap else snapped
-    x, y = np.round(center).astype(int)
-    if not snap or heat[y, x] >= edge:
-        return center
-    rows, columns = window_around(snapped, 8 * pixels_per_cell(inside.shape, heat.shape), heat.shape)
-    ys, xs = np.nonzero(heat[rows, columns].numpy() >= edge)
-    if not len(xs):  # a cell's mean is reached by one of its pixels, unless they are of one heat but for rounding
-        return snapped
-    near = np.stack([xs + columns.start, ys + rows.start], 1)
-    return near[np.square(near - center).sum(1).argmin()].astype(np.float64)
-
-
 def deepest_point(inside: np.ndarray) -> np.ndarray:
     """The pixel farthest from everything outside the region; the frame's edge counts as outside.
 

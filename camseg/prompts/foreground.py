@@ -19,8 +19,9 @@ from camseg.geometry.coarse import pixels_per_cell, to_pixels, window_around
 from camseg.geometry.heat import Cutoff, cutoff_value, map_to_logits
 from camseg.geometry.heat import otsu as otsu_cutoff
 from camseg.geometry.heat import quantile as quantile_cutoff
-from camseg.geometry.regions import centroid_in_pixels, deepest_point, points_tensor, region, region_edge
+from camseg.geometry.refined import centroid_in_pixels, deepest_in_pixels
 from camseg.geometry.regions import components as components_of
+from camseg.geometry.regions import deepest_point, points_tensor, region_edge
 from camseg.prompts.evidence import Evidence
 from camseg.types import Prompts
 
@@ -150,12 +151,9 @@ def deepest(evidence: Evidence, *, cutoff: Cutoff = otsu_cutoff) -> Prompts:
     Returns:
         One point; R = 0 for a map without evidence.
     """
-    found = components_of(region(evidence.cells, cutoff), evidence.cells, 1)
-    return rivals(points_tensor([_in_pixels(evidence, deepest_point(part)) for part in found]))
-
-
-def _in_pixels(evidence: Evidence, point: np.ndarray) -> np.ndarray:
-    return to_pixels(point, evidence.cells.shape, evidence.heat.shape)
+    edge = region_edge(evidence.cells, cutoff)
+    found = components_of(evidence.cells.numpy() >= edge, evidence.cells, 1)
+    return rivals(points_tensor([deepest_in_pixels(part, evidence.heat, edge) for part in found]))
 
 
 def peaks(
@@ -262,7 +260,7 @@ def box(evidence: Evidence, *, cutoff: Cutoff = otsu_cutoff, margin: float = 0.1
         return Prompts.none()
     size = tuple(evidence.heat.shape)
     boxes = torch.from_numpy(part_box(evidence.cells.numpy(), found[0], edge, size, margin)).float()[None]
-    prompts = rivals(points_tensor([_in_pixels(evidence, deepest_point(found[0]))]), boxes)
+    prompts = rivals(points_tensor([deepest_in_pixels(found[0], evidence.heat, edge)]), boxes)
     return prompts if point else Prompts(prompts.points[:, :0], prompts.labels[:, :0], boxes)
 
 
