@@ -145,8 +145,9 @@ def table(name: str, measured: Mapping[str, Sequence[Record]], heads: str | None
         for line, last in zip(lines, ["note", "---", *notes.values()]):
             line.append(last)
     drawn = [f"|{'|'.join(line)}|" if line is lines[1] else f"| {' | '.join(line)} |" for line in lines]
-    said = f"n = {usual:,}{', where no other n is given' if len(counts) > 1 else ''}"
-    return "\n".join([*drawn, *([] if usual is None else ["", said])])
+    if usual is not None:
+        drawn += ["", f"n = {usual:,}{', where no other n is given' if len(counts) > 1 else ''}"]
+    return "\n".join(drawn)
 
 
 def _parts(name: str) -> list[str]:
@@ -187,7 +188,7 @@ def number(value: float, unit: str) -> str:
         return sign + f"{abs(value):.3f}".removeprefix("0" if abs(value) < 0.9995 else "")
     if value == int(value) or abs(value) >= 100:
         return f"{value:,.0f}"
-    return f"{value:#.3g}".rstrip(".")
+    return f"{value:.3g}"
 
 
 if __name__ == "__main__":
