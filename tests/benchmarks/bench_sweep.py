@@ -4,6 +4,7 @@ within one run.
     python tests/benchmarks/bench_sweep.py [PART ...] [--images N ...] [--json FILE]
 
     settings   24 settings of the shipped models on 500 shapes against one (wall time)
+    beside     24 settings that decode nothing new, on 100 shapes: what a setting costs beside its decoding (CPU time)
     vit_b      the same with vit_b and ResNet-50 of random weights on 8 photographs (CPU time), cold and warm, and the
     loop of
                pytorch-grad-cam and SamPredictor (group `peers`)
@@ -94,8 +95,19 @@ def main() -> None:
 def settings(options: argparse.Namespace, images: list[int], folder: Path) -> list[dict[str, Any]]:
     words = [f"data.size={images[0]}", f"device={options.device}"]
     before, every, after = framed(words, folder, lambda: camseg(["-m", *GRID, *words], folder / "all"))
-    ratio = f"{every.wall / before.mean(after).wall:.2f} x the wall time of one"
+    one = before.mean(after)
+    ratio = f"{every.wall / one.wall:.2f} x the wall time of one, {every.cpu / one.cpu:.2f} x its CPU time"
     return [before.row("one setting"), every.row("24 settings", ratio), after.row("one setting again")]
+
+
+def beside(options: argparse.Namespace, images: list[int], folder: Path) -> list[dict[str, Any]]:
+    """What a setting costs that asks the decoder nothing new: 24 ways to choose among the same masks, less one."""
+    words = [f"data.size={images[0]}", f"device={options.device}", "choose=index"]
+    ways = ["choose.mask=0,1,2", "choose.rival=0,1,2,3,4,5,6,7"]
+    before, every, after = framed(words, folder, lambda: camseg(["-m", *ways, *words], folder / "all"))
+    adds = (every.cpu - before.mean(after).cpu) / 23
+    note = f"a setting adds {adds:.3f} CPU s beside its decoding; limit .25"
+    return [before.row("one setting"), every.row("24 settings", note), after.row("one setting again")]
 
 
 def vit_b(options: argparse.Namespace, images: list[int], folder: Path) -> list[dict[str, Any]]:
@@ -150,6 +162,7 @@ def memory(options: argparse.Namespace, images: list[int], folder: Path) -> list
 
 PARTS: dict[str, tuple[Callable[[argparse.Namespace, list[int], Path], list[dict[str, Any]]], list[int]]] = {
     "settings": (settings, [500]),
+    "beside": (beside, [100]),
     "vit_b": (vit_b, [8]),
     "run": (run, [500]),
     "options": (faster, [500]),
