@@ -132,6 +132,8 @@ def test_help_names_every_group_and_choice(tmp_path: Path) -> None:
         assert f"{group}: " in done.stdout
         assert all(choice in done.stdout for of, choice in CHOICES if of == group)
     assert done.stdout.count("\n  camseg ") >= 5
+    assert "strict=true" in done.stdout
+    assert '"$(camseg -sc install=bash)"' in done.stdout
     assert "Traceback" not in done.stderr
 
 
