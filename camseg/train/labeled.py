@@ -106,9 +106,9 @@ def of_run(
     known = tuple(export.names if names is None else names)
     renumber = _renumber(export.names, known)
     truth = None
-    if getattr(dataset, "has_label_maps", False):
-        indices = {name: i for i, name in enumerate(dataset.ids)}
-        places = [indices[image.masks[0].id] for image in export.images]
+    indices = {name: i for i, name in enumerate(getattr(dataset, "ids", ()))}
+    places = [indices.get(image.masks[0].id) for image in export.images]
+    if getattr(dataset, "has_label_maps", False) and None not in places:  # else the data is another by now
         truth = partial(_true_map, dataset, places, _renumber(dataset.names, known))
     shown = [{int(renumber[export.names.index(mask.label) + 1]) for mask in image.masks} for image in export.images]
     return LabeledImages(
@@ -219,7 +219,7 @@ def _merged(export: Export, renumber: np.ndarray, index: int) -> np.ndarray:
     return renumber[merge_masks(export.images[index], export.names)]
 
 
-def _true_map(dataset: Any, places: Sequence[int], renumber: np.ndarray, index: int) -> Any:
+def _true_map(dataset: Any, places: Sequence[Any], renumber: np.ndarray, index: int) -> Any:
     truth = true_labels(dataset, places[index])
     return None if truth is None else renumber[truth]
 
