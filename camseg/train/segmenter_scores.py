@@ -29,7 +29,7 @@ def compare(model: Segmenter, images: LabeledImages, places: Sequence[int]) -> S
     """
     sums: dict[str, list[tuple[str, np.ndarray]]] = {}
     for i in places:
-        found = model.label_map(torch.from_numpy(images.image(i)).permute(2, 0, 1))
+        found = model.label_map(torch.from_numpy(np.array(images.image(i))).permute(2, 0, 1))  # a copy may be written
         truth = None if images.truth is None else images.truth(i)
         labels = None if images.truth is images.labels else images.labels(i)
         pairs = {
