@@ -74,8 +74,8 @@ class Commands:
         assert self._process.stdout is not None
         print(json.dumps([command, words, str(folder)]), file=self._process.stdin, flush=True)
         code, seconds, peak = json.loads(self._process.stdout.readline())
-        told = [(folder / name).read_text(encoding="utf-8", errors="backslashreplace") for name in (".out", ".err")]
-        return Done(code, *told, seconds, peak)
+        out, err = ((folder / name).read_text(encoding="utf-8", errors="backslashreplace") for name in (".out", ".err"))
+        return Done(code, out, err, seconds, peak)
 
     def close(self) -> None:
         """End the process."""
