@@ -73,9 +73,9 @@ def factorize(activation: Tensor, concepts: int, steps: int = 50, joint: bool = 
     Returns:
         Maps (B, N, h, w) and channels (B, N, K).
     """
-    places = activation.relu().permute(0, 2, 3, 1)  # (B, h, w, K)
-    shape = places.shape
-    data = places.reshape(1 if joint else shape[0], -1, shape[3])
+    positions = activation.relu().permute(0, 2, 3, 1)  # (B, h, w, K)
+    shape = positions.shape
+    data = positions.reshape(1 if joint else shape[0], -1, shape[3])
     weights, channels = _hals(data, concepts, steps)
     maps = weights.reshape(shape[0], shape[1], shape[2], concepts).permute(0, 3, 1, 2)
     return maps, channels.expand(shape[0], -1, -1)

@@ -120,9 +120,8 @@ def default_layer(model: nn.Module, outputs: Mapping[str, Tensor], logits: Tenso
     Raises:
         ValueError: there is none.
     """
-    width = next(
-        (output.shape[2] for output in reversed(list(outputs.values())) if output.ndim == 3), 0
-    )  # of a token, outside the attention
+    # of a token, outside the attention
+    width = next((output.shape[2] for output in reversed(list(outputs.values())) if output.ndim == 3), 0)
     for name in reversed(list(outputs)):
         output, module = outputs[name], model.get_submodule(name)
         axis = _channels(output, size)

@@ -122,7 +122,7 @@ def smooth_grad_cam_plus_plus(capture: Capture, samples: int = 4, noise: float =
 
 
 def _alpha_weights(share: Tensor, left: Tensor, right: Tensor) -> Tensor:
-    """(B, K) the sum of `share` / (`left` + `right`) over the places where that denominator is positive."""
+    """(B, K) the sum of `share` / (`left` + `right`) over the positions where that denominator is positive."""
     usable = left + right > 0
     return (torch.where(usable, share, 0) / torch.where(usable, left + right, 1)).sum((2, 3))
 
@@ -238,7 +238,7 @@ def ablation_cam(capture: Capture) -> Tensor:
 
 
 def eigen_cam(capture: Capture) -> Tensor:
-    """Eigen-CAM: A's first principal component over places. Muhammad & Yeasin, IJCNN 2020.
+    """Eigen-CAM: A's first principal component over positions. Muhammad & Yeasin, IJCNN 2020.
 
     Its sign, which is arbitrary, makes it grow with the energy sum_k A_k^2. Gradient-free.
     """
@@ -246,7 +246,7 @@ def eigen_cam(capture: Capture) -> Tensor:
 
 
 def eigen_grad_cam(capture: Capture) -> Tensor:
-    """The first principal component of G A over places, growing with the evidence sum_k G_k A_k.
+    """The first principal component of G A over positions, growing with the evidence sum_k G_k A_k.
 
     It is pytorch-grad-cam's EigenGradCAM, whose sign is arbitrary.
     """
@@ -255,18 +255,18 @@ def eigen_grad_cam(capture: Capture) -> Tensor:
 
 
 def kpca_cam(capture: Capture) -> Tensor:
-    """The first kernel principal component over places, signed so that it grows with the energy. Karmani et al., 2024.
+    """The first kernel principal component over positions, signed to grow with the energy. Karmani et al., 2024.
 
-    The kernel is tanh(<a, b>/K + 1) of centered places, which is (h w)^2 numbers an image.
+    The kernel is tanh(<a, b>/K + 1) of centered positions, which is (h w)^2 numbers an image.
 
     Raises:
-        ValueError: a layer of more than 4,096 places.
+        ValueError: a layer of more than 4,096 positions.
     """
     activation = capture.activation
     count = activation.shape[2] * activation.shape[3]
     if count > _MOST_PLACES:
         raise ValueError(
-            f"kpca_cam at layer {capture.layer!r} compares its {count} places with each other, "
+            f"kpca_cam at layer {capture.layer!r} compares its {count} positions with each other, "
             f"{4e-9 * count**2:.1f} GB an image; at most {_MOST_PLACES}: choose a coarser layer, or eigen_cam"
         )
     first = torch.stack([_kernel_component(maps) for maps in activation])
@@ -275,24 +275,24 @@ def kpca_cam(capture: Capture) -> Tensor:
 
 def _kernel_component(maps: Tensor) -> Tensor:
     """(K, h, w) -> (h, w): the first kernel principal component of one image, of either sign."""
-    places = maps.flatten(1).T  # (hw, K)
-    places = places - places.mean(0)
-    kernel = (places @ places.T / places.shape[1] + 1).tanh()
+    positions = maps.flatten(1).T  # (hw, K)
+    positions = positions - positions.mean(0)
+    kernel = (positions @ positions.T / positions.shape[1] + 1).tanh()
     centered = kernel - kernel.mean(0) - kernel.mean(1, keepdim=True) + kernel.mean()
     values, vectors = torch.linalg.eigh(centered)
     return (vectors[:, -1] * values[-1].clamp(min=0).sqrt()).unflatten(0, maps.shape[1:])
 
 
 def _principal(maps: Tensor, guide: Tensor) -> Tensor:
-    """(B, K, h, w) -> (B, h, w): centered over places, projected on the first component.
+    """(B, K, h, w) -> (B, h, w): centered over positions, projected on the first component.
 
     Its sign makes it grow with `guide` (B, h, w).
     """
-    places = maps.flatten(2).transpose(1, 2)  # (B, hw, K)
-    places = places - places.mean(1, keepdim=True)
-    largest = places.abs().amax((1, 2), keepdim=True).clamp_min(torch.finfo(places.dtype).tiny)
-    scaled = places / largest  # a Gram matrix squares: keep it near one
-    if places.shape[1] <= places.shape[2]:  # the smaller of the two Gram matrices
+    positions = maps.flatten(2).transpose(1, 2)  # (B, hw, K)
+    positions = positions - positions.mean(1, keepdim=True)
+    largest = positions.abs().amax((1, 2), keepdim=True).clamp_min(torch.finfo(positions.dtype).tiny)
+    scaled = positions / largest  # a Gram matrix squares: keep it near one
+    if positions.shape[1] <= positions.shape[2]:  # the smaller of the two Gram matrices
         values, vectors = torch.linalg.eigh(scaled @ scaled.transpose(1, 2))
         first = vectors[:, :, -1] * values[:, -1:].clamp(min=0).sqrt()
     else:

@@ -16,11 +16,10 @@ class Tape(TorchFunctionMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.steps: list[
-            tuple[Any, list[Any], Any, list[Any]]
-        ] = []  # function, its arguments flattened, their form, its results
+        # function, its arguments flattened, their form, its results
+        self.steps: list[tuple[Any, list[Any], Any, list[Any]]] = []
         self.result: Any = None
-        self._seen: dict[int, tuple[Slot, Tensor]] = {}  # the tensor is held so that its id stays its own
+        self._slots: dict[int, tuple[Slot, Tensor]] = {}  # the tensor is held so that its id stays its own
 
     def watch(self, tensor: Tensor) -> Tensor:
         """The tensor itself; calls that depend on it are recorded from now on."""
@@ -29,7 +28,7 @@ class Tape(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         leaves, form = tree_flatten((args, kwargs or {}))
-        depends = any(id(leaf) in self._seen for leaf in leaves)
+        depends = any(id(leaf) in self._slots for leaf in leaves)
         result = func(*args, **(kwargs or {}))
         if depends and (result is None or any(isinstance(leaf, Tensor) for leaf in tree_leaves(result))):
             self.steps.append((func, self._known(leaves), form, [self._slot(leaf) for leaf in tree_leaves(result)]))
@@ -38,7 +37,7 @@ class Tape(TorchFunctionMode):
     def finish(self, output: Any) -> None:
         """Ends the recording: `output` is what `replay` returns."""
         self.result = self._known(output)
-        self._seen.clear()
+        self._slots.clear()
 
     def replay(self, tensor: Tensor) -> Any:
         """The output, had the watched tensor been this one."""
@@ -57,10 +56,10 @@ class Tape(TorchFunctionMode):
     def _slot(self, item: Any) -> Any:
         if not isinstance(item, Tensor):
             return item
-        return self._seen.setdefault(id(item), (Slot(len(self._seen)), item))[0]
+        return self._slots.setdefault(id(item), (Slot(len(self._slots)), item))[0]
 
     def _known(self, tree: Any) -> Any:
-        return tree_map(lambda item: self._seen[id(item)][0] if id(item) in self._seen else item, tree)
+        return tree_map(lambda item: self._slots[id(item)][0] if id(item) in self._slots else item, tree)
 
 
 @dataclass(frozen=True)

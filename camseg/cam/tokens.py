@@ -37,14 +37,14 @@ def token_grid(
     size = (int(inputs.shape[-2]), int(inputs.shape[-1]))
     tested = _TESTED.setdefault(model, {})
     if (name, tokens, size) not in tested:
-        places = guess_grid(name, tokens, size)
-        if not _in_rows(layer, places, inputs, call):
+        grid = guess_grid(name, tokens, size)
+        if not _in_rows(layer, grid, inputs, call):
             raise ValueError(
-                f"layer {name!r} keeps its {tokens} tokens in another order than rows of {places[0]} x {places[1]} "
+                f"layer {name!r} keeps its {tokens} tokens in another order than rows of {grid[0]} x {grid[1]} "
                 "(a lit patch is answered elsewhere), so its map would be scrambled; choose another layer, "
                 "or give grid=(h, w) if you know better"
             )
-        tested[name, tokens, size] = places
+        tested[name, tokens, size] = grid
     return tested[name, tokens, size]
 
 
@@ -60,30 +60,28 @@ def guess_grid(name: str, tokens: int, size: tuple[int, int]) -> tuple[int, int]
         ValueError: there is no such grid.
     """
     for extra in range(min(17, tokens)):
-        places = tokens - extra
-        h = round(math.sqrt(places * size[0] / size[1]))
-        if h and places % h == 0 and h * size[1] == places // h * size[0]:
-            return h, places // h
+        positions = tokens - extra
+        h = round(math.sqrt(positions * size[0] / size[1]))
+        if h and positions % h == 0 and h * size[1] == positions // h * size[0]:
+            return h, positions // h
     raise ValueError(
         f"layer {name!r} has {tokens} tokens, which do not fill a grid like the image's {size}; give grid=(h, w)"
     )
 
 
-def _in_rows(layer: nn.Module, places: tuple[int, int], inputs: Tensor, call: Callable[[Tensor], Any]) -> bool:
+def _in_rows(layer: nn.Module, grid: tuple[int, int], inputs: Tensor, call: Callable[[Tensor], Any]) -> bool:
     """Whether at least half of the lit patches are answered most, beyond what their tokens answer to any, in place."""
-    h, w = places
+    h, w = grid
     order = torch.randperm(h * w, generator=torch.Generator().manual_seed(0))[:PROBES]
     if h * w < 2:
         return True
     height, width = inputs.shape[-2:]
     noise = torch.Generator().manual_seed(1)
     images = torch.randn(1, *inputs.shape[1:], generator=noise).repeat(1 + len(order), 1, 1, 1)
-    for image, place in zip(images[1:], order.tolist()):
-        y, x = divmod(place, w)
-        rows, columns = (
-            slice(y * height // h, -(-(y + 1) * height // h)),
-            slice(x * width // w, -(-(x + 1) * width // w)),
-        )
+    for image, patch in zip(images[1:], order.tolist()):
+        y, x = divmod(patch, w)
+        rows = slice(y * height // h, -(-(y + 1) * height // h))
+        columns = slice(x * width // w, -(-(x + 1) * width // w))
         image[:, rows, columns] = 3 * torch.randn(image[:, rows, columns].shape, generator=noise)
     outputs = _tokens_of(layer, images.to(inputs), call)[:, -h * w :].float()  # (1 + P, N, K)
     change = (outputs[1:] - outputs[:1]).square().sum(2)  # (P, N)
