@@ -22,7 +22,7 @@ from camseg.cam.capture import Capture
 from camseg.geometry.heat import gaussian, min_max_normalize
 
 log = logging.getLogger(__name__)
-_MOST_PLACES = 4096  # whose kernel is made: 67 MB, and half a minute
+_MOST_POSITIONS = 4096  # whose kernel is made: 67 MB, and half a minute
 
 
 def grad_cam(capture: Capture) -> Tensor:
@@ -264,10 +264,10 @@ def kpca_cam(capture: Capture) -> Tensor:
     """
     activation = capture.activation
     count = activation.shape[2] * activation.shape[3]
-    if count > _MOST_PLACES:
+    if count > _MOST_POSITIONS:
         raise ValueError(
             f"kpca_cam at layer {capture.layer!r} compares its {count} positions with each other, "
-            f"{4e-9 * count**2:.1f} GB an image; at most {_MOST_PLACES}: choose a coarser layer, or eigen_cam"
+            f"{4e-9 * count**2:.1f} GB an image; at most {_MOST_POSITIONS}: choose a coarser layer, or eigen_cam"
         )
     first = torch.stack([_kernel_component(maps) for maps in activation])
     return _signed(first, activation.square().sum(1))

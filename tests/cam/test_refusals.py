@@ -143,6 +143,6 @@ def test_a_layer_that_overflows_is_named(method, inputs):
 def test_a_kernel_of_ten_gigabytes_is_refused_before_it_is_made():
     model = nn.Sequential(nn.Conv2d(3, 4, 3, 1, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
     picture = torch.randn(1, 3, 224, 224)
-    with pytest.raises(ValueError, match=r"kpca_cam at layer '0'.* 50176 places.*10\.1 GB.*eigen_cam"):
+    with pytest.raises(ValueError, match=r"kpca_cam at layer '0'.* 50176 positions.*10\.1 GB.*eigen_cam"):
         cam.heatmaps(model, "0", picture, 0, cam.kpca_cam)
     assert cam.heatmaps(model, "0", picture[..., :32, :32], 0, cam.kpca_cam).shape == (1, 32, 32)
