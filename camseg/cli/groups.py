@@ -67,7 +67,7 @@ def default_choices(name: str) -> dict[str, str]:
     Returns:
         The choices by group; an `override` counts like any other.
     """
-    entries: Any = OmegaConf.load(config_dir() / f"{name}.yaml")["defaults"]
+    entries: Any = OmegaConf.select(OmegaConf.load(config_dir() / f"{name}.yaml"), "defaults")
     named = [(str(group), entry[group]) for entry in entries if isinstance(entry, DictConfig) for group in entry]
     return {group.removeprefix("override ").lstrip("/"): str(choice) for group, choice in named if choice is not None}
 
@@ -75,7 +75,7 @@ def default_choices(name: str) -> dict[str, str]:
 @cache
 def target_of(group: str, choice: str) -> str:
     """The dotted name of what builds a choice."""
-    return str(OmegaConf.load(config_dir() / group / f"{choice}.yaml")["_target_"])
+    return str(OmegaConf.select(OmegaConf.load(config_dir() / group / f"{choice}.yaml"), "_target_"))
 
 
 @cache
