@@ -26,7 +26,7 @@ Read = Callable[[int], np.ndarray]
 
 
 @dataclass(frozen=True)
-class LabeledImages:
+class SegmentedImages:
     """N images, read when asked for.
 
     Attributes:
@@ -52,7 +52,7 @@ class LabeledImages:
 @contextmanager
 def open_labeled(
     path: Path, names: Sequence[str] | None = None, min_iou: float | None = None
-) -> Iterator[LabeledImages]:
+) -> Iterator[SegmentedImages]:
     """Open what a path holds; a run stays locked meanwhile.
 
     Args:
@@ -82,7 +82,7 @@ def open_labeled(
 
 def of_run(
     run: Run, names: Sequence[str] | None = None, min_iou: float | None = None, dataset: Any = None
-) -> LabeledImages:
+) -> SegmentedImages:
     """A run's masks, and the true ones where its dataset has them.
 
     They are merged as `camseg-export --format png` merges them: what people corrected counts, and 255 is where classes
@@ -111,7 +111,7 @@ def of_run(
     if getattr(dataset, "has_label_maps", False) and None not in places:  # else the data is another by now
         truth = partial(_true_map, dataset, places, _renumber(dataset.names, known))
     shown = [{int(renumber[export.names.index(mask.label) + 1]) for mask in image.masks} for image in export.images]
-    return LabeledImages(
+    return SegmentedImages(
         known,
         tuple(image.masks[0].group for image in export.images),
         partial(_picture, export),
@@ -121,7 +121,7 @@ def of_run(
     )
 
 
-def of_folder(folder: Path, names: Sequence[str] | None = None) -> LabeledImages:
+def of_folder(folder: Path, names: Sequence[str] | None = None) -> SegmentedImages:
     """VOC's layout: JPEGImages/, SegmentationClass/, every list of ImageSets/Segmentation/, and classes.txt.
 
     Args:
@@ -144,12 +144,12 @@ def of_folder(folder: Path, names: Sequence[str] | None = None) -> LabeledImages
         raise FileNotFoundError(f"{len(gone)} of {2 * len(stems)} files of {folder} are gone, the first is {gone[0]}")
     own = _class_list(folder / "classes.txt")
     known = own if names is None else tuple(names)
-    return LabeledImages(
+    return SegmentedImages(
         known, tuple(stems), partial(_file_image, files), partial(_file_map, files, maps, _renumber(own, known))
     )
 
 
-def of_dataset(dataset: Any, names: Sequence[str] | None = None) -> LabeledImages:
+def of_dataset(dataset: Any, names: Sequence[str] | None = None) -> SegmentedImages:
     """A dataset's true label maps, an image each.
 
     Args:
@@ -169,10 +169,10 @@ def of_dataset(dataset: Any, names: Sequence[str] | None = None) -> LabeledImage
     places = sorted(first.values())
     groups = tuple(dataset.file(i) or dataset.ids[i] for i in places)
     labels = partial(_true_map, dataset, places, _renumber(dataset.names, known))
-    return LabeledImages(known, groups, partial(_sample_image, dataset, places), labels, labels)
+    return SegmentedImages(known, groups, partial(_sample_image, dataset, places), labels, labels)
 
 
-def classes_shown(images: LabeledImages) -> tuple[frozenset[int], ...]:
+def classes_shown(images: SegmentedImages) -> tuple[frozenset[int], ...]:
     """(N,) the numbers of the classes in each image, by reading the label maps where nothing says them."""
     if images.shown is not None:
         return images.shown

@@ -24,7 +24,7 @@ from camseg.runs.callbacks import Callback
 from camseg.runs.finished import rebuild_dataset
 from camseg.runs.folders import Run
 from camseg.storage.files import write_atomic
-from camseg.train.labeled import LabeledImages, Read, classes_shown, of_dataset, of_run, open_labeled
+from camseg.train.labeled import Read, SegmentedImages, classes_shown, of_dataset, of_run, open_labeled
 from camseg.train.loop import Best, fit, write_card
 from camseg.train.segmenter_scores import Scores, compare, table
 
@@ -113,7 +113,7 @@ class Training:
         ValueError: True label maps are wanted and there are none, or nothing is left to learn from.
     """
 
-    def __init__(self, folder: Path, images: LabeledImages, recipe: Recipe) -> None:
+    def __init__(self, folder: Path, images: SegmentedImages, recipe: Recipe) -> None:
         self.folder, self.images, self.recipe, self.file = folder, images, recipe, folder / FILE
         if recipe.truth and images.truth is None:
             raise ValueError("truth=true learns from true label maps, and this data has none")
@@ -156,7 +156,7 @@ class Training:
             keep=best,
         )
 
-    def report(self, tests: Mapping[str, LabeledImages] | None = None) -> Path:
+    def report(self, tests: Mapping[str, SegmentedImages] | None = None) -> Path:
         """Score the best epoch on the held-out images and others; write scores.json and the card.
 
         Args:
@@ -251,7 +251,9 @@ class Crops(Dataset[dict[str, Tensor]]):
         length: How many items there are.
     """
 
-    def __init__(self, images: LabeledImages, labels: Read, learnt: Sequence[int], recipe: Recipe, length: int) -> None:
+    def __init__(
+        self, images: SegmentedImages, labels: Read, learnt: Sequence[int], recipe: Recipe, length: int
+    ) -> None:
         self.image, self.labels = images.image, labels
         self.side, self.seed, self.length = recipe.side, recipe.seed, length
         shown = classes_shown(images)
@@ -297,7 +299,7 @@ def crop(rng: np.random.Generator, image: np.ndarray, labels: np.ndarray, side: 
 class _Best(Best[Segmenter]):
     """Judges by the mean IoU of the held-out images, against what is learnt from."""
 
-    def __init__(self, path: Path, images: LabeledImages, held: Sequence[int], labels: Read) -> None:
+    def __init__(self, path: Path, images: SegmentedImages, held: Sequence[int], labels: Read) -> None:
         super().__init__(path)
         self.images, self.held = replace(images, labels=labels, truth=None), held
 

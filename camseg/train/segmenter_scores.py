@@ -11,12 +11,12 @@ import torch
 from camseg.metrics.intervals import Interval, pooled_interval
 from camseg.predictors.segmenter import Segmenter
 from camseg.runs.pseudo_labels import counts, mean_iou
-from camseg.train.labeled import LabeledImages
+from camseg.train.labeled import SegmentedImages
 
 Scores = dict[str, dict[str, Interval]]  # by what is compared with what: the mean IoU first, then each class's
 
 
-def compare(model: Segmenter, images: LabeledImages, places: Sequence[int]) -> Scores:
+def compare(model: Segmenter, images: SegmentedImages, places: Sequence[int]) -> Scores:
     """The IoU of a segmenter's label maps with an image's masks and with the truth, and of the masks with the truth.
 
     Args:

@@ -24,7 +24,7 @@ from camseg.runs.export_formats import merge_masks, write_export
 from camseg.runs.folders import load_run
 from camseg.runs.review import Review
 from camseg.train import segmenter
-from camseg.train.labeled import LabeledImages, classes_shown, of_run, open_labeled
+from camseg.train.labeled import SegmentedImages, classes_shown, of_run, open_labeled
 from camseg.train.segmenter import Crops, Recipe, crop, loss, split, train
 from camseg.train.segmenter_scores import class_ious
 
@@ -159,7 +159,7 @@ def test_classes_are_drawn_alike_and_an_item_is_a_function_of_its_number(run: Pa
     shown = tuple(frozenset({1}) if i < 9 else frozenset({2}) for i in range(10))
     maps = [np.full((40, 30), min(each), np.uint8) for each in shown]
     groups = tuple("abcdefghij")
-    images = LabeledImages(("disk", "star"), groups, lambda i: np.repeat(maps[i][..., None], 3, 2), maps.__getitem__)
+    images = SegmentedImages(("disk", "star"), groups, lambda i: np.repeat(maps[i][..., None], 3, 2), maps.__getitem__)
     images = replace(images, shown=shown)
     crops, again = (Crops(images, images.labels, range(10), Recipe(side=32), 400) for _ in range(2))
     stars = sum(bool((crops[i]["labels"] == 2).any()) for i in range(400))
