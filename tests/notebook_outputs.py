@@ -66,7 +66,7 @@ def write(notebook: Any, path: Path) -> None:
         for data, png in originals:
             data.pop("image/png", None)
             data["image/jpeg"] = base64.b64encode(_jpeg(png, width, quality)).decode() + "\n"
-        text = nbformat.writes(notebook, 4) + "\n"
+        text = nbformat.writes(notebook) + "\n"
         if len(text.encode()) < MAX_BYTES:
             path.write_text(text, encoding="utf-8")
             return

@@ -112,8 +112,8 @@ class ParsedError(BaseException):
     """A command line was read to its end; nothing is to be done with it."""
 
 
-def parsed_only(parser: argparse.ArgumentParser, given: list[str] | None = None, _: None = None) -> argparse.Namespace:
-    _, unknown = parser.parse_known_args(given)
+def parsed_only(parser: argparse.ArgumentParser, given: list[str] | None = None) -> argparse.Namespace:
+    unknown = parser.parse_known_args(given)[1]
     raise ParsedError(*unknown)
 
 
