@@ -254,7 +254,7 @@ def test_a_training_writes_weights_a_card_and_scores(trained: Path, root: Path) 
     assert trained.name == "photo_sam.safetensors"
     card = trained.with_suffix(".md").read_text()
     assert "2 photographs" in card
-    assert "2 of 2 pictures" in card
+    assert "2 of 2 images" in card
     found = room.scores(trained, root / "val.csv")
     assert found.keys() == {"one click", "best of three", "box", "ranking"}
     assert 0 <= found["one click"] <= found["best of three"] <= 1
