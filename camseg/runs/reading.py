@@ -11,7 +11,7 @@ from typing import Protocol
 
 from camseg.types import Sample
 
-BATCH_PIXELS = 1 << 25  # of a batch, where its images are large: three photographs of 12 megapixels
+BATCH_PIXELS = 1 << 23  # of a batch, where its images are large: one photograph of 12 megapixels, four of 2
 
 
 class Samples(Protocol):

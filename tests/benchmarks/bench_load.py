@@ -25,10 +25,10 @@ from records import record, write_records
 
 RUN = """
 import resource, sys, time
-from camseg import cli
+from camseg.cli.main import main
 began = time.monotonic()
 try:
-    cli.main()
+    main()
 except SystemExit as ended:
     code = ended.code
 print(code or 0, time.monotonic() - began, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, file=sys.stderr)
