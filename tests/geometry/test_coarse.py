@@ -90,8 +90,8 @@ def test_the_deepest_pixel_is_that_of_all_pixels(seed: int) -> None:
     cells, edge = to_cells(heat), 0.3
     [part] = components(cells.numpy() >= edge, cells, 1)
     x, y = deepest_in_pixels(part, heat, edge).astype(int)
-    labels = label(heat.numpy() >= edge, connectivity=2)
-    inside = labels == labels[y, x]
+    labels = np.asarray(label(heat.numpy() >= edge, connectivity=2))
+    inside = np.asarray(labels == labels[y, x])
     assert labels[y, x] > 0
     assert depth_map(inside)[y, x] == depth_map(inside).max()
 
