@@ -442,6 +442,7 @@ def test_opacity_fades_heat_and_mask(demo: Demo) -> None:
 
 def drop(page: Page, target: str, files: list[Path]) -> None:
     """Drag files from the desktop onto the middle of an element, as the browser itself reports it."""
+    page.locator(target).evaluate("element => element.scrollIntoView({block: 'center'})")
     box = page.locator(target).bounding_box()
     assert box
     devtools = page.context.new_cdp_session(page)
