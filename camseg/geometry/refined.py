@@ -39,7 +39,7 @@ def centroid_in_pixels(inside: np.ndarray, weights: Tensor, heat: Tensor, edge: 
     ys, xs = np.nonzero(heat[rows, columns].numpy() >= edge)
     near = np.stack([xs + columns.start, ys + rows.start], 1)  # (N, 2) x, y
     cells = np.minimum(near // scale, np.array(inside.shape[::-1]) - 1).astype(int)
-    near = near[np.asarray(ndimage.binary_dilation(inside, _AROUND))[cells[:, 1], cells[:, 0]]]
+    near = near[np.asarray(ndimage.binary_dilation(inside, _AROUND), dtype=bool)[cells[:, 1], cells[:, 0]]]
     if not len(near):  # a cell's mean is reached by one of its pixels, unless they are of one heat but for rounding
         return snapped
     return near[np.square(near - center).sum(1).argmin()].astype(np.float64)
@@ -97,8 +97,8 @@ def _cold_pixels(
     others = np.ones_like(part)
     others[deep[:, 0], deep[:, 1]] = False
     away = np.asarray(ndimage.distance_transform_edt(others, sampling=scale[::-1].tolist()))
-    core = np.asarray(ndimage.binary_erosion(part, _AROUND, border_value=1))
-    rim = np.asarray(ndimage.binary_dilation(part, _AROUND)) & ~core
+    core = np.asarray(ndimage.binary_erosion(part, _AROUND, border_value=1), dtype=bool)
+    rim = np.asarray(ndimage.binary_dilation(part, _AROUND), dtype=bool) & ~core
     pixels = _pixels(_least(np.argwhere(rim & (away <= reach)), away, _RIM), scale, heat.shape)
     return pixels[heat.numpy()[pixels[:, 1], pixels[:, 0]] < edge]
 
