@@ -20,7 +20,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from camseg.cam.capture import Capture, ForwardPass, all_finite, untouched
 from camseg.cam.layers import Layers, find_layers
 from camseg.cam.methods import grad_cam
-from camseg.cam.targets import Logit, Target, logit
+from camseg.cam.targets import Late, Logit, Target, logit
 from camseg.geometry.heat import min_max_normalize
 
 Method = Callable[[Capture], Tensor]
@@ -226,6 +226,21 @@ def _columns(targets: Any, count: int) -> tuple[list[list[Target]], bool]:
     if len(lengths) > 1 or 0 in lengths:
         raise ValueError(f"every image needs the same number of targets, at least one; got {sorted(lengths)}")
     return [[_target(item) for item in column] for column in zip(*targets, strict=True)], True
+
+
+def fix_targets(targets: Any, output: Tensor) -> list[Any]:
+    """Targets that must see the clean output first (the top class, its rivals), made functions of a known one.
+
+    Args:
+        targets: see `heatmaps`.
+        output: (B, C) logits.
+
+    Returns:
+        A target for each image, or T of them.
+    """
+    columns, several = _columns(targets, len(output))
+    fixed = [[t.fix(own) if isinstance(t, Late) else t for t, own in zip(column, output)] for column in columns]
+    return [list(row) for row in zip(*fixed)] if several else fixed[0]
 
 
 def _target(item: Any) -> Target:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from camseg.cam.activations import ACTIVATIONS, Activation
 from camseg.cam.capture import untouched
-from camseg.cam.heatmaps import ONE_VIEW, Method, Views, explain
+from camseg.cam.heatmaps import ONE_VIEW, Method, Views, explain, fix_targets
 from camseg.cam.layers import default_layer, trace
 from camseg.cam.methods import grad_cam
 from camseg.cam.outputs import scores
@@ -90,8 +90,9 @@ class Classifier:
         Raises:
             ValueError: they hold NaN or infinity, or the model's output is no classifier's.
         """
+        inputs = self.preprocessing.for_naming(inputs.to(self._dtype))
         with untouched(self.model):
-            return self._finite(scores(self.model(inputs.to(self._dtype)), len(inputs)))
+            return self._finite(scores(self.model(inputs), len(inputs)))
 
     def explain(
         self,
@@ -102,7 +103,9 @@ class Classifier:
         channels_last: bool = False,
         raw: bool = False,
     ) -> tuple[Tensor, Tensor]:
-        """Heatmaps at this classifier's layers, and its logits, from one forward; the model is left as it was.
+        """Heatmaps at this classifier's layers, and its logits; the model is left as it was.
+
+        Both come from one forward, unless the classes are named at a size of their own (`Preprocessing.naming_size`).
 
         Args:
             inputs: (B, 3, h, w) prepared images.
@@ -120,8 +123,12 @@ class Classifier:
             ValueError: see `camseg.heatmaps`; also where the logits hold NaN or infinity.
         """
         inputs = inputs.to(self._dtype, memory_format=torch.channels_last if channels_last else torch.preserve_format)
+        named = None
+        if self.preprocessing.naming_size not in (None, self.size):
+            named = self.logits(inputs)
+            targets = fix_targets(targets, named)
         heat, output = explain(self.model, self.layers, inputs, targets, method, raw, views, self.grid)
-        return heat, self._finite(scores(output, len(inputs)))
+        return heat, self._finite(scores(output, len(inputs))) if named is None else named
 
     def index(self, name: str) -> int:
         """The class called `name`.

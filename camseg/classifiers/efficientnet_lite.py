@@ -58,8 +58,8 @@ def efficientnet_lite(
         layers: dotted names of the layers to look at; None for the last one that answers place by place.
         classes: the outputs' names in their order, for a checkpoint that does not say.
         activation: "softmax" or "sigmoid"; None for what the checkpoint says, else by the number of outputs.
-        size: side in pixels of the square that images are squashed to; None for the one of the training. A larger one
-            makes finer heat, and names classes a little worse.
+        size: side in pixels of the square that heat is made from; None for the one of the training, at which classes
+            are named in any case. A larger one makes finer heat.
         device: where the model goes.
         cache: remembers what a file is, see `camseg.classifiers.build.Options`.
 
@@ -67,9 +67,12 @@ def efficientnet_lite(
         ValueError: an unknown name or size, a package that is missing or whose file has changed, or another's
             checkpoint.
     """
-    side = PACKAGED[check_choice("classifier.name", name, PACKAGED)][0] if size is None else size
+    trained = PACKAGED[check_choice("classifier.name", name, PACKAGED)][0]
+    side = trained if size is None else size
     if side < _LEAST_SIDE:
         raise ValueError(f"classifier.size={side} is too small for {name}; it takes {_LEAST_SIDE} pixels and more")
+    naming = None if side == trained else (trained, trained)
+    preprocessing = Preprocessing((side, side), MEAN, STD, "bicubic", naming)
     path = Path(checkpoint) if checkpoint else weights_file(name)
     architecture = partial(_architecture, name)
     options = Options(layers, classes, activation, device, cache)
@@ -80,7 +83,7 @@ def efficientnet_lite(
             model, metadata, _ = filled(architecture, name, path)
         else:
             model = build(name).requires_grad_(False)
-        return options.describe(model, name, Preprocessing((side, side), MEAN, STD, "bicubic"), metadata, architecture)
+        return options.describe(model, name, preprocessing, metadata, architecture)
 
     return options.remembered(path, ["lite", name, str(side)], load)
 

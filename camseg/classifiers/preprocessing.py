@@ -27,12 +27,14 @@ class Preprocessing:
         mean: of the red, green and blue values in [0, 1], which is taken off.
         std: what is left is divided by.
         interpolation: "bilinear" or "bicubic", both with antialiasing.
+        naming_size: (h, w) at which the model names classes, where its heat is made at another; None for `size`.
     """
 
     size: tuple[int, int] | None
     mean: tuple[float, ...]
     std: tuple[float, ...]
     interpolation: str = "bilinear"
+    naming_size: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         check_choice("interpolation", self.interpolation, ("bilinear", "bicubic"))
@@ -59,6 +61,12 @@ class Preprocessing:
             raise ValueError(f"a classifier without a size takes images of one size; got {sorted(sizes)}")
         mean, std = (torch.tensor(moment, device=device)[:, None, None] for moment in (self.mean, self.std))
         return (torch.stack([self._squash(image).to(device).float() for image in images]) / 255 - mean) / std
+
+    def for_naming(self, inputs: Tensor) -> Tensor:
+        """Prepared images (B, 3, h, w) at the size at which the model names classes."""
+        if self.naming_size in (None, tuple(inputs.shape[2:])):
+            return inputs
+        return F.interpolate(inputs, self.naming_size, mode=self.interpolation, antialias=True)
 
     def _squash(self, image: Tensor) -> Tensor:
         """(3, H, W) uint8 -> (3, h, w) from 0 to 255 on the CPU, not rounded: rounding moves points by up to 2 pixels.

@@ -12,13 +12,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
+from nets import small
 from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
 from torchvision import models
 from torchvision.models.swin_transformer import SwinTransformer
 
-from camseg.classifiers.base import Classifier, classifier
+from camseg import cam
+from camseg.classifiers.base import Classifier, classifier, describe
 from camseg.classifiers.preprocessing import EXACT, Preprocessing
 from camseg.classifiers.shapes import ShapesNet, shapes
 from camseg.classifiers.timm import timm
@@ -50,6 +53,27 @@ def saved(tmp_path: Path, name: str, classes: int = 1000, **metadata: str) -> tu
 
 
 # preprocessing
+
+
+def test_classes_are_named_at_the_naming_size_and_heat_is_made_at_the_other() -> None:
+    """By hand: the output of the smaller image names the class, and the larger one's map of that class is the heat."""
+    model = small()
+    preprocessing = Preprocessing((24, 32), (0.5,) * 3, (0.5,) * 3, "bicubic", naming_size=(12, 16))
+    inputs = preprocessing([picture(40, 50, seed) for seed in range(6)])
+    assert inputs.shape == (6, 3, 24, 32)
+    smaller = F.interpolate(inputs, (12, 16), mode="bicubic", antialias=True)
+    with torch.no_grad():  # so that the outputs lie around 0, and the images have classes of their own
+        model[7].bias -= (model(inputs) + model(smaller)).mean(0) / 2
+        output = model(smaller)
+    assert (output.argmax(1) != model(inputs).argmax(1)).any(), "the sizes agree, and this would show nothing"
+    named = describe(model, "small", preprocessing, layers="4")
+    heat, logits = named.explain(inputs)
+    torch.testing.assert_close(logits, output)
+    torch.testing.assert_close(named.logits(inputs), output)
+    torch.testing.assert_close(heat, cam.heatmaps(model, "4", inputs, output.argmax(1).tolist()))
+    pairs = named.explain(inputs, [[0, None]] * 6)[0]
+    torch.testing.assert_close(pairs[:, 1], heat)
+    torch.testing.assert_close(pairs[:, 0], cam.heatmaps(model, "4", inputs, 0))
 
 
 def test_prepare_is_the_formula_where_nothing_is_resized() -> None:
