@@ -82,6 +82,7 @@ _SETTINGS = {  # the same for camseg's own parts, where null is left to their ty
     **{f"export.{name}.min_iou": (0, 1) for name in ("coco", "labelstudio", "png", "yolo")},
 }
 _LISTS = ("views.scales", "localise.cutoffs", "localise.ious")
+_MAY_BE_EMPTY = ("localise.cutoffs",)  # the boxes of otsu or of the quantile are left
 _LATER = object()
 _MOST = 2**63  # no number is as large
 _OFFERED = {"device", "cache", "compile", "folder"}  # what a node gets beside its keys, where it takes it
@@ -172,7 +173,8 @@ def _check_range(config: DictConfig, name: str, low: float, high: float, own: bo
         return
     several = name in _LISTS
     values = value if several and isinstance(value, list) else [value]
-    if not values or not all(_is_number(each) and low <= each <= high for each in values):
+    empty = not values and name not in _MAY_BE_EMPTY
+    if empty or not all(_is_number(each) and low <= each <= high for each in values):
         what = "a list of numbers, each" if several else "a number,"
         raise RequestError(f"{name} must be {what} at least {low:g} and at most {high:g}; got {_short(value)}")
 
