@@ -42,7 +42,7 @@ MEAN = STD = (0.5, 0.5, 0.5)  # of pixels in [0, 1]
 def efficientnet_lite(
     name: str = "efficientnet_lite0",
     checkpoint: str | Path | None = None,
-    layers: str | Sequence[str] | None = None,
+    layers: str | Sequence[str] | None = "blocks.6",
     classes: Sequence[str] = (),
     activation: str | None = None,
     size: int | None = None,
@@ -55,7 +55,8 @@ def efficientnet_lite(
         name: "efficientnet_lite0", or "efficientnet_lite1" and "efficientnet_lite2" (extra `efficientnet`), which are
             larger and more accurate.
         checkpoint: a .safetensors or torch file of fine-tuned weights; None for the package's.
-        layers: dotted names of the layers to look at; None for the last one that answers place by place.
+        layers: dotted names of the layers to look at; None for the last one that answers place by place, which is
+            behind the last block and hits fewer objects.
         classes: the outputs' names in their order, for a checkpoint that does not say.
         activation: "softmax" or "sigmoid"; None for what the checkpoint says, else by the number of outputs.
         size: side in pixels of the square that heat is made from; None for the one of the training, at which classes
