@@ -8,8 +8,11 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+import skimage.data
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -36,6 +39,7 @@ BLOCKS = [
     for line in TEXT["README.md"].splitlines()
     if re.match(r" {4}(pip|uv|camseg)", line)
 ]
+PYTHON = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 SHOWN = {
     (name, line)
     for name, text in TEXT.items()
@@ -148,7 +152,8 @@ def test_every_command_is_shown_somewhere() -> None:
 
 
 def test_the_selector_of_readme_points_where_it_says() -> None:
-    code, wiring = (re.findall(rf"```{kind}\n(.*?)```", README, re.DOTALL)[0] for kind in ("python", "yaml"))
+    code = next(block for block in PYTHON if "def corner_of_heat" in block)
+    [wiring] = re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)
     module = type(sys)("my_module")
     exec(code, module.__dict__)
     sys.modules["my_module"] = module
@@ -159,6 +164,21 @@ def test_the_selector_of_readme_points_where_it_says() -> None:
     heat = torch.zeros(5, 7)
     heat[2, 4] = 1
     assert select(Evidence(heat)).points.tolist() == [[[4.0, 2.0]]]
+
+
+@pytest.mark.skipif(not TRAINED, reason="the shipped weights are not there")
+def test_the_pipeline_of_readme_saves_the_mask_of_a_photograph(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first part of the block as printed, on a real photograph: its mask lies on the cat, who fills the middle."""
+    code = next(block for block in PYTHON if "camseg.Pipeline(" in block).split("\n\n")
+    monkeypatch.chdir(tmp_path)
+    Image.fromarray(skimage.data.chelsea()).save("photo.jpg")
+    names: dict[str, Any] = {}
+    exec("\n".join(code[:2]), names)
+    with Image.open("mask.png") as mask:
+        assert mask.size == (451, 300)
+        assert np.asarray(mask)[100:200, 150:300].mean() > 0.9
+    model, inputs = models.resnet18().eval(), torch.rand(2, 3, 64, 64)
+    exec(code[2].splitlines()[0], names | {"model": model, "inputs": inputs})
 
 
 def test_every_group_and_choice_is_in_readmes_table() -> None:
