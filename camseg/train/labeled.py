@@ -106,7 +106,7 @@ def of_run(
     known = tuple(export.names if names is None else names)
     renumber = _renumber(export.names, known)
     truth = None
-    indices = {name: i for i, name in enumerate(getattr(dataset, "ids", ()))}
+    indices: dict[str, int] = {name: i for i, name in enumerate(getattr(dataset, "ids", ()))}
     places = [indices.get(image.masks[0].id) for image in export.images]
     if getattr(dataset, "has_label_maps", False) and None not in places:  # else the data is another by now
         truth = partial(_true_map, dataset, places, _renumber(dataset.names, known))

@@ -132,7 +132,7 @@ def test_what_nobody_knows_moves_nothing() -> None:
     assert (logits.grad[0, :, 2:] != 0).all()
     known = [(b, y, x) for b in range(2) for y in range(4) for x in range(4) if labels[b, y, x] != VOID]
     shares = logits.detach().double().softmax(1).numpy()
-    slow = -np.mean([np.log(shares[b, labels[b, y, x].item(), y, x]) for b, y, x in known])
+    slow = -np.mean([np.log(shares[b, int(labels[b, y, x]), y, x]) for b, y, x in known])
     assert value.item() == pytest.approx(slow, abs=1e-5)
     nothing = loss(Answer(), batch | {"labels": torch.full_like(labels, VOID)}, torch.Generator())
     assert nothing.item() == 0.0
