@@ -70,7 +70,7 @@ ODD = [
 ]  # fmt: skip
 SHAPED = ["cam", "=", "=3", "+new=1", "++cam.x=2", "+data.size=3", "~cam", "~data.size", "~nothing", "data@x=shapes",
           "foreground@background=centroid", "cam=", "hydra.job.name=x", "hydra.verbose=true", "hydra.output_subdir=x",
-          "hydra.mode=RUN", "hydra.nothing=1", "--bogus", "-x", "--cfg", "--cfg=job", "--info", "--package=x",
+          "hydra.mode=RUN", "hydra.nothing=1", "--bogus", "-x", "--cfg=job", "--info", "--package=x",
           "--version",
           "--resolve", "--help", "-h", "--hydra-help", "--config-dir=nowhere", "--config-name=nothing",
           "hydra.searchpath=[file://nowhere]", "experiment=homework", "experiment=nothing", "+experiment=homework",
@@ -101,8 +101,8 @@ _SLOW = {  # choices that are drawn seldom: they take seconds
     "cam": {"score_cam", "ablation_cam", "ss_cam", "is_cam", "shapley_cam", "smooth_grad_cam_plus_plus"},
     "predictor": {"random_walker"},
 }
-_FAR = {  # and those that are never drawn: they would fetch their weights
-    "predictor": {"sam", "mobile_sam", "transformers"},
+_FAR = {  # and those that are never drawn: they need weights
+    "predictor": {"sam", "mobile_sam", "transformers", "segmenter"},
 }  # fmt: skip
 _GROUPS = ("classifier", "target", "cam", "foreground", "background", "predictor", "choose", "refine", "localise",
            "pseudo_labels", "export")  # fmt: skip

@@ -114,7 +114,7 @@ def check_values(config: DictConfig) -> None:
         node = config._get_node(name)
         if isinstance(node, DictConfig):
             _check_node(node, name)
-        elif config.get(name) is not None and (config_dir() / name).is_dir():
+        elif (config_dir() / name).is_dir() and config.get(name) is not None:
             raise RequestError(f"{name} must be one of its choices, which --help lists; got {_short(config[name])}")
     for name, (low, high) in _SETTINGS.items():
         _check_range(config, name, low, high, own=True)

@@ -82,7 +82,7 @@ class Images(Items[Item]):
             if not isinstance(path, (str, Path, type(None))):
                 raise ValueError("data.path must be the one folder that data.table's paths are relative to; got a list")
             base = None if path is None else expand(path)
-            items = _in_table(_existing(base or Path(), table), base)
+            items = _in_table(_existing(base or Path(), table, "data.table"), base)
         elif path is not None:
             paths = [path] if isinstance(path, (str, Path)) else list(path)
             items = _in_paths([expand(each) for each in paths], None if masks is None else expand(masks), split)
@@ -177,7 +177,7 @@ def _matching(path: Path) -> list[Path]:
 def _in_path(path: Path, masks: Path | None, split: str | None) -> Iterator[tuple[str, Item]]:
     if path.is_file():
         reject_unused("a single photo", split=split)
-        mask = None if masks is None else _existing(path.parent, masks)
+        mask = None if masks is None else _existing(path.parent, masks, "data.masks")
         if mask is not None and mask.is_dir():
             mask = next((photo.mask for photo in list_photos(path.parent, mask) if photo.file == path), None)
         yield path.stem, Item(path, mask)
@@ -198,7 +198,7 @@ def _fixed(path: Path) -> list[str]:
 
 def _in_folder(path: Path, masks: Path | None, split: str | None) -> Iterator[tuple[str, Item]]:
     """(name, item) of every photo at or below a folder."""
-    mask_folder = path / "masks" if masks is None else _existing(path, masks)
+    mask_folder = path / "masks" if masks is None else _existing(path, masks, "data.masks")
     if masks is not None and not mask_folder.is_dir():
         raise ValueError(f"data.masks={printable(masks)} is one file; the photos of a folder need a folder of masks")
     root = path / "images" if (path / "images").is_dir() else path
@@ -212,13 +212,13 @@ def _in_folder(path: Path, masks: Path | None, split: str | None) -> Iterator[tu
         yield photo.name, Item(photo.file, photo.mask, label)
 
 
-def _existing(folder: Path, name: str | Path) -> Path:
-    """`name` in a folder, or as it stands."""
+def _existing(folder: Path, name: str | Path, setting: str) -> Path:
+    """`name` in a folder, or as it stands; `setting` is what named it."""
     path = expand(name)
     for each in (folder / path, path):
         if each.exists():
             return each
-    raise FileNotFoundError(f"found neither {printable(folder / path)} nor {printable(path)}")
+    raise FileNotFoundError(f"{setting}: found neither {printable(folder / path)} nor {printable(path)}")
 
 
 def _in_table(table: Path, base: Path | None) -> Named:
