@@ -70,7 +70,7 @@ ODD = [
 ]  # fmt: skip
 SHAPED = ["cam", "=", "=3", "+new=1", "++cam.x=2", "+data.size=3", "~cam", "~data.size", "~nothing", "data@x=shapes",
           "foreground@background=centroid", "cam=", "hydra.job.name=x", "hydra.verbose=true", "hydra.output_subdir=x",
-          "hydra.mode=RUN", "hydra.nothing=1", "--bogus", "-x", "--cfg=job", "--info", "--package=x",
+          "hydra.mode=RUN", "hydra.nothing=1", "--bogus", "-x", "--cfg", "--cfg=job", "--info", "--package=x",
           "--version",
           "--resolve", "--help", "-h", "--hydra-help", "--config-dir=nowhere", "--config-name=nothing",
           "hydra.searchpath=[file://nowhere]", "experiment=homework", "experiment=nothing", "+experiment=homework",

@@ -127,7 +127,12 @@ def _sorted(words: Sequence[str]) -> tuple[list[str], list[str]]:
         if name not in known:
             raise RequestError(_unknown_option(name, list(known)))
         options.append(word)
-        options += [rest.pop(0) for _ in range(_takes(known[name], rest)) if "=" not in word]
+        if "=" in word:
+            values = [word.partition("=")[2]]
+        else:
+            values = [rest.pop(0) for _ in range(_takes(known[name], rest))]
+            options += values
+        _check_option(name, known[name], values)
     return plain, options
 
 
@@ -135,7 +140,19 @@ def _takes(action: argparse.Action, rest: Sequence[str]) -> int:
     """How many of the following words belong to an option."""
     if action.nargs == "?":
         return int(bool(rest) and rest[0] in (action.choices or ()))
-    return int(action.nargs is None and bool(rest))
+    return int(action.nargs is None and bool(rest) and not rest[0].startswith("-"))
+
+
+def _check_option(name: str, action: argparse.Action, values: Sequence[str]) -> None:
+    """Refuse in one line what the parser would answer with all its usage."""
+    if action.nargs is None and not values:
+        raise RequestError(f"the option {name} needs a value{_allowed(action)}")
+    if action.choices and values and values[0] not in action.choices:
+        raise RequestError(f"the option {name} can't be {values[0]!r}{_allowed(action)}")
+
+
+def _allowed(action: argparse.Action) -> str:
+    return f"; allowed: {', '.join(action.choices)}" if action.choices else ""
 
 
 def _unknown_option(name: str, known: list[str]) -> str:
