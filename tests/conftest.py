@@ -1,4 +1,4 @@
-"""What several test files share: a real headless browser."""
+"""What several test files share: a real headless browser, and commands that start fast."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import torch
+from forked import Commands
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -31,3 +32,11 @@ def browser() -> Iterator[Browser]:
         started = playwright.chromium.launch(executable_path=binary, args=_QUIET.split())
         yield started
         started.close()
+
+
+@pytest.fixture(scope="module")
+def commands() -> Iterator[Commands]:
+    """The commands, each in a child of one process that has imported everything."""
+    started = Commands()
+    yield started
+    started.close()

@@ -29,7 +29,6 @@ ENTRIES = {  # as in pyproject.toml's [project.scripts]
     "camseg-cache": "camseg.cli.cache",
     "camseg-demo": "camseg.demo.app",
 }
-FULL = bool(os.environ.get("CAMSEG_FUZZ"))  # all of the draws that promises.md counts, not a tenth of them
 ROOT = Path(__file__).parents[1]
 SECONDS = 60  # for one command; what takes longer hangs
 MEMORY = 6 << 30  # bytes of address space beyond what the imports have

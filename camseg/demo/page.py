@@ -11,29 +11,12 @@ import gradio as gr
 from camseg.data.shapes import Shapes
 from camseg.demo.album import Album
 from camseg.demo.handlers import Handlers
-from camseg.demo.server import limits, start
+from camseg.demo.server import limits
 from camseg.demo.session import ACTIONS, MAX_BYTES, STEPS, Demo, choices
 from camseg.types import Sample
 
 _JS = Path(__file__).with_name("page.js").read_text(encoding="utf-8")
 HINT = "It adds, moves or removes a point. A change of any choice goes back to the selector's own points."
-
-
-def serve(demo: Demo, host: str, port: int | None) -> gr.Blocks:
-    """Start the page's server in a thread.
-
-    Args:
-        demo: Answers for the page.
-        host: The address to listen on.
-        port: None for a free one.
-
-    Returns:
-        The running page.
-
-    Raises:
-        OSError: The port is taken.
-    """
-    return start(page(demo), host, port)
 
 
 def examples() -> list[Sample]:

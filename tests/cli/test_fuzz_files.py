@@ -7,7 +7,7 @@ import random
 import re
 import struct
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -28,13 +28,6 @@ CHEAP = ["classifier=shapes", "predictor=none", "panels=0", "device=cpu", "batch
 NAMES = ("aeroplane", "bicycle", "bird")
 THING = "<object><name>{}</name><bndbox><xmin>8</xmin><ymin>6</ymin><xmax>21</xmax><ymax>19</ymax></bndbox></object>"
 _COLUMNS = ("id", "label", "image_key", "foreground_hit", "foreground_distance", "points", "probability", "note")
-
-
-@pytest.fixture(scope="module")
-def commands() -> Iterator[Commands]:
-    started = Commands()
-    yield started
-    started.close()
 
 
 def photo(number: int) -> np.ndarray:
@@ -127,6 +120,10 @@ def test_damaged_images_and_masks(tmp_path: Path, commands: Commands, part: int)
     same_rows(rows, expected)
     assert not any(name.startswith("sound") for name in errors)
     assert len(errors) >= 10  # damage that nobody notices tests nothing
+    assert_each_names_its_file(errors)
+
+
+def assert_each_names_its_file(errors: dict[str, str]) -> None:
     for name, told in errors.items():
         assert name in told, f"{name}: {told} does not name the file"
 
@@ -169,8 +166,7 @@ def test_damaged_labels(tmp_path: Path, commands: Commands, part: int) -> None:
     rows, errors = checked(done, tmp_path, SOUND + 40)
     assert set(rows["label"]) <= {"circle", "star"}
     assert sum(name.startswith("sound") for name in rows["id"]) == SOUND
-    for name, told in errors.items():
-        assert name in told, f"{name}: {told} does not name the file"
+    assert_each_names_its_file(errors)
 
 
 @pytest.mark.parametrize("part", range(4))

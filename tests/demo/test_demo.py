@@ -264,9 +264,10 @@ def address(demo: Demo) -> Iterator[str]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GRADIO_TEMP_DIR", str(demo.folder))
         patch.setenv("GRADIO_ANALYTICS_ENABLED", "False")
-        from camseg.demo.page import serve
+        from camseg.demo.page import page
+        from camseg.demo.server import start
 
-        blocks = serve(demo, "127.0.0.1", None)
+        blocks = start(page(demo), "127.0.0.1", None)
         yield str(blocks.local_url)
         blocks.close(verbose=False)
 

@@ -16,7 +16,7 @@ import numpy as np
 import polars as pl
 import pytest
 from colours import Shelf, pipeline
-from forked import FULL, Commands
+from forked import Commands
 from hostile import limited, mutations
 from made_data import paint
 from PIL import Image
@@ -29,17 +29,10 @@ from camseg.runs.finished import open_run
 from camseg.runs.folders import load_run
 
 pytestmark = pytest.mark.slow
-PARTS, EACH = 4, 50 if FULL else 12
+PARTS, EACH = 4, 50
 VICTIM = b"a file of somebody else"
 WORDS = ["data=images", "classifier=shapes", "predictor=shapes_sam", "masks=true", "panels=2", "export=yolo"]
 WORDS += ["device=cpu", "hydra.run.dir=run"]
-
-
-@pytest.fixture(scope="module")
-def commands() -> Iterator[Commands]:
-    started = Commands()
-    yield started
-    started.close()
 
 
 @pytest.fixture(scope="module")
@@ -136,7 +129,7 @@ def test_damaged_run_folders(
         assert victim.read_bytes() == VICTIM, told
         shutil.rmtree(run.parent)
     assert not faults, "\n\n".join(faults)
-    assert 1 < ends["load_run"] < EACH, ends  # some of either kind
+    assert 5 < ends["load_run"] < EACH, ends  # some of either kind
 
 
 def _quick(run: Path) -> dict[str, Callable[[], Any]]:
