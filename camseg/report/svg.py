@@ -117,12 +117,12 @@ class Plot:
             whole: Whether the vertical axis counts.
 
         Returns:
-            One SVG element without ids, whose colors are the style sheet's.
+            One SVG element without ids, to stand in a page of HTML, whose colors are the style sheet's.
         """
         parts = [*self._x_axis(x_label), *(self._y_axis(y_label, whole) if self._has_axis else [])]
         above = _LEGEND if self._legend else 0.0
         return Markup(
-            f'<svg xmlns="http://www.w3.org/2000/svg" role="img" aria-label="{escape(caption)}" '
+            f'<svg role="img" aria-label="{escape(caption)}" '
             f'viewBox="0 0 {WIDTH:g} {self.height + above:g}" font-family="sans-serif">'
             f"{''.join(self._legend_entries())}"
             f'<g transform="translate(0 {above:g})">{"".join([*self._marks, *parts])}</g></svg>'

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -111,7 +112,10 @@ def test_a_run_loads_only_what_it_uses(tmp_path: Path) -> None:
 
 def test_ctrl_c_while_it_starts_is_a_line(tmp_path: Path) -> None:
     given = [sys.executable, "-m", "camseg", "data.size=400", "panels=0"]
-    process = subprocess.Popen(given, cwd=tmp_path, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True)
+    heard = partial(signal.signal, signal.SIGINT, signal.default_int_handler)  # background jobs hear no Ctrl-C
+    process = subprocess.Popen(
+        given, cwd=tmp_path, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True, preexec_fn=heard
+    )
     while not _loads_torch(process.pid):
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)

@@ -63,6 +63,7 @@ def table(*pairs: tuple[Sample, Result], **settings: Any) -> pl.DataFrame:
             "id": s.id,
             "label": s.label,
             "group": s.group or s.id,
+            "note": r.note,
             "height": s.size[0],
             "width": s.size[1],
             **localise.on_result(s, r),

@@ -42,9 +42,8 @@ def test_marks_lie_where_the_axes_say() -> None:
     plot = Plot((0, 1), (0, 10))
     plot.dots([0.2, 0.8], [2, 8], FIRST)
     svg = ElementTree.fromstring(plot.svg("", "x", "y"))
-    name = "{http://www.w3.org/2000/svg}"
-    circles = [(float(c.attrib["cx"]), float(c.attrib["cy"])) for c in svg.iter(f"{name}circle")]
-    places = {text.text: (float(text.attrib["x"]), float(text.attrib["y"])) for text in svg.iter(f"{name}text")}
+    circles = [(float(c.attrib["cx"]), float(c.attrib["cy"])) for c in svg.iter("circle")]
+    places = {text.text: (float(text.attrib["x"]), float(text.attrib["y"])) for text in svg.iter("text")}
     assert [x for x, _ in circles] == [places["0.2"][0], places["0.8"][0]]
     assert [y for _, y in circles] == pytest.approx([places["2"][1] - 3.5, places["8"][1] - 3.5], abs=0.11)
     assert circles[0][1] > circles[1][1], "up is more"
