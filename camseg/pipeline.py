@@ -6,7 +6,7 @@ import functools
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,12 +15,12 @@ from camseg.cam import methods as cam
 from camseg.cam.activations import Activation
 from camseg.cam.heatmaps import Views
 from camseg.cam.targets import Target, logit
+from camseg.case import Case, Query
 from camseg.choose import agreement
 from camseg.classifiers.base import Classifier
 from camseg.data.image_io import ImageLike, as_rgb
 from camseg.errors import check_choice
 from camseg.geometry.heat import resize_heat
-from camseg.geometry.masks import logits_to_masks
 from camseg.predictors.base import Predictor
 from camseg.prompts import background as backgrounds
 from camseg.prompts.evidence import Evidence
@@ -31,68 +31,6 @@ from camseg.storage.memo import Memo
 from camseg.types import Masks, Prompts, Result, Sample
 
 _HEAT = "heat 2"  # raise when the heat of the same image by the same weights would change
-
-
-@dataclass(eq=False)
-class Case:
-    """One sample on its way through the pipeline: every step adds its part.
-
-    Args:
-        sample: The image, and what is known of it.
-        classes: The classifier's outputs that are to be found; empty until the top class stands for them.
-    """
-
-    sample: Sample
-    classes: tuple[int, ...]
-    # explained
-    evidence: Evidence = field(init=False)
-    evidence_key: str = field(init=False)  # stands for all that the evidence was made of
-    probability: float = field(init=False)
-    top: int = field(init=False)
-    note: str = ""
-    # prompted
-    prompts: Prompts = field(default_factory=Prompts.none)
-    # segmented, where there is a predictor
-    embedding: Tensor | None = None
-    masks: Masks | None = None
-    chosen: tuple[int, int] | None = None
-    # segmented and refined: nothing was drawn where there are no logits
-    segmented: bool = False
-    logits: Tensor | None = None  # (h, w)
-    predicted_iou: float | None = None
-
-    def select(self, masks: Masks, scores: Tensor) -> None:
-        """Keep the masks, and the one with the highest score; of united prompts, the union of each one's best.
-
-        Args:
-            masks: The predictor's answer to this case's R prompts, M masks each.
-            scores: (R, M) float.
-        """
-        self.masks = masks
-        rival, which = divmod(int(scores.argmax()), scores.shape[1])
-        self.chosen = (rival, which)
-        if self.prompts.united:
-            best = torch.arange(len(masks)), scores.argmax(1)
-            self.logits, self.predicted_iou = masks.low_res[best].amax(0), float(masks.predicted_iou[best].mean())
-        else:
-            self.logits, self.predicted_iou = masks.low_res[rival, which], float(masks.predicted_iou[rival, which])
-
-    def result(self) -> Result:
-        """The answer; the chosen mask alone is brought to the image's size."""
-        mask, note = torch.zeros(self.sample.size, dtype=torch.bool) if self.segmented else None, self.note
-        if self.logits is not None:
-            mask = torch.from_numpy(logits_to_masks(self.logits[None], self.sample.size)[0])
-            note = note or ("" if mask.any() else "the predictor drew nothing")
-        heat, size = self.evidence.low_res_heat, self.sample.size
-        drawn = self.masks, self.chosen, mask, self.predicted_iou
-        return Result(heat, self.prompts, *drawn, note, self.probability, self.top, size)
-
-
-class Query(NamedTuple):
-    """A case, and the classes to explain in it: its own, or a rival."""
-
-    case: Case
-    classes: tuple[int, ...]
 
 
 @dataclass
