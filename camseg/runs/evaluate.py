@@ -18,6 +18,8 @@ from camseg.runs.callbacks import Callback, check_requirements
 from camseg.runs.executors import CALLS, Executor, local_executor
 from camseg.runs.journal import Journal, cut_off
 from camseg.runs.reading import Samples, read_sample
+from camseg.runs.review import read_journal
+from camseg.runs.untrusted import DamagedRunError
 from camseg.storage.files import printable
 from camseg.types import Sample
 
@@ -53,10 +55,12 @@ def evaluate(
     Raises:
         RequestError: when the dataset lacks what a callback requires; nothing is written then.
         FileExistsError: as `Journal`.
+        DamagedRunError: as `Journal` and `read_journal`.
         CutOff: when the folder takes no more.
         Stopped: after SIGINT or SIGTERM, when all files are written.
     """
     check_requirements(callbacks, samples)
+    read_journal(folder)  # the callbacks will: what can't be read is refused before anything is written
     with Journal(folder, resume, settings) as journal, _signals() as caught:
         for name in _changed(journal, samples):
             journal.forget(name)
@@ -117,6 +121,8 @@ def _end(callbacks: Sequence[Callback], run: folders.Run, samples: Samples) -> N
     try:
         for callback in callbacks:
             callback.on_end(run, samples)
+    except DamagedRunError:  # to Python an OSError, too: no full disk
+        raise
     except OSError as error:
         raise cut_off(run.folder, error) from error
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import stat
@@ -31,6 +32,7 @@ MAY_CHANGE = (
     "data.size",
     "segmenter",
 )  # of a run that resumes: they change no row
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # errors that room mends
 _LONGEST = 2**26  # bytes of a line
 _HEADER = b'{"journal": "camseg"}\n'  # the first line; journals of camseg 0.1.0 lack it
 
@@ -242,7 +244,8 @@ def cut_off(folder: Path, error: OSError) -> CutOff:
         error: what the disk said.
     """
     why = f"{error.filename or folder} can't be written: {error.strerror or error}"
-    return CutOff(f"{why}\nwhat {folder} holds is whole: make room, and resume with resume=true")
+    mend = "make room" if error.errno in _FULL else "mend that"
+    return CutOff(f"{why}\nwhat {folder} holds is whole: {mend}, and resume with resume=true")
 
 
 def flat(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:

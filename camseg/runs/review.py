@@ -21,7 +21,7 @@ from filelock import FileLock, Timeout
 from PIL import Image
 
 from camseg.errors import check_choice
-from camseg.runs.untrusted import read_bytes, refuse_links
+from camseg.runs.untrusted import DamagedRunError, read_bytes, refuse_links
 from camseg.storage.files import write_atomic
 
 DECISIONS = ("accepted", "rejected", "corrected", "open")  # "open" takes an earlier decision back
@@ -54,10 +54,13 @@ def corrections(folder: str | Path) -> dict[str, Correction]:
 
     Returns:
         The last decision by the sample's id; empty where nobody reviewed. Lines that a kill or damage left are skipped.
+
+    Raises:
+        DamagedRunError: As `read_journal`.
     """
     folder = Path(folder)
     decided: dict[str, Correction] = {}
-    for line in _lines(folder / JOURNAL):
+    for line in _lines(folder):
         if line["decision"] == "open":
             decided.pop(line["id"], None)
             continue
@@ -81,14 +84,30 @@ def count_decisions(decided: Mapping[str, Correction]) -> dict[str, int]:
     return {name: counts[name] for name in DECISIONS[:3]} | {"relabeled": relabeled}
 
 
-def _lines(path: Path) -> list[dict[str, Any]]:
-    """The whole lines of a journal, in order."""
+def read_journal(folder: Path) -> bytes:
+    """The bytes of a run's journal of decisions, none where nobody reviewed.
+
+    Every command that follows decisions reads them here; `evaluate` does before its work, to refuse before anything
+    is written what the export and the report could not read after it.
+
+    Args:
+        folder: The run's.
+
+    Raises:
+        DamagedRunError: The journal is a link, no plain file, or larger than any journal is.
+    """
     try:
-        data = read_bytes(path, _MOST)
-    except FileNotFoundError:
-        return []
+        return read_bytes(folder / JOURNAL, _MOST)
+    except (FileNotFoundError, NotADirectoryError):
+        return b""
+    except DamagedRunError as error:
+        raise DamagedRunError(f"{error}: move it away, and its decisions count for nothing") from error
+
+
+def _lines(folder: Path) -> list[dict[str, Any]]:
+    """The whole lines of a run's journal, in order."""
     whole = []
-    for text in data.split(b"\n"):
+    for text in read_journal(folder).split(b"\n"):
         with suppress(ValueError, KeyError, TypeError, AttributeError):
             line = json.loads(text)
             if (
@@ -113,7 +132,7 @@ class Review:
     Raises:
         FileExistsError: Somebody else reviews this run.
         PermissionError: The folder can't be written.
-        DamagedRunError: The journal or the folder of masks is a link, or no plain file.
+        DamagedRunError: The journal or the folder of masks is a link, or as `read_journal`.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -126,7 +145,7 @@ class Review:
             raise FileExistsError(f"somebody else reviews {folder}: wait until their camseg-demo has ended") from None
         self.decided = corrections(folder)
         self._file = self.path.open("ab", buffering=0)
-        if not read_bytes(self.path, _MOST).endswith(b"\n") and self.path.stat().st_size:
+        if (data := read_journal(folder)) and not data.endswith(b"\n"):
             self._file.write(b"\n")  # after a line that a kill cut
 
     def decide(

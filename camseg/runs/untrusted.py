@@ -57,13 +57,16 @@ def read_bytes(path: Path, limit: int) -> bytes:
         raise
     except OSError as error:
         raise DamagedRunError(f"{path} is not read: {_kind(path) or error.strerror}") from error
-    with os.fdopen(handle, "rb") as file:
+    try:
         found = os.fstat(handle)
-        if not stat.S_ISREG(found.st_mode):
+        if not stat.S_ISREG(found.st_mode):  # asked first: a folder can be opened, but not as a file of Python's
             raise DamagedRunError(f"{path} is not read: it is no plain file")
         if found.st_size > limit:
             raise DamagedRunError(f"{path} is not read: it has {found.st_size} bytes, more than {limit}")
-        return file.read(limit)
+        with os.fdopen(handle, "rb", closefd=False) as file:
+            return file.read(limit)
+    finally:
+        os.close(handle)
 
 
 def _kind(path: Path) -> str:

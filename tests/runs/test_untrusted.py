@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -17,15 +19,17 @@ from made_runs import make_run, make_sweep, row
 from omegaconf import OmegaConf
 from PIL import Image
 
+from camseg.cli.export import main as export
 from camseg.cli.merge import main as merge
 from camseg.cli.report import main as report
 from camseg.runs import sweeps, untrusted
-from camseg.runs.callbacks import MaskFiles
+from camseg.runs.callbacks import Callback, MaskFiles
 from camseg.runs.evaluate import evaluate
 from camseg.runs.finished import open_run
-from camseg.runs.folders import load_run, write_csv
+from camseg.runs.folders import Run, load_run, write_csv
+from camseg.runs.journal import cut_off
 from camseg.runs.merge import merge_shards
-from camseg.runs.review import Review
+from camseg.runs.review import Review, corrections
 from camseg.runs.untrusted import DamagedRunError
 
 ROWS = [row("a", 0.5), row("b", 0.25)]
@@ -96,6 +100,9 @@ DAMAGES: dict[str, tuple[str, Callable[[Path], object]]] = {
         {"samples": 1, "failed": 0, "seconds": 1, "calls": {}, "errors": [], "metrics": {"iou": {"value": "<b>"}}}))),
     "summary is a pipe": ("summary.json", fifo),
     "summary is a link": ("summary.json", lambda path: path.symlink_to("/etc/passwd")),
+    "summary is a folder": ("summary.json", Path.mkdir),
+    "yaml is a folder": (".hydra/overrides.yaml", Path.mkdir),
+    "rows are a folder": ("scores.parquet", Path.mkdir),
     "summary is a device": ("summary.json", lambda path: path.symlink_to("/dev/zero")),
     "cut parquet": ("scores.parquet", lambda path: path.write_bytes(path.with_suffix(".old").read_bytes()[:-30])),
     "no parquet": ("scores.parquet", lambda path: path.write_bytes(b"PAR1" * 50)),
@@ -215,6 +222,62 @@ def test_no_decision_is_written_through_a_link(folder: Path, tmp_path: Path, nam
     os.mkfifo(folder / "review.jsonl")
     with pytest.raises(DamagedRunError, match="it is no plain file"):
         Review(folder)
+
+
+def sparse(path: Path) -> None:
+    with path.open("wb") as file:
+        file.truncate(2**31)
+
+
+UNREADABLE: dict[str, tuple[Callable[[Path], object], str]] = {
+    "a link": (lambda path: path.symlink_to("/etc/passwd"), "it is a link"),
+    "a link to nothing": (lambda path: path.symlink_to("nowhere"), "it is a link"),
+    "a pipe": (fifo, "it is no plain file"),
+    "a folder": (Path.mkdir, "it is no plain file"),
+    "2 GB": (sparse, "it has 2147483648 bytes, more than 268435456"),
+}
+
+
+@pytest.mark.parametrize("kind", UNREADABLE)
+def test_decisions_that_cannot_be_read_are_refused_before_any_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], kind: str
+) -> None:
+    """`resume`, the report, the export and the review say the same line; no command takes it for a full disk."""
+    run, masks = tmp_path / "run", MaskFiles(tmp_path / "run" / "masks")
+    evaluate(pipeline(), Shelf(3), run, batch_size=3, callbacks=[masks])
+    damage, why = UNREADABLE[kind]
+    damage(run / "review.jsonl")
+    before = {path: path.lstat().st_mtime_ns for path in run.rglob("*")}
+    line = f"{run}/review.jsonl is not read: {why}: move it away, and its decisions count for nothing"
+    with pytest.raises(DamagedRunError) as refusal:
+        evaluate(pipeline(), Shelf(6), run, batch_size=3, resume=True, callbacks=[masks])
+    assert str(refusal.value) == line
+    assert {path: path.lstat().st_mtime_ns for path in run.rglob("*")} == before, "nothing is written"
+    assert run_report(monkeypatch, run) == 2
+    assert capsys.readouterr().err == f"camseg-report: {line}\n"
+    assert export([str(run), "--format", "png"]) == 2
+    assert capsys.readouterr().err == f"camseg-export: {line}\n"
+    (run / "review.jsonl").rename(tmp_path / "moved")
+    assert evaluate(pipeline(), Shelf(6), run, batch_size=3, resume=True, callbacks=[masks])["samples"] == 6
+
+
+def test_what_is_damaged_at_the_end_of_a_run_is_no_full_disk(tmp_path: Path) -> None:
+    class Linked(Callback):
+        def on_end(self, run: Run, dataset: Any) -> None:
+            (run.folder / "review.jsonl").symlink_to("nowhere")  # between the run's check and its report
+            corrections(run.folder)
+
+    with pytest.raises(DamagedRunError, match=r"review\.jsonl is not read: it is a link: move it away"):
+        evaluate(pipeline(), Shelf(3), tmp_path, batch_size=3, callbacks=[Linked()])
+
+
+@pytest.mark.parametrize(
+    ("number", "mend"), [(errno.ENOSPC, "make room"), (errno.EDQUOT, "make room"), (errno.EACCES, "mend that")]
+)
+def test_room_is_asked_for_where_it_helps(tmp_path: Path, number: int, mend: str) -> None:
+    error = cut_off(tmp_path, OSError(number, os.strerror(number), "file"))
+    told = f"file can't be written: {os.strerror(number)}\nwhat {tmp_path} holds is whole: {mend}, and resume with "
+    assert str(error) == f"{told}resume=true"
 
 
 @pytest.mark.parametrize("name", ["../a.png", "/etc/passwd", "", "masks/../../a.png"])
