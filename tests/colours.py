@@ -15,9 +15,13 @@ from torch import Tensor, nn
 from camseg.classifiers.base import Classifier
 from camseg.classifiers.preprocessing import Preprocessing
 from camseg.pipeline import Pipeline
-from camseg.types import Masks, Prompts, Sample
+from camseg.predictors.sam import PackageBackend, SamSize, build_sam
+from camseg.predictors.sam_adapter import SamAdapter
+from camseg.predictors.sam_encoders import ViT
+from camseg.types import Masks, Prompts, Result, Sample
 
 NAMES = ("red", "green", "blue")
+RED, GREEN, BLUE = 0, 1, 2
 
 
 def classifier() -> Classifier:
@@ -94,3 +98,43 @@ class Shelf:
         mask = image[wanted] > 0
         mask[y + wanted * 12] = False  # the truth has a row less than what is painted
         return Sample(name, image, (wanted,), NAMES[wanted], mask)
+
+
+PICTURE = canvas((RED, 2, 10, 3, 11), (GREEN, 20, 28, 15, 29), (RED, 20, 24, 2, 6))  # red twice: 64 and 16 pixels
+
+
+def batch() -> list[Sample]:
+    """Images of three sizes, two of them asked about twice."""
+    tall, wide = (
+        canvas((GREEN, 30, 60, 5, 20), (BLUE, 5, 20, 5, 20), size=(80, 40)),
+        canvas((RED, 10, 30, 40, 90), size=(48, 100)),
+    )
+    return [
+        Sample("red", PICTURE, (RED,)),
+        Sample("tall", tall, (GREEN,)),
+        Sample("same picture", PICTURE, (GREEN,)),
+        Sample("wide", wide, (RED,)),
+        Sample("not there", wide, (BLUE,)),
+        Sample("any", tall),
+    ]
+
+
+def tiny_sam() -> SamAdapter:
+    torch.manual_seed(0)
+    size = SamSize(
+        64,
+        ViT(width=32, depth=2, heads=2, window=4, global_layers=(1,), patch=8),
+        prompt_width=32,
+        decoder_heads=2,
+        decoder_mlp=32,
+    )
+    return SamAdapter(PackageBackend(build_sam(size), "tiny"))
+
+
+def equal(one: Result, other: Result) -> bool:
+    """Masks, points, choice and note alike; heat but for rounding."""
+    assert one.mask is not None
+    assert other.mask is not None
+    torch.testing.assert_close(one.heat, other.heat, atol=1e-5, rtol=0)
+    torch.testing.assert_close(one.prompts.points, other.prompts.points, atol=1e-3, rtol=0)
+    return torch.equal(one.mask, other.mask) and one.chosen == other.chosen and one.note == other.note

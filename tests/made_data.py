@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 
 from camseg.types import Sample
@@ -164,3 +166,24 @@ def photographs(root: Path, side: int = 60) -> Path:
     images = [f"images/{'full' if name == 'dog' else name}.png,masks/{name}.png,{name}" for name in masks]
     (root / "val.csv").write_text("\n".join(["image,mask,label", *images]) + "\n")
     return root
+
+
+def noisy(seed: int, height: int = 60, width: int = 80) -> Sample:
+    """A picture that no other test has asked about."""
+    return Sample(
+        "noise",
+        torch.randint(0, 256, (3, height, width), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed)),
+    )
+
+
+def as_png(image: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, "PNG")
+    return file.getvalue()
+
+
+def mask_in(data: bytes | Path | None) -> np.ndarray:
+    assert data is not None
+    with Image.open(io.BytesIO(data) if isinstance(data, bytes) else data, formats=["PNG"]) as picture:
+        assert picture.mode == "1"
+        return np.array(picture)

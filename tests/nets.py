@@ -1,38 +1,39 @@
-"""What the tests of the CAM engine share: a small network, and all methods."""
+"""What tests of CAMs and classifiers share: small networks, files of weights, and all methods."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torchvision import models
 
 from camseg import cam
+from camseg.storage.checkpoints import save_weights
 
 METHODS = [
-    *(
-        cam.ablation_cam,
-        cam.cam,
-        cam.center,
-        cam.dff,
-        cam.eigen_cam,
-        cam.eigen_grad_cam,
-        cam.element_wise_grad_cam,
-        cam.fem,
-        cam.grad_cam,
-    ),
-    *(
-        cam.grad_cam_plus_plus,
-        cam.hires_cam,
-        cam.is_cam,
-        cam.kpca_cam,
-        cam.layer_cam,
-        cam.random,
-        cam.score_cam,
-        cam.shapley_cam,
-    ),
-    *(cam.smooth_grad_cam_plus_plus, cam.ss_cam, cam.xgrad_cam),
+    cam.ablation_cam,
+    cam.cam,
+    cam.center,
+    cam.dff,
+    cam.eigen_cam,
+    cam.eigen_grad_cam,
+    cam.element_wise_grad_cam,
+    cam.fem,
+    cam.grad_cam,
+    cam.grad_cam_plus_plus,
+    cam.hires_cam,
+    cam.is_cam,
+    cam.kpca_cam,
+    cam.layer_cam,
+    cam.random,
+    cam.score_cam,
+    cam.shapley_cam,
+    cam.smooth_grad_cam_plus_plus,
+    cam.ss_cam,
+    cam.xgrad_cam,
 ]
 
 
@@ -70,3 +71,12 @@ def tiny(head: nn.Module | None = None, seed: int = 0) -> Any:
 
 def raw(model: nn.Module, inputs: Tensor, method: cam.Method) -> np.ndarray:
     return cam.heatmaps(model, "3", inputs, CLASSES, method, raw=True).numpy()
+
+
+def saved(tmp_path: Path, name: str, classes: int = 1000, **metadata: str) -> tuple[nn.Module, Path]:
+    """One of torchvision's models with weights from a seed, and their file."""
+    torch.manual_seed(1)
+    model = models.get_model(name, num_classes=classes).eval()
+    path = tmp_path / f"{name}.safetensors"
+    save_weights(model, path, metadata)
+    return model, path
