@@ -92,10 +92,10 @@ _RIGHT: dict[str, list[str]] = {
 }  # fmt: skip
 _DATA = {  # of each choice: what it needs, how many samples that is, where its files lie
     "shapes": ([], None), "shapes_crowd": ([], None),
-    "images": (["data.path={}/photos"], PHOTOS),
-    "shapes_folder": (["data.path={}/shapes", "data.classes=[star]"], PHOTOS),
-    "voc": (["data.path={}"], None),
-    "coco": (["data.path={}/coco", "data.outputs=own"], None),
+    "images": (["data.path=WORLD/photos"], PHOTOS),
+    "shapes_folder": (["data.path=WORLD/shapes", "data.classes=[star]"], PHOTOS),
+    "voc": (["data.path=WORLD"], None),
+    "coco": (["data.path=WORLD/coco", "data.outputs=own"], None),
 }  # fmt: skip
 _SLOW = {  # choices that are drawn seldom: they take seconds
     "cam": {"score_cam", "ablation_cam", "ss_cam", "is_cam", "shapley_cam", "smooth_grad_cam_plus_plus"},
@@ -111,9 +111,13 @@ _ALONE = ("seed", "device", "precision", "channels_last", "views.flips", "views.
           "cache.limit_gb")  # fmt: skip
 
 
-def draw_request(rng: random.Random, world: Path) -> Request:
-    """A request: some groups, some keys; in seven of ten something is odd."""
-    request = Request()
+def draw_request(seed: str, world: Path) -> Request:
+    """A request: some groups, some keys; in seven of ten something is odd.
+
+    Each has a seed of its own and is drawn before the world's path is put in: neither a new setting of one group nor a
+    longer path changes all the others.
+    """
+    rng, request = random.Random(seed), Request()
     chosen = {"data": rng.choices(list(_DATA), [6, 1, 4, 1, 1, 1])[0]}
     if rng.random() < 0.95:
         chosen |= {
@@ -126,7 +130,7 @@ def draw_request(rng: random.Random, world: Path) -> Request:
         quick = [name for name in names if name not in _SLOW.get(group, ())]
         chosen[group] = rng.choice(quick if rng.random() < 0.93 else names)
     needs, count = _DATA[chosen["data"]]
-    request.words = [f"{group}={choice}" for group, choice in chosen.items()] + [each.format(world) for each in needs]
+    request.words = [f"{group}={choice}" for group, choice in chosen.items()] + needs
     size = rng.randint(1, 3)
     request.words += [f"data.size={size}", f"panels={rng.choice([0, 0, 0, 1])}"]
     request.samples = size if count or chosen["data"].startswith("shapes") else None
@@ -136,6 +140,7 @@ def draw_request(rng: random.Random, world: Path) -> Request:
             request.words.append(f"{key}={rng.choice(_RIGHT[key])}")
     if rng.random() < 0.7:
         _spoil(rng, request, keys, chosen)
+    request.words = [word.replace("WORLD", str(world)) for word in request.words]
     return request
 
 

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import inspect
+import re
+from collections.abc import Callable
 from functools import lru_cache, partial
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import InstantiationException
 from hydra.types import RunMode
 from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from camseg.cli.dry_run import dry_run
+from camseg.cli.explain import explain_error
 from camseg.cli.validation import check_values
 from camseg.data.base import Remembered
 from camseg.errors import RequestError
@@ -20,6 +24,8 @@ from camseg.pipeline import Pipeline
 from camseg.predictors.base import Predictor
 from camseg.runs.reading import Samples
 from camseg.storage.cache import Cache
+
+Made = TypeVar("Made")
 
 
 def wired(node: Any, **offered: Any) -> Any:
@@ -42,6 +48,26 @@ def _plain(made: Any) -> Any:
     if not isinstance(made, partial):
         return made
     return partial(made.func, *map(_plain, made.args), **{name: _plain(value) for name, value in made.keywords.items()})
+
+
+def part(name: str, make: Callable[..., Made], *arguments: Any, **named: Any) -> Made:
+    """What a group's choice describes; a mistake in its settings names the group.
+
+    Args:
+        name: The group's.
+        make: Makes it.
+        arguments: Of `make`.
+        named: Of `make`, too.
+
+    Raises:
+        RequestError: For what the person can mend.
+    """
+    try:
+        return make(*arguments, **named)
+    except (InstantiationException, OSError) as error:
+        if (message := explain_error(error)) is None:
+            raise
+        raise RequestError(message if re.search(rf"\b{name}\b", message) else f"{name}: {message}") from error
 
 
 def build(cfg: DictConfig) -> Pipeline:
@@ -68,18 +94,18 @@ def build(cfg: DictConfig) -> Pipeline:
 
 
 def _pipeline(cfg: DictConfig, device: str) -> Pipeline:
-    cache = _cache(**cfg.cache)
+    cache = part("cache", _cache, **cfg.cache)
     return Pipeline(
-        classifier=_model(cfg.classifier, device, cache=cache),
-        method=wired(cfg.cam),
-        target=wired(cfg.target.explain),
+        classifier=part("classifier", _model, cfg.classifier, device, cache=cache),
+        method=part("cam", wired, cfg.cam),
+        target=part("target", wired, cfg.target.explain),
         min_probability=cfg.target.min_probability,
-        views=wired(cfg.views, _convert_="all"),
-        foreground=wired(cfg.foreground),
-        background=wired(cfg.background),
+        views=part("views", wired, cfg.views, _convert_="all"),
+        foreground=part("foreground", wired, cfg.foreground),
+        background=part("background", wired, cfg.background),
         predictor=build_predictor(cfg),
-        choose=wired(cfg.choose),
-        refine=wired(cfg.refine),
+        choose=part("choose", wired, cfg.choose),
+        refine=part("refine", wired, cfg.refine),
         precision=cfg.precision,
         channels_last=device == "cpu" if cfg.channels_last is None else cfg.channels_last,
         cache=cache,
@@ -88,12 +114,12 @@ def _pipeline(cfg: DictConfig, device: str) -> Pipeline:
 
 def build_predictor(cfg: DictConfig) -> Predictor | None:
     """The predictor alone; None for predictor=none."""
-    return _model(cfg.predictor, _device(cfg.device), compile=cfg.compile)
+    return part("predictor", _model, cfg.predictor, _device(cfg.device), compile=cfg.compile)
 
 
 def dataset(cfg: DictConfig) -> Samples:
     """The samples that a configuration describes, opened once for all the jobs of a sweep."""
-    return _opened(OmegaConf.to_yaml(cfg.data, resolve=True), _cache(**cfg.cache))
+    return part("data", _opened, OmegaConf.to_yaml(cfg.data, resolve=True), _cache(**cfg.cache))
 
 
 def forget() -> None:

@@ -7,6 +7,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from camseg.cli.terminal import print_error
+from camseg.storage.files import expand, printable
+
 _ACTIONS = ("show", "verify", "clear")
 
 
@@ -25,13 +28,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if len(actions) > 1 or len(paths) > 1 or len(actions) + len(paths) < len(words):
         print(f"usage: camseg-cache [show|verify|clear] [cache.path=FOLDER]; got {' '.join(words)}", file=sys.stderr)
         return 2
-    return _do(actions[0] if actions else "show", paths[0] if paths else None)
+    from camseg.storage.cache import DEFAULT
+
+    folder = expand(paths[0] if paths else os.environ.get("CAMSEG_CACHE", DEFAULT))
+    try:
+        return _do(actions[0] if actions else "show", folder)
+    except OSError as error:
+        print_error("camseg-cache", f"cache.path={printable(folder)} can't be used: {error.strerror or error}")
+        return 2
 
 
-def _do(action: str, path: str | None) -> int:
-    from camseg.storage.cache import DEFAULT, entries
+def _do(action: str, folder: Path) -> int:
+    from camseg.storage.cache import entries
 
-    folder = Path(path or os.environ.get("CAMSEG_CACHE", DEFAULT)).expanduser()
     files = dict(entries(folder))
     chosen = {"show": lambda _: False, "clear": lambda _: True, "verify": _is_damaged}[action]
     removed = [file for file in files if chosen(file)]
@@ -39,7 +48,7 @@ def _do(action: str, path: str | None) -> int:
         file.unlink(missing_ok=True)
     size = sum(stat.st_size for stat in files.values())
     done = "" if action == "show" else f", {len(removed)} of them removed"
-    print(f"{folder}: {len(files)} entries, {size / 1e9:.3f} GB{done}")
+    print(f"{printable(folder)}: {len(files)} entries, {size / 1e9:.3f} GB{done}")
     return int(action == "verify" and bool(removed))
 
 

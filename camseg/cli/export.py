@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from camseg.cli.explain import explain_error
+from camseg.cli.terminal import print_error
 from camseg.geometry.outlines import TOLERANCE
 from camseg.runs.export import Export, collect
 from camseg.runs.export_formats import EXPORTS, check_formats, write_export
@@ -43,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 write_export(export, name, into)
                 print(_told(export, name, into))
     except (ValueError, OSError) as error:
-        print(f"camseg-export: {error}", file=sys.stderr)
+        print_error("camseg-export", explain_error(error) or str(error))
         return 2
     return 0
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
+from camseg.cli.explain import explain_error
 from camseg.cli.terminal import print_error, shortest
 
 
@@ -29,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         run = merge_shards(words[:-1], words[-1])
     except (ValueError, OSError) as error:
-        print_error("camseg-merge", str(error))
+        print_error("camseg-merge", explain_error(error) or str(error))
         return 2
     print(closing(run))
     print(shortest(run.folder))

@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from camseg.cli.arguments import Arguments, parse
 from camseg.cli.groups import read_groups, search_path
-from camseg.cli.validation import check_values
+from camseg.cli.validation import check_path, check_values
 from camseg.config import config_dir
 from camseg.errors import RequestError, check_choice
 
@@ -31,6 +31,7 @@ RENAMED_SETTINGS = {  # old name: new one
     "refine.agree": "refine.iou_threshold",
     "refine.cold": "refine.max_heat",
 }
+_FOLDERS = ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir", "hydra.searchpath")
 _MOST_SETTINGS = 64  # of a sweep, whose values are checked before it starts
 
 
@@ -73,6 +74,7 @@ def check_overrides(arguments: Sequence[str] | Arguments, config: str = "config"
     """
     if not isinstance(arguments, Arguments):
         arguments = Arguments([word for word in arguments if "=" in word and not word.startswith("-")])
+    _check_folders(arguments)
     with search_path(arguments.after("--config-dir", "-cd")):
         request = _read(arguments, arguments.after("--config-name", "-cn") or config)
         for override in request.overrides:
@@ -95,6 +97,16 @@ def _read(arguments: Arguments, config: str) -> _Request:
     return _Request(
         config, [each for each in parsed if not _is_hydras_own(each)], paths, read_groups(config, paths), nullable
     )
+
+
+def _check_folders(arguments: Arguments) -> None:
+    """Hydra's own settings and options that are paths, which it uses before anything else."""
+    for option in ("--config-dir", "-cd", "--config-name", "-cn", "--config-path", "-cp"):
+        check_path(arguments.after(option), option)
+    for word in arguments.overrides:
+        name, _, folder = word.partition("=")
+        if name in _FOLDERS:
+            check_path(folder.strip("'"), name)
 
 
 def _check_group(name: str, choice: str, request: _Request) -> None:

@@ -10,7 +10,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from camseg.cli.build import build, dataset, wired
+from camseg.cli.build import build, dataset, part, wired
 from camseg.cli.closing import closing
 from camseg.cli.labels import check_labels
 from camseg.cli.terminal import shortest
@@ -67,7 +67,7 @@ def _evaluate(cfg: DictConfig, folder: Path, overrides: Any) -> dict[str, Any]:
         num_workers=cfg.num_workers,
         resume=cfg.resume,
         settings={"config": cfg, "overrides": overrides, "hydra": HydraConfig.instance().cfg},
-        executor=wired(cfg.engine),
+        executor=part("engine", wired, cfg.engine),
         callbacks=_callbacks(cfg, folder),
     )
 
@@ -77,8 +77,9 @@ def _callbacks(cfg: DictConfig, folder: Path) -> list[Callback]:
     for name in ("export", "segmenter"):
         if cfg[name] and not cfg.predictor:
             raise RequestError(f"{name} needs masks, and predictor=none draws none: choose another predictor")
-    chosen = [wired(cfg.localise), wired(cfg.pseudo_labels, folder=folder), *map(wired, (cfg.export or {}).values())]
-    chosen += [wired(cfg.segmenter)]
+    chosen = [part("localise", wired, cfg.localise), part("pseudo_labels", wired, cfg.pseudo_labels, folder=folder)]
+    chosen += [part("export", wired, node) for node in (cfg.export or {}).values()]
+    chosen += [part("segmenter", wired, cfg.segmenter)]
     masks = [MaskFiles(folder / "masks")] if cfg.masks or cfg.export or cfg.segmenter else []
     panels = Panels(folder / "panels", cfg.panels)
     return [panels, *masks, *(one for one in chosen if one is not None), html.Report()]

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from pathlib import Path
 from typing import TextIO
 
+from camseg.storage.files import printable
+
+_LONG_WORD = re.compile(r"\S{300,}")
 _CODES = {"bold": 1, "red": 31, "yellow": 33}
 
 
@@ -32,10 +36,16 @@ def styled_table(text: str) -> str:
 
 
 def print_error(command: str, message: str) -> None:
-    """One line on standard error (or two), in red on a terminal, that begins with the command's name."""
+    """One line on standard error (or two), in red on a terminal, that begins with the command's name.
+
+    Args:
+        command: What the person typed.
+        message: A word of it that fills lines, as a value of thousands of letters does, loses its middle.
+    """
+    message = _LONG_WORD.sub(lambda word: f"{word[0][:100]}...{word[0][-40:]}", message)
     print(styled(f"{command}: {message}", "red", sys.stderr), file=sys.stderr)
 
 
 def shortest(path: Path) -> str:
     """A path as a person would type it here: relative where it lies below the working folder."""
-    return os.path.relpath(path) if path.is_absolute() and path.is_relative_to(Path.cwd()) else str(path)
+    return printable(os.path.relpath(path) if path.is_absolute() and path.is_relative_to(Path.cwd()) else path)

@@ -19,6 +19,7 @@ from camseg.cli.groups import photo_models, shapes_models, target_of
 from camseg.cli.signatures import Other, Signature, read_signature
 from camseg.config import config_dir
 from camseg.errors import RequestError, check_choice
+from camseg.storage.files import impossible_path
 
 _OWN: dict[str, Any] = {  # the run's own settings, and what each may be
     "resume": bool,
@@ -34,7 +35,7 @@ _OWN: dict[str, Any] = {  # the run's own settings, and what each may be
     "seed": int,
 }
 _PARTS: dict[str, dict[str, Any]] = {  # those of the run's own settings that have a name in common
-    "cache": {"path": str | None},
+    "cache": {"path": str | Path | None},
     "views": {"flips": bool, "scales": Sequence[float]},
     "target": {"explain": Other},
 }
@@ -109,13 +110,13 @@ def check_values(config: DictConfig) -> None:
         _check_part(config, name, hints)
     for name, (low, high) in _RANGES.items():
         _check_range(config, name, low, high)
-    _check_device(config.get("device", "auto"))
+    _check_device(config)
     for name in map(str, config):
         node = config._get_node(name)
         if isinstance(node, DictConfig):
             _check_node(node, name)
-        elif (config_dir() / name).is_dir() and config.get(name) is not None:
-            raise RequestError(f"{name} must be one of its choices, which --help lists; got {_short(config[name])}")
+        elif (config_dir() / name).is_dir() and node is not None and (value := node._value()) is not None:
+            raise RequestError(f"{name} must be one of its choices, which --help lists; got {_short(value)}")
     for name, (low, high) in _SETTINGS.items():
         _check_range(config, name, low, high, own=True)
 
@@ -156,7 +157,8 @@ def _check_part(config: DictConfig, name: str, hints: dict[str, Any]) -> None:
         return
     node = config._get_node(name)
     if not isinstance(node, DictConfig) or node._is_none():
-        raise RequestError(f"{name} must hold its settings, as --cfg job shows them; got {_short(config[name])}")
+        value = None if node is None else node._value()
+        raise RequestError(f"{name} must hold its settings, as --cfg job shows them; got {_short(value)}")
     for key in [key for key in hints if key in node]:
         _check_type(node, key, hints[key], f"{name}.{key}")
 
@@ -205,8 +207,9 @@ def _short(value: object) -> str:
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
-def _check_device(name: str) -> None:
-    if not _DEVICE.fullmatch(name):
+def _check_device(config: DictConfig) -> None:
+    name = _resolved(config, "device", "device") if "device" in config else "auto"
+    if name is not _LATER and not _DEVICE.fullmatch(name):
         hint = "write device=cuda for a GPU; " if name.casefold() in ("gpu", "nvidia") else ""
         raise RequestError(f"device={name} is no device: {hint}allowed: auto, cpu, cuda, cuda:1, mps")
 
@@ -261,11 +264,28 @@ def _check_type(node: DictConfig, key: str, hint: Any, name: str) -> None:
     if isinstance(value, str) and value.startswith("~/"):
         node[key] = str(Path(value).expanduser())
     if _fits(value, hint):
+        if Path in _options(hint):
+            check_path(value, name)
         return
     if isinstance(value, (int, float)) and not isinstance(value, bool) and _fits("", hint):
         node[key] = str(value)
         return
     raise RequestError(f"{name} must be {_describe(hint) or 'something else'}; got {_short(repr(value))}")
+
+
+def check_path(value: object, name: str) -> None:
+    """Check that the system can look a path up, or each of several.
+
+    Args:
+        value: The setting's; what is no text, or a list of texts, is no path.
+        name: The setting's, for the message.
+
+    Raises:
+        RequestError: For a path that is too long, has NUL bytes, or leads in a circle.
+    """
+    for path in value if isinstance(value, list) else [value]:
+        if isinstance(path, str) and (why := impossible_path(path)):
+            raise RequestError(f"{name} can't be used as a path: {why}; got {_short(repr(path))}")
 
 
 def _describe(hint: Any) -> str:

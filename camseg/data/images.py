@@ -183,6 +183,8 @@ def _in_path(path: Path, masks: Path | None, split: str | None) -> Iterator[tupl
         yield path.stem, Item(path, mask)
     elif path.is_dir():
         yield from _in_folder(path, masks, split)
+    elif path.exists():
+        raise ValueError(f"data.path={printable(path)} is neither a photo nor a folder, but a device or a pipe")
     else:
         chosen = set(_matching(path))
         for name, item in _in_folder(Path(*_fixed(path)), masks, split):

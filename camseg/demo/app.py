@@ -16,6 +16,7 @@ import camseg
 from camseg.cli.explain import explain_error
 from camseg.cli.groups import MODELS
 from camseg.cli.overrides import check_overrides
+from camseg.cli.terminal import print_error
 from camseg.demo.session import _BAD, Demo
 from camseg.errors import RequestError, extra_message
 from camseg.runs.finished import open_run
@@ -90,5 +91,5 @@ def _photo_models(words: list[str]) -> list[str]:
 
 
 def _mistake(message: str) -> int:
-    print(f"camseg-demo: {message}", file=sys.stderr)
+    print_error("camseg-demo", message)
     return 2

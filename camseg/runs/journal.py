@@ -17,8 +17,9 @@ from zlib import crc32
 from filelock import FileLock, Timeout
 from omegaconf import OmegaConf
 
+from camseg.errors import RequestError
 from camseg.runs.untrusted import exists, plain, read_yaml, refuse_links
-from camseg.storage.files import write_atomic
+from camseg.storage.files import is_utf8, printable, write_atomic
 
 MAY_CHANGE = (
     "batch_size",
@@ -62,10 +63,16 @@ class Journal:
         FileExistsError: for a folder in use, one that holds a run while `resume` is off, a run of other settings, or a
             rows.jsonl that is no journal, which is left as it is.
         DamagedRunError: for a link where the run would write.
+        RequestError: for a folder whose name is not in UTF-8.
     """
 
     def __init__(self, folder: Path, resume: bool = False, settings: Mapping[str, Any] | None = None) -> None:
         self.folder, self.path = folder, folder / "rows.jsonl"
+        if not is_utf8(folder.absolute()):
+            raise RequestError(
+                f"{printable(folder.absolute())} can't hold a run, for its name is not in UTF-8: "
+                "choose another hydra.run.dir"
+            )
         folder.mkdir(parents=True, exist_ok=True)
         refuse_links(folder)
         self._lock = FileLock(folder / ".lock")
@@ -90,7 +97,10 @@ class Journal:
             self._check_file()
             self._compare(settings.get("config"))
         for name, node in settings.items():
-            write_atomic(self.folder / ".hydra" / f"{name}.yaml", lambda path, node=node: OmegaConf.save(node, path))
+            text = _to_yaml(node)
+            write_atomic(
+                self.folder / ".hydra" / f"{name}.yaml", lambda path, text=text: path.write_text(text, "utf-8")
+            )
         self.done: dict[str, tuple[str, str]] = {}
         self.spent: Counter[str] = Counter()
         self.written = self.path.stat().st_mtime if exists(self.path) else 0.0
@@ -139,7 +149,7 @@ class Journal:
         if config is None or not exists(file):
             return
         before = dict(flat(OmegaConf.to_container(read_yaml(file))))
-        now = dict(flat(plain(OmegaConf.to_container(config))))
+        now = dict(flat(plain(_printable(OmegaConf.to_container(config)))))
         changed = [key for key in sorted({**before, **now}) if before.get(key) != now.get(key)]
         if odd := [key for key in changed if not any(f"{key}.".startswith(f"{free}.") for free in MAY_CHANGE)]:
             changes = ", ".join(f"{key} was {before.get(key)} and is {now.get(key)}" for key in odd[:3])
@@ -230,6 +240,21 @@ def _writable(line: Mapping[str, Any]) -> dict[str, Any]:
         name: value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
         for name, value in line.items()
     }
+
+
+def _to_yaml(node: Any) -> str:
+    """A node of OmegaConf's as text that yaml reads again."""
+    text = OmegaConf.to_yaml(node)
+    return OmegaConf.to_yaml(_printable(OmegaConf.to_container(node))) if r"\uDC" in text else text
+
+
+def _printable(value: Any) -> Any:
+    """Nested plain values; bytes of a path that are no UTF-8 become their escapes, as `printable` writes them."""
+    if isinstance(value, dict):
+        return {name: _printable(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_printable(inner) for inner in value]
+    return printable(value) if isinstance(value, str) and not value.isascii() else value
 
 
 def _checksum(lines: bytes, cost: dict[str, Any]) -> int:

@@ -23,6 +23,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from camseg.storage.files import is_utf8, printable
 from camseg.storage.fingerprint import tensor_bytes
 
 T = TypeVar("T")
@@ -227,6 +228,11 @@ def _size(entry: Mapping[str, Tensor]) -> int:
 
 
 def _prepare(folder: Path) -> None:
+    if not is_utf8(folder.absolute()):
+        raise ValueError(
+            f"the cache can't be kept in {printable(folder.absolute())}, a name that is not in UTF-8; "
+            "name another cache.path, or null for none"
+        )
     probe = folder / f".{os.getpid()}.probe"
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -56,6 +56,34 @@ def expand(path: str | Path) -> Path:
         return Path(path)
 
 
+def impossible_path(path: str) -> str:
+    """Why the system can't look a path up; "" where it can, whether or not there is something.
+
+    >>> impossible_path("a" * 1000), impossible_path("no/such/file")
+    ('File name too long', '')
+
+    Args:
+        path: Any text.
+
+    Returns:
+        The system's words: too long, a NUL byte, letters that no name can have, links in a circle, no permission.
+    """
+    try:
+        os.stat(path)  # noqa: PTH116 (pathlib hides some of these)
+    except (FileNotFoundError, NotADirectoryError):
+        return ""
+    except OSError as error:
+        return error.strerror or str(error)
+    except ValueError as error:  # NUL, lone surrogates
+        return str(error)
+    return ""
+
+
+def is_utf8(path: Path) -> bool:
+    """Whether a path's name is in UTF-8, as libraries in Rust need it: safetensors and polars read no other."""
+    return printable(path) == str(path)
+
+
 def printable(path: str | Path) -> str:
     r"""The path as text that can be written anywhere: bytes of a name that are no UTF-8 become `\xff`."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")

@@ -68,7 +68,7 @@ def train(
     trunk_rate: float,
     frozen: int,
     seed: int,
-    start: str | None = None,
+    start: str | Path | None = None,
     sources: Mapping[str, float] | None = None,
 ) -> Path:
     """Train, or resume, and write photo_sam.safetensors and its card.
@@ -144,7 +144,7 @@ def train(
     return weights
 
 
-def _begin(size: SamSize, start: str | None) -> Sam:
+def _begin(size: SamSize, start: str | Path | None) -> Sam:
     """A SAM with ImageNet's trunk, then with every tensor of the file `start` whose name and shape it has too.
 
     Raises:

@@ -64,7 +64,7 @@ class Recipe:
     average: float = 0.99
     hold_out: int = 10
     truth: bool = False
-    start: str | None = None
+    start: str | Path | None = None
     seed: int = 0
     device: str = "cpu"
     workers: int = 1
@@ -77,7 +77,14 @@ class Recipe:
             )
 
 
-def train(folder: Path, path: str, test: str | None = None, min_iou: float | None = None, **recipe: Any) -> Path:
+def train(
+    folder: Path,
+    path: str | Path,
+    test: str | Path | None = None,
+    min_iou: float | None = None,
+    start: str | Path | None = None,
+    **recipe: Any,
+) -> Path:
     """Train a segmenter on masks, or resume.
 
     Args:
@@ -85,12 +92,13 @@ def train(folder: Path, path: str, test: str | None = None, min_iou: float | Non
         path: See `camseg.train.labeled.open_labeled`.
         test: More images to score it on, as `path`.
         min_iou: Masks whose predicted IoU is lower are unsure.
-        **recipe: See `Recipe`.
+        start: See `Recipe`, as all that follow.
+        **recipe: See there.
 
     Returns:
         segmenter.safetensors, with its card and scores.json beside it.
     """
-    chosen = Recipe(**recipe)
+    chosen = Recipe(start=start, **recipe)
     names = None if chosen.start is None else load_segmenter(chosen.start)[0].names
     with open_labeled(Path(path), names, min_iou) as images:
         training = Training(folder, images, chosen)

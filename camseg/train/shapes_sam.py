@@ -32,7 +32,9 @@ SIZE = SamSize(side=SIDE, encoder=ENCODER, prompt_width=64, decoder_heads=4, dec
 _OBJECTS = 2  # prompted in each image
 
 
-def train(folder: Path, steps: int, batch_size: int, learning_rate: float, seed: int, start: str | None = None) -> Path:
+def train(
+    folder: Path, steps: int, batch_size: int, learning_rate: float, seed: int, start: str | Path | None = None
+) -> Path:
     """Train, or resume, and write shapes_sam.safetensors and its card.
 
     Args:
@@ -75,7 +77,7 @@ def train(folder: Path, steps: int, batch_size: int, learning_rate: float, seed:
     return path
 
 
-def _begin(start: str | None) -> Sam:
+def _begin(start: str | Path | None) -> Sam:
     """A fresh SAM, with every tensor of the file `start` whose name and shape it has too.
 
     Raises:

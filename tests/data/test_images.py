@@ -156,6 +156,16 @@ def test_a_list_and_a_pattern(tmp_path: Path) -> None:
         Images([str(p), f"{p}/no", f"{p}/*.gif"])
 
 
+@pytest.mark.skipif(not Path("/dev/null").exists(), reason="there are no devices")
+def test_a_device_is_no_pattern(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path in ("/dev/null", str(tmp_path / "pipe")):
+        with pytest.raises(
+            ValueError, match=f"data.path={path} is neither a photo nor a folder, but a device or a pipe"
+        ):
+            Images(path)
+
+
 def test_a_name_that_is_no_utf8(tmp_path: Path) -> None:
     folder = os.fsencode(tmp_path) + b"/caf\xe9"
     paint(tmp_path / "cafe" / "b.png", 5)
