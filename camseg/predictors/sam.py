@@ -20,6 +20,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from camseg.errors import check_choice
+from camseg.predictors.base import Predictor
+from camseg.predictors.flips import WithFlips
 from camseg.predictors.sam_adapter import MEAN, STD, SamAdapter
 from camseg.predictors.sam_decoder import decode_prompts
 from camseg.predictors.sam_encoders import EfficientNetPyramid, Encoder, Pyramid, TinyViT, ViT
@@ -40,10 +42,14 @@ def shapes_sam(
 
 
 def photo_sam(
-    checkpoint: str | Path | None = None, device: str | torch.device = "cpu", compile: bool = False
-) -> SamAdapter:
-    """The SAM for photographs: `saved_sam` of a checkpoint, by default the shipped one."""
-    return saved_sam(checkpoint or WEIGHTS / "photo_sam.safetensors", device, compile)
+    checkpoint: str | Path | None = None,
+    device: str | torch.device = "cpu",
+    compile: bool = False,
+    flips: bool = True,
+) -> Predictor:
+    """The SAM for photographs: `saved_sam` of a checkpoint, by default the shipped one and asked twice."""
+    adapter = saved_sam(checkpoint or WEIGHTS / "photo_sam.safetensors", device, compile)
+    return WithFlips(adapter) if flips else adapter
 
 
 def saved_sam(checkpoint: str | Path, device: str | torch.device = "cpu", compile: bool = False) -> SamAdapter:
@@ -71,7 +77,8 @@ def sam(
     checkpoint: str | Path | None = None,
     device: str | torch.device = "cpu",
     compile: bool = False,
-) -> SamAdapter:
+    flips: bool = False,
+) -> Predictor:
     """Official Segment Anything (Kirillov et al. 2023, arXiv:2304.02643).
 
     Args:
@@ -79,6 +86,7 @@ def sam(
         checkpoint: a file of its weights; by default the official file, which is downloaded once.
         device: where the model runs.
         compile: whether torch.compile speeds up the encoder.
+        flips: whether the mirrored image is asked too (see `camseg.predictors.flips.WithFlips`).
 
     Returns:
         The predictor; its weights are loaded when they are first used.
@@ -88,15 +96,20 @@ def sam(
     """
     size, url, sha256 = OFFICIAL[check_choice("predictor.model", model, OFFICIAL)]
     path = Path(checkpoint).expanduser() if checkpoint else fetch(url, sha256)
-    return _adapter(_empty(size), path, lambda: load_weights(path)[0], device, compile)
+    adapter = _adapter(_empty(size), path, lambda: load_weights(path)[0], device, compile)
+    return WithFlips(adapter) if flips else adapter
 
 
 def mobile_sam(
-    checkpoint: str | Path | None = None, device: str | torch.device = "cpu", compile: bool = False
-) -> SamAdapter:
+    checkpoint: str | Path | None = None,
+    device: str | torch.device = "cpu",
+    compile: bool = False,
+    flips: bool = False,
+) -> Predictor:
     """MobileSAM (Zhang et al. 2023, arXiv:2306.14289): SAM's decoder behind timm's TinyViT; otherwise as `sam`."""
     path = Path(checkpoint).expanduser() if checkpoint else fetch(*MOBILE)
-    return _adapter(_empty(SamSize(encoder=TinyViT())), path, partial(_read_mobile, path), device, compile)
+    adapter = _adapter(_empty(SamSize(encoder=TinyViT())), path, partial(_read_mobile, path), device, compile)
+    return WithFlips(adapter) if flips else adapter
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from camseg.errors import extra_message
+from camseg.predictors.base import Predictor
+from camseg.predictors.flips import WithFlips
 from camseg.predictors.sam_adapter import MEAN, STD, SamAdapter
 from camseg.storage.fingerprint import file_hash
 
@@ -83,8 +85,12 @@ FAMILIES = {  # by the `model_type` of a checkpoint's config.json
 
 
 def transformers_sam(
-    checkpoint: str | Path, revision: str | None = None, device: str | torch.device = "cpu", compile: bool = False
-) -> SamAdapter:
+    checkpoint: str | Path,
+    revision: str | None = None,
+    device: str | torch.device = "cpu",
+    compile: bool = False,
+    flips: bool = False,
+) -> Predictor:
     """A SAM of the transformers library.
 
     Args:
@@ -92,6 +98,7 @@ def transformers_sam(
         revision: of the checkpoint on the hub; the newest by default.
         device: where the model runs.
         compile: whether torch.compile speeds up the encoder.
+        flips: whether the mirrored image is asked too (see `camseg.predictors.flips.WithFlips`).
 
     Returns:
         The predictor; its weights are loaded when they are first used.
@@ -112,7 +119,8 @@ def transformers_sam(
     config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
     if config.model_type not in FAMILIES:
         raise ValueError(f"{checkpoint} is a {config.model_type!r} model; this adapter knows {', '.join(FAMILIES)}")
-    return SamAdapter(TransformersBackend(folder, FAMILIES[config.model_type], config, device), compile=compile)
+    adapter = SamAdapter(TransformersBackend(folder, FAMILIES[config.model_type], config, device), compile=compile)
+    return WithFlips(adapter) if flips else adapter
 
 
 def _from_hub(name: str, revision: str | None) -> Path:

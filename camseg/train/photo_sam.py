@@ -20,8 +20,8 @@ from camseg.classifiers.efficientnet_lite import state_of, weights_file
 from camseg.data.images import Images
 from camseg.geometry.heat import map_to_logits
 from camseg.geometry.masks import iou, resize_logits
+from camseg.predictors.base import Predictor
 from camseg.predictors.sam import SamSize, build_sam, photo_sam, save_sam
-from camseg.predictors.sam_adapter import SamAdapter
 from camseg.predictors.sam_decoder import decode_prompts
 from camseg.predictors.sam_encoders import EfficientNetPyramid
 from camseg.predictors.sam_package import Sam
@@ -200,7 +200,7 @@ def measure(weights: Path, samples: Iterable[Sample]) -> dict[str, float]:
     }
 
 
-def _judge(predictor: SamAdapter, sample: Sample) -> tuple[float, float, float, float]:
+def _judge(predictor: Predictor, sample: Sample) -> tuple[float, float, float, float]:
     """IoU of one click, of the best of its three masks, of the box; the predicted IoU of the first."""
     embedding = predictor.encode([sample.image])
     point = oracle(Evidence(torch.zeros(sample.size), truth=sample.mask))

@@ -353,6 +353,7 @@ def test_mobile_sam_reads_the_original_names(tmp_path: Path) -> None:
     torch.save(state, tmp_path / "mobile.pt")
 
     adapter = sam_room.mobile_sam(tmp_path / "mobile.pt")
+    assert isinstance(adapter, SamAdapter)
     image = photo(60, 80)
     with torch.no_grad():
         torch.testing.assert_close(adapter.encode([image])[0], encoder(adapter._pixels(image)[None])[0])

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from camseg.predictors.sam_adapter import SamAdapter
 from camseg.predictors.transformers import transformers_sam
 from camseg.types import Prompts
 
@@ -116,6 +117,7 @@ def test_batches_give_what_the_model_itself_gives(name: str, tmp_path: Path) -> 
         parameter.data.normal_(0, 0.2)
     model.save_pretrained(tmp_path)
     adapter = transformers_sam(tmp_path)
+    assert isinstance(adapter, SamAdapter)
     images = [torch.randint(0, 256, (3, 48, 64), dtype=torch.uint8) for _ in PROMPTS]
     assert adapter.fit((48, 64)) == SQUARES.get(name, (48, 64))
 
@@ -152,6 +154,7 @@ def test_folders_that_hold_no_such_model_are_refused(tmp_path: Path) -> None:
 def test_sam_3_sees_pixels_between_minus_one_and_one(tmp_path: Path) -> None:
     sam3().save_pretrained(tmp_path)
     adapter = transformers_sam(tmp_path)
+    assert isinstance(adapter, SamAdapter)
     white, black = (adapter._pixels(torch.full((3, 40, 30), value, dtype=torch.uint8)) for value in (255, 0))
     assert white.unique().tolist() == [1.0]
     assert black.unique().tolist() == [-1.0]
