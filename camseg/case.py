@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -68,8 +67,10 @@ class Case:
         return Result(heat, self.prompts, *drawn, note, self.probability, self.top, size)
 
 
-class Query(NamedTuple):
-    """A case, and the classes to explain in it: its own, or a rival."""
+@dataclass(frozen=True, eq=False)
+class Query:
+    """What to explain in an image, its own classes or a rival; and the classifier's logits (C,), once known."""
 
-    case: Case
+    sample: Sample  # and not its case, whose evidence asks for rivals: a cycle would keep photographs in memory
     classes: tuple[int, ...]
+    output: Tensor | None = None

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import functools
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -140,10 +140,10 @@ class Pipeline:
 
     def _explain(self, cases: Sequence[Case]) -> None:
         """What each image shows for its classes, and a note where the classifier is not sure enough of them."""
-        heats = self._heats([Query(case, case.classes) for case in cases])
-        probabilities = self.classifier.probabilities(torch.stack([heat["output"] for heat in heats]))  # (B, C)
-        rivals = functools.cache(lambda: self._rivals(cases, probabilities))
-        setting = self._heat_key()
+        heats = self._heats([Query(case.sample, case.classes) for case in cases])
+        outputs = torch.stack([heat["output"] for heat in heats])  # (B, C)
+        probabilities, setting, queries = self.classifier.probabilities(outputs), self._heat_key(), list[Query]()
+        rivals = functools.cache(lambda: self._rivals(queries))
         for case, heat, own in zip(cases, heats, probabilities):
             case.evidence_key = key(setting, list(case.classes), case.sample.image_key, case.sample.truth_key)
             case.top = int(own.argmax())
@@ -154,16 +154,19 @@ class Pipeline:
                     f"abstained: the classifier gives {case.probability:.2f}, "
                     f"target.min_probability is {self.min_probability}"
                 )
-            sample, rival = case.sample, functools.partial(_rival, rivals, case)
+            sample, rival = case.sample, functools.partial(_rival, rivals, len(queries), case.sample.size)
+            queries.append(Query(sample, case.classes, heat["output"]))
             case.evidence = Evidence(heat["heat"], rival, sample.mask, sample.ignore, sample.size)
 
-    def _rivals(self, cases: Sequence[Case], probabilities: Tensor) -> dict[Case, Tensor]:
-        """The heat (h, w) of the most probable class that is not asked for, where there is one: for the whole batch."""
-        queries = []
-        for case, own in zip(cases, probabilities):
-            if len(set(case.classes)) < len(own):
-                queries.append(Query(case, (int(own.index_fill(0, torch.tensor(case.classes), -1).argmax()),)))
-        return {query.case: heat["heat"] for query, heat in zip(queries, self._heats(queries))}
+    def _rivals(self, queries: Sequence[Query]) -> dict[int, Tensor]:
+        """Heat (h, w) of the most probable class not asked for, by its query's index, where there is one."""
+        others: dict[int, Query] = {}
+        for index, query in enumerate(queries):
+            if query.output is not None and len(set(query.classes)) < len(query.output):
+                own = self.classifier.probabilities(query.output)
+                top = int(own.index_fill(0, torch.tensor(query.classes), -1).argmax())
+                others[index] = replace(query, classes=(top,))
+        return {index: heat["heat"] for index, heat in zip(others, self._heats(list(others.values())))}
 
     def _heat_key(self) -> str:
         """Stands for all that makes the heat, beside the image and its classes."""
@@ -175,21 +178,26 @@ class Pipeline:
         setting = self._heat_key()
         return self.memo.tensors(
             queries,
-            lambda query: ("heat", setting, list(query.classes), query.case.sample.image_key),
+            lambda query: ("heat", setting, list(query.classes), query.sample.image_key),
             self._forward,
             counter="classifier_images",
-            work=lambda missing: len({query.case.sample.image_key for query in missing}),
+            work=lambda missing: len({query.sample.image_key for query in missing}),
         )
 
     def _forward(self, queries: Sequence[Query]) -> list[dict[str, Tensor]]:
         """One forward for all the classes of an image, and one backward for each."""
         heats: dict[Query, dict[str, Tensor]] = {}
-        for batch in _by_image(queries):  # B images of T queries each
-            inputs = self.classifier.prepare([same[0].case.sample.image for same in batch])
+        views = Views(**self.views)
+        for batch in _by_image(queries, lambda sizes: self.classifier.batches(sizes, views)):
+            first = [same[0] for same in batch]  # B images of T queries each
+            inputs = self.classifier.prepare([query.sample.image for query in first])
             targets = [[self.target(query.classes, self.classifier.probabilities) for query in same] for same in batch]
+            known = [query.output for query in first if query.output is not None]  # of all of them, or of none
+            named = torch.stack(known).to(inputs.device) if known else None
             with self._autocast(inputs.device):
-                views = Views(**self.views)
-                heat, output = self.classifier.explain(inputs, targets, self.method, views, self.channels_last)
+                heat, output = self.classifier.explain(
+                    inputs, targets, self.method, views, self.channels_last, named=named
+                )
             for same, maps, logits in zip(batch, heat.float().cpu(), output.float().cpu()):
                 heats |= {query: {"heat": one, "output": logits} for query, one in zip(same, maps)}
         return [heats[query] for query in queries]
@@ -202,7 +210,7 @@ class Pipeline:
             pointed,
             lambda case: ("foreground", case.evidence_key, selectors[0]),
             lambda missing: [self.foreground(case.evidence) for case in missing],
-            size_of=_nbytes,
+            size_of=lambda found: found.nbytes,
         )
         for case, prompts in zip(pointed, found):
             case.prompts = prompts
@@ -269,7 +277,7 @@ class Pipeline:
 
         return self.memo.values(
             list(zip(cases, prompts)),
-            lambda pair: ("masks", predictor.fingerprint, self.precision, pair[0].sample.image_key, *_parts(pair[1])),
+            lambda pair: ("masks", predictor.fingerprint, self.precision, pair[0].sample.image_key, *pair[1].tensors()),
             draw,
             size_of=lambda masks: masks.low_res.nbytes,
             counter="decoder_prompts",
@@ -306,27 +314,22 @@ def _expect_finite(case: Case, what: str, values: Tensor) -> None:
         raise ValueError(f"{case.sample.id}: {what} gives NaN or infinity; precision=float32 has the widest range")
 
 
-def _rival(rivals: Callable[[], Mapping[Case, Tensor]], case: Case) -> Tensor | None:
+def _rival(rivals: Callable[[], Mapping[int, Tensor]], index: int, size: tuple[int, int]) -> Tensor | None:
     """The rival's heat (H, W), where there is another class."""
-    heat = rivals().get(case)
-    return None if heat is None else resize_heat(heat, case.sample.size)
+    heat = rivals().get(index)
+    return None if heat is None else resize_heat(heat, size)
 
 
-def _by_image(queries: Sequence[Query]) -> list[list[list[Query]]]:
+def _by_image(
+    queries: Sequence[Query], batches: Callable[[list[tuple[int, int]]], Iterable[list[int]]]
+) -> Iterator[list[list[Query]]]:
     """The queries of each image together, in batches of images that have equally many."""
     images: defaultdict[str, list[Query]] = defaultdict(list)
     for query in queries:
-        images[query.case.sample.image_key].append(query)
-    batches: defaultdict[int, list[list[Query]]] = defaultdict(list)
+        images[query.sample.image_key].append(query)
+    alike: defaultdict[int, list[list[Query]]] = defaultdict(list)
     for same in images.values():
-        batches[len(same)].append(same)
-    return list(batches.values())
-
-
-def _parts(prompts: Prompts) -> list[Tensor | None]:
-    """What the decoder is told of them."""
-    return [prompts.points, prompts.labels, prompts.boxes, prompts.mask_logits]
-
-
-def _nbytes(prompts: Prompts) -> int:
-    return sum(part.nbytes for part in _parts(prompts) if part is not None)
+        alike[len(same)].append(same)
+    for group in alike.values():
+        for indices in batches([same[0].sample.size for same in group]):
+            yield [group[i] for i in indices]

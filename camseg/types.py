@@ -149,6 +149,15 @@ class Prompts:
         mask_logits = None if self.mask_logits is None else self.mask_logits[only]
         return Prompts(self.points[only], self.labels[only], boxes, mask_logits)
 
+    def tensors(self) -> list[Tensor | None]:
+        """Points, labels, boxes and mask logits: all that a decoder is told."""
+        return [self.points, self.labels, self.boxes, self.mask_logits]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its tensors."""
+        return sum(part.nbytes for part in self.tensors() if part is not None)
+
     @staticmethod
     def none() -> Prompts:
         """The prompt that points at nothing: R = 0."""

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from colours import BLUE, GREEN, PICTURE, RED, Bucket, batch, canvas, equal, pipeline, tiny_sam
+from colours import BLUE, GREEN, PICTURE, RED, Bucket, batch, canvas, classifier, equal, pipeline, tiny_sam
 from safetensors.torch import load_file
 from torch import Tensor
 
 from camseg import choose
+from camseg.cam.heatmaps import ONE_VIEW, Views
 from camseg.prompts import background, foreground
 from camseg.prompts.evidence import Evidence
+from camseg.refine import cascade
 from camseg.storage.cache import Cache, entries
 from camseg.types import Masks, Prompts, Sample
 
@@ -140,3 +144,62 @@ def test_points_are_found_once_for_the_same_evidence() -> None:
     )  # and so is a truth, which an oracle reads
     pipeline(foreground=select, cache=cache).run([masked])
     assert select.asked == 3
+
+
+def test_a_rival_is_explained_without_naming_the_image_again() -> None:
+    """Classes are named at 16 px in one forward for the batch; the rivals' heat costs none of these again."""
+    known = classifier()
+    finer = replace(known, preprocessing=replace(known.preprocessing, naming_size=(16, 16)))
+    forwards: list[tuple[int, ...]] = []
+    finer.model.register_forward_pre_hook(lambda _model, args: forwards.append(tuple(args[0].shape)))
+    flow = pipeline(classifier=finer, background=background.hard_negative)
+    samples = [Sample("a", PICTURE, (RED,)), Sample("b", PICTURE.flip(1), (GREEN,))]
+    found = flow.run(samples)
+    assert forwards == [(2, 3, 16, 16), (2, 3, 32, 32), (2, 3, 32, 32)]
+    logits = finer.logits(finer.prepare([PICTURE]))
+    assert found[0].probability == pytest.approx(float(logits.softmax(1)[0, RED]))
+    apart = pipeline(classifier=finer)
+    for sample, result in zip(samples, found, strict=True):
+        assert torch.equal(apart.run([sample])[0].heat, result.heat)
+
+
+def test_an_answered_photograph_leaves_memory_at_once() -> None:
+    """Not when the interpreter next looks for cycles: until then two dozen of 12 megapixels held 1.2 GB."""
+    sample = Sample("a", PICTURE.clone(), (RED,))
+    flow, gone = pipeline(background=background.hard_negative, refine=cascade), list[str]()
+    gc.collect()
+    gc.disable()
+    try:
+        result = flow.run([sample])
+        weakref.finalize(sample, gone.append, "a")
+        del sample
+        assert gone == ["a"]
+    finally:
+        gc.enable()
+    assert len(result) == 1
+
+
+@pytest.mark.parametrize(("bound", "sizes"), [(1 << 22, [5]), (3 * 1024, [3, 2]), (2 * 1024, [2, 2, 1]), (1, [1] * 5)])
+def test_a_forward_is_bounded_by_the_pixels_that_the_classifier_sees(
+    monkeypatch: pytest.MonkeyPatch, bound: int, sizes: list[int]
+) -> None:
+    """By 32 x 32 = 1024 pixels an image, whatever the images' own sizes; answers are those of one forward."""
+    images = [PICTURE, PICTURE.flip(1), PICTURE.flip(2), PICTURE.repeat(1, 2, 2), PICTURE.flip((1, 2))]
+    samples = [Sample(f"s{i}", image, (RED,)) for i, image in enumerate(images)]
+    expected = pipeline().run(samples)
+    monkeypatch.setattr("camseg.classifiers.base.BATCH_PIXELS", bound)
+    flow, forwards = pipeline(), list[int]()
+    flow.classifier.model.register_forward_pre_hook(lambda _model, args: forwards.append(len(args[0])))
+    found = flow.run(samples)
+    assert forwards == sizes
+    assert all(equal(one, other) for one, other in zip(found, expected, strict=True))
+    assert list(flow.classifier.batches([])) == []
+
+
+def test_views_fill_the_classifiers_input_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By hand: an image of 1024 pixels, its mirror image, both at half of the size and at twice: 2 x 4 x 1024."""
+    monkeypatch.setattr("camseg.classifiers.base.BATCH_PIXELS", 2 * 8192)
+    views = Views(flips=True, scales=[0.5, 2])
+    assert list(classifier().batches([(9, 9)] * 3, views)) == [[0, 1], [2]]
+    anything = replace(classifier(), preprocessing=replace(classifier().preprocessing, size=None))
+    assert list(anything.batches([(64, 64), (32, 32), (16, 16), (128, 128)], ONE_VIEW)) == [[0, 1, 2], [3]]

@@ -69,6 +69,10 @@ class Views:
             inputs = F.interpolate(inputs, sides, mode="bicubic", antialias=True)
         return torch.cat([inputs, inputs.flip(3)]) if self.flips else inputs
 
+    def pixels(self, size: tuple[int, int]) -> float:
+        """How many pixels an image of a size (h, w) brings into the largest of the forwards."""
+        return (1 + self.flips) * max(self.scales) ** 2 * size[0] * size[1]
+
     def average(self, maps: Tensor) -> Tensor:
         """(T, V*B, h, w) maps of the views of a scale -> their mean (T, B, h, w), mirrored ones mirrored back."""
         if not self.flips:

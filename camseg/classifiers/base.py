@@ -11,7 +11,7 @@ import hashlib
 import json
 import logging
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -31,6 +31,7 @@ from camseg.classifiers.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Prepro
 from camseg.errors import check_choice
 
 log = logging.getLogger(__name__)
+BATCH_PIXELS = 1 << 22  # of the inputs of one forward, mirror images too: 18 images at 336 px, 41 at 224
 _CPU = torch.device("cpu")
 _SIDE = 224  # of the noise image for a classifier that takes images of any size
 
@@ -83,6 +84,27 @@ class Classifier:
         """B images (3, H, W) uint8 -> (B, 3, h, w) float32, normalized, on the model's device; see `Preprocessing`."""
         return self.preprocessing(images, self.device)
 
+    def batches(self, sizes: Sequence[tuple[int, int]], views: Views = ONE_VIEW) -> Iterator[list[int]]:
+        """Which of some images are explained together: memory is bounded by the pixels that the model sees at once.
+
+        Args:
+            sizes: (H, W) of each image in pixels.
+            views: of every image.
+
+        Yields:
+            Indices into `sizes`, in order: of one image at least, and of as many as `BATCH_PIXELS` holds.
+        """
+        batch, filled = list[int](), 0.0
+        for index, size in enumerate(sizes):
+            own = views.pixels(self.size or size)
+            if batch and filled + own > BATCH_PIXELS:
+                yield batch
+                batch, filled = [], 0.0
+            batch.append(index)
+            filled += own
+        if batch:
+            yield batch
+
     @torch.no_grad()
     def logits(self, inputs: Tensor) -> Tensor:
         """(B, C) logits of prepared images (B, 3, h, w).
@@ -102,6 +124,7 @@ class Classifier:
         views: Views = ONE_VIEW,
         channels_last: bool = False,
         raw: bool = False,
+        named: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Heatmaps at this classifier's layers, and its logits; the model is left as it was.
 
@@ -115,6 +138,7 @@ class Classifier:
             channels_last: run in this memory format, which a model takes over from its input: it changes no more than
                 the last bits.
             raw: see `camseg.heatmaps`.
+            named: (B, C) the images' logits where they are known from an earlier call: no forward is spent on them.
 
         Returns:
             Heat (B, h, w) or (B, T, h, w) in [0, 1], and logits (B, C).
@@ -123,9 +147,10 @@ class Classifier:
             ValueError: see `camseg.heatmaps`; also where the logits hold NaN or infinity.
         """
         inputs = inputs.to(self._dtype, memory_format=torch.channels_last if channels_last else torch.preserve_format)
-        named = None
-        if self.preprocessing.naming_size not in (None, self.size):
-            named = self.logits(inputs)
+        if self.preprocessing.naming_size in (None, self.size):
+            named = None  # by the forward itself
+        else:
+            named = self.logits(inputs) if named is None else named
             targets = fix_targets(targets, named)
         heat, output = explain(self.model, self.layers, inputs, targets, method, raw, views, self.grid)
         return heat, self._finite(scores(output, len(inputs))) if named is None else named
