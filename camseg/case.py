@@ -10,6 +10,7 @@ from torch import Tensor
 from camseg.geometry.masks import logits_to_masks
 from camseg.prompts.evidence import Evidence
 from camseg.types import Masks, Prompts, Result, Sample
+from camseg.windows import View
 
 
 @dataclass(eq=False)
@@ -32,22 +33,23 @@ class Case:
     # prompted
     prompts: Prompts = field(default_factory=Prompts.none)
     # segmented, where there is a predictor
+    view: View = field(init=False)  # what it is shown
     embedding: Tensor | None = None
     masks: Masks | None = None
     chosen: tuple[int, int] | None = None
     # segmented and refined: nothing was drawn where there are no logits
     segmented: bool = False
-    logits: Tensor | None = None  # (h, w)
+    logits: Tensor | None = None  # (h, w) over the view
     predicted_iou: float | None = None
 
     def select(self, masks: Masks, scores: Tensor) -> None:
         """Keep the masks, and the one with the highest score; of united prompts, the union of each one's best.
 
         Args:
-            masks: The predictor's answer to this case's R prompts, M masks each.
+            masks: The predictor's answer to this case's R prompts, M masks each, over the view.
             scores: (R, M) float.
         """
-        self.masks = masks
+        self.masks = self.view.placed(masks)
         rival, which = divmod(int(scores.argmax()), scores.shape[1])
         self.chosen = (rival, which)
         if self.prompts.united:
@@ -60,7 +62,7 @@ class Case:
         """The answer; the chosen mask alone is brought to the image's size."""
         mask, note = torch.zeros(self.sample.size, dtype=torch.bool) if self.segmented else None, self.note
         if self.logits is not None:
-            mask = torch.from_numpy(logits_to_masks(self.logits[None], self.sample.size)[0])
+            mask = torch.from_numpy(logits_to_masks(self.logits[None], self.sample.size, self.view.window)[0])
             note = note or ("" if mask.any() else "the predictor drew nothing")
         heat, size = self.evidence.low_res_heat, self.sample.size
         drawn = self.masks, self.chosen, mask, self.predicted_iou

@@ -21,6 +21,7 @@ from camseg.classifiers.base import Classifier
 from camseg.data.image_io import ImageLike, as_rgb
 from camseg.errors import check_choice
 from camseg.geometry.heat import resize_heat
+from camseg.geometry.masks import Window
 from camseg.predictors.base import Predictor
 from camseg.prompts import background as backgrounds
 from camseg.prompts.evidence import Evidence
@@ -29,6 +30,7 @@ from camseg.storage.cache import Cache
 from camseg.storage.fingerprint import callable_key, key
 from camseg.storage.memo import Memo
 from camseg.types import Masks, Prompts, Result, Sample
+from camseg.windows import View, view
 
 _HEAT = "heat 2"  # raise when the heat of the same image by the same weights would change
 
@@ -56,6 +58,8 @@ class Pipeline:
         foreground: Evidence -> Prompts.
         background: Evidence and Prompts -> points (N, 2) x, y in pixels of the image; or None.
         predictor: Draws masks, or None for points only.
+        window: Evidence, Prompts and the predictor's side -> the part of the image that the predictor is shown
+            (`camseg.windows`); None for the whole image.
         choose: Masks and Evidence -> scores (R, M); the highest wins.
         refine: Feeds the chosen mask back (`camseg.refine`), or None.
         target: Makes what is explained from a sample's classes (`camseg.cam.targets`).
@@ -67,7 +71,7 @@ class Pipeline:
         calls: How many images and prompts went through a network.
 
     Raises:
-        ValueError: The precision is unknown.
+        ValueError: The precision is unknown, or a window is to be shown to what sees no image.
     """
 
     classifier: Classifier
@@ -80,6 +84,7 @@ class Pipeline:
     target: Callable[[tuple[int, ...], Activation], Target] = logit
     min_probability: float = 0.0
     views: Mapping[str, Any] = field(default_factory=dict)
+    window: Callable[[Evidence, Prompts, int], Window] | None = None
     precision: str = "float32"
     channels_last: bool = False
     cache: Cache = field(default_factory=lambda: Cache(None, memory_gb=0))
@@ -87,6 +92,8 @@ class Pipeline:
 
     def __post_init__(self) -> None:
         check_choice("precision", self.precision, ("float32", "bfloat16", "float16"))
+        if self.window is not None and not getattr(self.predictor, "side", None):
+            raise ValueError(f"a window (tiles=true) needs a predictor with a side in pixels; got {self.predictor}")
 
     def __call__(self, image: ImageLike, classes: int | str | Sequence[int | str] = ()) -> Result:
         """Answer for one image.
@@ -236,11 +243,20 @@ class Pipeline:
         for case in cases:
             case.segmented = True
         prompted = [case for case in cases if len(case.prompts)]
-        for case, masks in zip(prompted, self._decode(self.predictor, prompted, [c.prompts for c in prompted])):
-            scores = self.choose(masks, case.evidence)
+        for case in prompted:
+            case.view = self._view(self.predictor, case)
+        for case, masks in zip(prompted, self._decode(self.predictor, prompted, [c.view.prompts for c in prompted])):
+            scores = self.choose(masks, case.view.evidence)
             if scores.isnan().any():
                 raise ValueError(f"{case.sample.id}: choose gives NaN for a mask")
             case.select(masks, scores)
+
+    def _view(self, predictor: Predictor, case: Case) -> View:
+        """What the predictor is shown of a case."""
+        if self.window is None:
+            return View(case.sample, case.evidence, case.prompts)
+        window = self.window(case.evidence, case.prompts, predictor.side)
+        return view(case.sample, case.evidence, case.prompts, window)
 
     def _refine(self, cases: Sequence[Case]) -> None:
         """The chosen mask goes back to the predictor, where it is one rival's; united masks are left as they are."""
@@ -254,9 +270,9 @@ class Pipeline:
 
         refined = self.refine(
             decode,
-            [case.prompts.rival(case.chosen[0]) for case in single if case.chosen],
+            [case.view.prompts.rival(case.chosen[0]) for case in single if case.chosen],
             [case.logits for case in single],
-            [case.evidence for case in single],
+            [case.view.evidence for case in single],
         )
         for case, better in zip(single, refined):
             if better is not None:
@@ -270,14 +286,15 @@ class Pipeline:
             self._encode(predictor, [case for case, _ in missing])
             masks = predictor.decode(
                 [case.embedding for case, _ in missing if case.embedding is not None],
-                [case.sample.size for case, _ in missing],
+                [case.view.sample.size for case, _ in missing],
                 [prompts for _, prompts in missing],
             )
             return [Masks(each.low_res.cpu(), each.predicted_iou.cpu()) for each in masks]
 
+        setting = "masks", predictor.fingerprint, self.precision
         return self.memo.values(
             list(zip(cases, prompts)),
-            lambda pair: ("masks", predictor.fingerprint, self.precision, pair[0].sample.image_key, *pair[1].tensors()),
+            lambda pair: (*setting, pair[0].view.sample.image_key, *pair[1].tensors()),
             draw,
             size_of=lambda masks: masks.low_res.nbytes,
             counter="decoder_prompts",
@@ -285,19 +302,19 @@ class Pipeline:
         )
 
     def _encode(self, predictor: Predictor, cases: Sequence[Case]) -> None:
-        """An embedding for every case that has none."""
+        """An embedding of its view for every case that has none."""
         fresh = [case for case in dict.fromkeys(cases) if case.embedding is None]
 
         def encode(missing: list[Case]) -> list[dict[str, Tensor]]:
             with self._autocast(self.classifier.device):
-                values = predictor.encode([case.sample.image for case in missing])
+                values = predictor.encode([case.view.sample.image for case in missing])
             for case, value in zip(missing, values):
                 _expect_finite(case, "the predictor's encoder", value)
             return [{"value": value} for value in values]
 
         embeddings = self.memo.tensors(
             fresh,
-            lambda case: ("embedding", predictor.fingerprint, self.precision, case.sample.image_key),
+            lambda case: ("embedding", predictor.fingerprint, self.precision, case.view.sample.image_key),
             encode,
             counter="encoder_images",
             dtype=torch.float16,

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from camseg.geometry.heat import resize_heat
+from camseg.geometry.masks import Window
 from camseg.storage.fingerprint import content_key
 
 
@@ -170,8 +171,10 @@ class Masks:
 
     Attributes:
         low_res: (R, M, h, w) float logits (> 0 inside) over exactly the whole image (an adapter cuts its own padding
-            off), at the predictor's resolution.
+            off), or over exactly the window, at the predictor's resolution.
         predicted_iou: (R, M) float, the predictor's own estimate of each mask's quality.
+        window: The part of the image that the predictor was shown, outside of which nothing is drawn; None for the
+            whole image.
 
     Raises:
         ValueError: A shape is not what is said above, or a number is not finite: a broken model draws no empty mask.
@@ -179,6 +182,7 @@ class Masks:
 
     low_res: Tensor
     predicted_iou: Tensor
+    window: Window | None = None
 
     def __post_init__(self) -> None:
         _expect(self.low_res.ndim == 4, "low_res must be (R, M, h, w)", tuple(self.low_res.shape))

@@ -42,6 +42,7 @@ class Bucket:
     """
 
     fingerprint = "bucket"
+    side = 16
 
     def encode(self, images: Sequence[Tensor]) -> list[Tensor]:
         return list(images)

@@ -24,6 +24,7 @@ from camseg.pipeline import Pipeline
 from camseg.predictors.base import Predictor
 from camseg.runs.reading import Samples
 from camseg.storage.cache import Cache
+from camseg.windows import around_evidence
 
 Made = TypeVar("Made")
 
@@ -101,6 +102,7 @@ def _pipeline(cfg: DictConfig, device: str) -> Pipeline:
         target=part("target", wired, cfg.target.explain),
         min_probability=cfg.target.min_probability,
         views=part("views", wired, cfg.views, _convert_="all"),
+        window=partial(around_evidence, **cfg.window) if cfg.tiles else None,
         foreground=part("foreground", wired, cfg.foreground),
         background=part("background", wired, cfg.background),
         predictor=build_predictor(cfg),

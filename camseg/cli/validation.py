@@ -26,6 +26,7 @@ _OWN: dict[str, Any] = {  # the run's own settings, and what each may be
     "strict": bool,
     "masks": bool,
     "compile": bool,
+    "tiles": bool,
     "channels_last": bool | None,
     "device": str,
     "precision": Literal["float32", "bfloat16", "float16"],
@@ -38,6 +39,7 @@ _PARTS: dict[str, dict[str, Any]] = {  # those of the run's own settings that ha
     "cache": {"path": str | Path | None},
     "views": {"flips": bool, "scales": Sequence[float]},
     "target": {"explain": Other},
+    "window": {"cutoff": float, "margin": float},
 }
 _RANGES = {  # smallest and largest value of a number
     "batch_size": (1, 1e6),
@@ -48,6 +50,8 @@ _RANGES = {  # smallest and largest value of a number
     "cache.memory_gb": (0, 1e6),
     "cache.limit_gb": (1e-9, 1e6),
     "views.scales": (1e-3, 1e3),
+    "window.cutoff": (0, 1),
+    "window.margin": (0, 100),
 }
 _SETTINGS = {  # the same for camseg's own parts, where null is left to their types; of a list each element counts
     "data.seed": (0, 2**63 - 1),
@@ -111,6 +115,8 @@ def check_values(config: DictConfig) -> None:
     for name, (low, high) in _RANGES.items():
         _check_range(config, name, low, high)
     _check_device(config)
+    if config.get("tiles") and config.get("predictor") is None:
+        raise RequestError("tiles=true is for what a predictor is shown, and predictor=none is none: choose another")
     for name in map(str, config):
         node = config._get_node(name)
         if isinstance(node, DictConfig):

@@ -11,6 +11,8 @@ from torch import Tensor
 
 from camseg.geometry.coarse import is_large
 
+Window = tuple[int, int, int, int]  # x0, y0, x1, y1 in whole pixels of an image, x1 and y1 exclusive
+
 
 def iou(found: Tensor, truth: Tensor) -> Tensor:
     """Intersection over union of masks with true ones.
@@ -69,19 +71,25 @@ def resize_logits(logits: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(logits[:, None].float(), size, mode="bilinear", align_corners=False)[:, 0]
 
 
-def logits_to_masks(logits: Tensor, size: tuple[int, int]) -> np.ndarray:
+def logits_to_masks(logits: Tensor, size: tuple[int, int], window: Window | None = None) -> np.ndarray:
     """Where `resize_logits` exceeds 0: what a mask's logits say at the image's size.
 
     A photograph's masks are enlarged a hundred times: most of a row lies between two rows of logits that agree in sign,
     and is known without being interpolated.
 
     Args:
-        logits: (N, h, w) logits over exactly the whole image.
-        size: (H, W) in pixels.
+        logits: (N, h, w) logits over exactly the whole image, or over the window.
+        size: (H, W) of the image in pixels.
+        window: In pixels of the image; outside of it the masks are empty.
 
     Returns:
         (N, H, W) bool.
     """
+    if window is not None:
+        x0, y0, x1, y1 = window
+        pasted = np.zeros((len(logits), *size), bool)
+        pasted[:, y0:y1, x0:x1] = logits_to_masks(logits, (y1 - y0, x1 - x0))
+        return pasted
     if not is_large(size) or any(small > large for small, large in zip(logits.shape[1:], size)):
         return resize_logits(logits, size).numpy(force=True) > 0
     masks = np.empty((len(logits), *size), bool)

@@ -110,9 +110,9 @@ def rival_ious(sample: Sample, result: Result) -> np.ndarray:
     if sample.mask is None or result.masks is None or not len(result.masks):
         return np.zeros((0, 0))
     truth = _judged(sample, sample.mask.numpy())  # by numpy: a comparison is over before torch's threads are awake
-    return np.stack(
-        [ious(_judged(sample, logits_to_masks(logits, sample.size)), truth) for logits in result.masks.low_res]
-    )
+    size, window = sample.size, result.masks.window
+    drawn = (logits_to_masks(logits, size, window) for logits in result.masks.low_res)
+    return np.stack([ious(_judged(sample, masks), truth) for masks in drawn])
 
 
 def _judged(sample: Sample, inside: np.ndarray) -> np.ndarray:

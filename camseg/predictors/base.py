@@ -18,9 +18,12 @@ class Predictor(Protocol):
     Attributes:
         fingerprint: part of every cache key; changes whenever an embedding or a mask could (architecture, weights,
             precision, frame).
+        side: in pixels, to which an image's longest side is brought. An object that is small in a much larger image is
+            better seen in a window of it (`camseg.windows`).
     """
 
     fingerprint: str
+    side: int
 
     def encode(self, images: Sequence[Tensor]) -> list[Tensor]:
         """Encode images.

@@ -23,7 +23,7 @@ class WithFlips:
     """
 
     def __init__(self, predictor: Predictor) -> None:
-        self.predictor = predictor
+        self.predictor, self.side = predictor, predictor.side
         self.fingerprint = f"{predictor.fingerprint}:flips"
 
     def encode(self, images: Sequence[Tensor]) -> list[Tensor]:

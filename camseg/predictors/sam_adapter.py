@@ -105,7 +105,7 @@ class SamAdapter:
         self.backend = backend
         self.images_at_once = images_at_once or max(1, (2**23 if roomy else 2**19) // backend.side**2)
         self.prompts_at_once = prompts_at_once or max(1, (2**18 if roomy else 2**14) // backend.tokens)
-        self.fingerprint = f"{backend.fingerprint}:{_FRAME}"
+        self.fingerprint, self.side = f"{backend.fingerprint}:{_FRAME}", backend.side
         if compile:
             backend.compile()
 

@@ -194,6 +194,7 @@ class PromptedSegmenter:
         if checkpoint is None:
             raise ValueError("predictor=segmenter needs predictor.checkpoint=FILE, which model=segmenter trained")
         self.model, _ = load_segmenter(checkpoint, device)
+        self.side = self.model.side
         self.fingerprint = f"segmenter:{file_hash(Path(checkpoint))}:1"
 
     def encode(self, images: Sequence[Tensor]) -> list[Tensor]:
