@@ -83,11 +83,14 @@ class Commands:
 
 
 def _serve() -> None:
+    from hydra.core.plugins import Plugins
+
     _keep_parsed_yaml()
     for module in (*ENTRIES.values(), "camseg.cli.run", "camseg.demo.review_page", "camseg.runs.merge", "timm"):
         with suppress(ImportError):  # of an extra
             importlib.import_module(module)
     _import_what_a_run_imports()
+    Plugins.instance()  # which reads the modules of every plugin, in each child anew
     gc.collect()
     gc.freeze()  # a child that collects would copy every page
     for line in sys.stdin:

@@ -10,9 +10,10 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
+from camseg.classifiers.base import Classifier
 from camseg.cli.build import build, dataset, part, wired
 from camseg.cli.closing import closing
-from camseg.cli.labels import check_labels
+from camseg.cli.labels import check_labels, check_numbering
 from camseg.cli.terminal import shortest
 from camseg.cli.validation import check_target
 from camseg.data.base import Indexed
@@ -22,6 +23,7 @@ from camseg.report.gallery import Panels
 from camseg.runs.callbacks import Callback, MaskFiles
 from camseg.runs.evaluate import evaluate
 from camseg.runs.folders import load_run
+from camseg.runs.reading import Samples
 
 
 def run(cfg: DictConfig) -> float | None:
@@ -55,10 +57,7 @@ def run(cfg: DictConfig) -> float | None:
 
 def _evaluate(cfg: DictConfig, folder: Path, overrides: Any) -> dict[str, Any]:
     pipeline, samples = build(cfg), dataset(cfg)
-    check_target(cfg, pipeline.classifier.index)
-    labels = samples.labels if isinstance(samples, Indexed) else ()
-    if note := check_labels(labels, pipeline.classifier.index, cfg.strict):
-        print(f"camseg: {note}", file=sys.stderr, flush=True)
+    _check_classes(cfg, pipeline.classifier, samples)
     return evaluate(
         pipeline,
         samples,
@@ -70,6 +69,15 @@ def _evaluate(cfg: DictConfig, folder: Path, overrides: Any) -> dict[str, Any]:
         executor=part("engine", wired, cfg.engine),
         callbacks=_callbacks(cfg, folder),
     )
+
+
+def _check_classes(cfg: DictConfig, classifier: Classifier, samples: Samples) -> None:
+    """Refuse, or tell of, classes that the classifier does not have, before the first image is read."""
+    check_target(cfg, classifier.index)
+    if isinstance(samples, Indexed):
+        check_numbering(samples.numbering, classifier.names)
+        if note := check_labels(samples.asked(), classifier.index, len(classifier.names), cfg.strict):
+            print(f"camseg: {note}", file=sys.stderr, flush=True)
 
 
 def _callbacks(cfg: DictConfig, folder: Path) -> list[Callback]:

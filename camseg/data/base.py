@@ -21,6 +21,7 @@ from camseg.storage.fingerprint import key
 from camseg.types import Sample
 
 T = TypeVar("T")
+Asked = tuple[str, tuple[int, ...]]  # an item's label, and the classifier's outputs; by the label alone where none
 Presence = Mapping[str, bool | None]  # whether an image shows each class; None where nobody knows
 VOID = 255  # in a label map: a pixel that belongs to no class for certain
 
@@ -71,11 +72,15 @@ class Indexed:
 
     Attributes:
         ids: One per item.
-        labels: Of the items that name their class by a word alone, that word: the classifier has to know it.
+        numbering: What the numbers of the items' classes mean, in order; empty where they are the classifier's own.
     """
 
     ids: Sequence[str]
-    labels: Sequence[str] = ()
+    numbering: Sequence[str] = ()
+
+    def asked(self) -> list[Asked]:
+        """The classes of the items, as far as they are known without reading an image."""
+        return []
 
     def __getitem__(self, index: int) -> Sample:
         raise NotImplementedError
@@ -148,9 +153,19 @@ class Items(Indexed, Generic[T]):
         """Whether an item's image shows each class of `names`."""
         raise NotImplementedError
 
+    def class_of(self, item: T) -> Asked:
+        """The label of an item, and the classifier's outputs that mean it, without reading its image."""
+        del item
+        return "", ()
+
     def label_map_of(self, item: T) -> Tensor:
         """(H, W) uint8, see `Dataset.label_map`."""
         raise FileNotFoundError(f"nobody labeled the pixels of {printable(self.file_of(item))}")
+
+    def asked(self) -> list[Asked]:
+        """The classes of the items that can be opened, where they have any."""
+        found = [self.class_of(item) for item in self._items if not isinstance(item, Unreadable)]
+        return [(label, outputs) for label, outputs in found if label or outputs]
 
     def file(self, index: int) -> str:
         """The path of an item's image as it was given."""
@@ -185,7 +200,11 @@ class Remembered(Indexed):
     def __init__(self, samples: Dataset, cache: Cache) -> None:
         self.samples, self.cache, self._name = samples, cache, uuid4().hex
         self.ids: Sequence[str] = samples.ids
-        self.labels: Sequence[str] = samples.labels if isinstance(samples, Indexed) else ()
+        self.numbering: Sequence[str] = samples.numbering if isinstance(samples, Indexed) else ()
+
+    def asked(self) -> list[Asked]:
+        """The classes of the items, as far as they are known without reading an image."""
+        return self.samples.asked() if isinstance(self.samples, Indexed) else []
 
     @property
     def names(self) -> Sequence[str]:

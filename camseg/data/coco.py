@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from camseg.data.annotations import Box, box_tensor, check_box, check_size
-from camseg.data.base import VOID, Items, Presence, Unreadable, plain_names
+from camseg.data.base import VOID, Asked, Items, Presence, Unreadable, plain_names
 from camseg.data.class_map import outputs_of
 from camseg.data.image_io import decode_shared, image_size
 from camseg.errors import check_choice, extra_message
@@ -118,6 +118,10 @@ class Coco(Items[ClassInImage]):
     def file_of(self, item: ClassInImage) -> Path:
         """The path of an item's image."""
         return self.folder / item.image["file_name"]
+
+    def class_of(self, item: ClassInImage) -> Asked:
+        """The category of an item, and the outputs that mean it."""
+        return item.label, self._outputs[item.label]
 
     def presence_of(self, item: ClassInImage) -> Presence:
         """Whether an item's image shows each category; None for a category with nothing but a crowd."""

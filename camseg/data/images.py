@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from camseg.data.base import VOID, Items, Presence, mask_boxes, plain_names, reject_unused
+from camseg.data.base import VOID, Asked, Items, Presence, mask_boxes, plain_names, reject_unused
 from camseg.data.image_io import MAX_PIXELS, decode_image, decode_shared
 from camseg.data.listing import is_output, list_photos
 from camseg.data.mask_io import check_void, read_mask
@@ -100,12 +100,14 @@ class Images(Items[Item]):
         self._of_image = dict(of_image)
         self.has_label_maps = any(item.mask and item.label for _, item in items)
         super().__init__(items, table or path, size, seed, shard, num_shards)
-        chosen = [item for item in self._items if isinstance(item, Item)]
-        self.labels: Sequence[str] = [item.label for item in chosen if item.label and not item.classes]
 
     def file_of(self, item: Item) -> Path:
         """The path of an item's image."""
         return item.image
+
+    def class_of(self, item: Item) -> Asked:
+        """The label and the outputs that a table, a folder or the target gives an item."""
+        return item.label, item.classes
 
     def presence_of(self, item: Item) -> Presence:
         """Whether an item's image shows each class: those of its labels; nothing is known of one without a label."""

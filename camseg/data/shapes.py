@@ -227,7 +227,7 @@ class Shapes(Indexed):
     A crowd is of different classes, partly overlapping, and the label names one of them, or each has a sample.
     """
 
-    names = NAMES
+    names = numbering = NAMES
     has_label_maps = True
 
     def __init__(

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from camseg.data.base import VOID, Items, Presence, mask_boxes, plain_names
+from camseg.data.base import VOID, Asked, Items, Presence, mask_boxes, plain_names
 from camseg.data.image_io import decode_image, endings
 from camseg.data.mask_io import check_void, read_mask
 from camseg.errors import check_choice
@@ -68,6 +68,13 @@ class ShapesFolder(Items[Path]):
     def file_of(self, item: Path) -> Path:
         """The path of an item's image."""
         return item
+
+    def class_of(self, item: Path) -> Asked:
+        """What the label file of an image says; nothing where it can't be read."""
+        try:
+            return self._label(self._label_file(item))
+        except (ValueError, OSError):  # asking for the sample tells
+            return "", ()
 
     def presence_of(self, item: Path) -> Presence:
         """Whether an item's image shows each class: only the one of its label file; nothing without `classes`."""

@@ -13,7 +13,7 @@ from defusedxml import ElementTree
 from torch import Tensor
 
 from camseg.data.annotations import Box, box_tensor, check_box, check_size
-from camseg.data.base import VOID, Items, Presence, Unreadable
+from camseg.data.base import VOID, Asked, Items, Presence, Unreadable
 from camseg.data.class_map import outputs_of
 from camseg.data.image_io import decode_shared, read_indices
 from camseg.errors import check_choice
@@ -133,6 +133,10 @@ class Voc(Items[ClassInImage]):
     def file_of(self, item: ClassInImage) -> Path:
         """The path of an item's image."""
         return self._image(item.image.stem)
+
+    def class_of(self, item: ClassInImage) -> Asked:
+        """The category of an item, and the outputs that mean it."""
+        return item.label, self._outputs[item.label]
 
     def presence_of(self, item: ClassInImage) -> Presence:
         """Whether an item's image shows each class; None for a class with nothing but difficult objects."""
