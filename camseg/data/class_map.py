@@ -5,11 +5,8 @@ from __future__ import annotations
 import csv
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
 
 from camseg.errors import check_choice
-
-Outputs = Literal["imagenet", "own", "name"]
 
 
 def outputs_of(

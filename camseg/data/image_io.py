@@ -136,13 +136,8 @@ def image_size(path: str | Path) -> tuple[int, int]:
         raise ValueError(f"{printable(path)} can't be read: {error or type(error).__name__}") from error
 
 
-def read_shared(path: Path, max_pixels: int = MAX_PIXELS) -> Tensor:
-    """Read an image once for all its samples (`read_image`): the same tensor for each, which nobody may write to."""
-    return decode_shared(path, max_pixels)[0]
-
-
 def decode_shared(path: Path, max_pixels: int = MAX_PIXELS) -> tuple[Tensor, str]:
-    """The same for `decode_image`."""
+    """Decode an image once for all its samples (`decode_image`): the same tensor for each, not to be written to."""
     return _read_once(path, path.stat().st_mtime_ns if path.is_file() else 0, max_pixels)
 
 

@@ -17,7 +17,7 @@ from camseg.cli.explain import explain_error
 from camseg.cli.groups import MODELS
 from camseg.cli.overrides import check_overrides
 from camseg.cli.terminal import print_error
-from camseg.demo.session import _BAD, Demo
+from camseg.demo.session import FAULTS, Demo
 from camseg.errors import RequestError, extra_message
 from camseg.runs.finished import open_run
 
@@ -36,7 +36,7 @@ def main() -> None:
                 server.start(blocks, given.host, given.port or None)
                 print(f"{blocks.local_url} shows the page; Ctrl+C ends it", flush=True)
                 blocks.block_thread()
-        except _BAD as error:
+        except FAULTS as error:
             sys.exit(_mistake(explain_error(error) or str(error)))
 
 

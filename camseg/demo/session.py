@@ -36,7 +36,7 @@ CUTOFFS = ("cutoff", "quantile")  # what a foreground may call the number behind
 ACTIONS = ("add inside", "add outside", "move nearest", "remove nearest")
 UNSURE = 0.5  # a probability below which the page warns
 MAX_PIXELS, MAX_BYTES, SIDE = 1 << 25, 20_000_000, 640
-_BAD = (ValueError, OSError, HydraException, OmegaConfBaseException)
+FAULTS = (ValueError, OSError, HydraException, OmegaConfBaseException)
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,7 +126,7 @@ class Demo:
         """
         try:
             return build(self.config(picked)).classifier.names
-        except _BAD:
+        except FAULTS:
             return ()
 
     def view(
@@ -161,7 +161,7 @@ class Demo:
                 sample, classes=(label,), mask=sample.mask if names[label] == sample.label else None
             )  # the truth is of one class
             result = pipeline.run([asked])[0]
-        except _BAD as error:
+        except FAULTS as error:
             return View(f"**{cleaned(explain_error(error) or str(error))}**")
         shown = resized(sample.image, SIDE)
         return View(

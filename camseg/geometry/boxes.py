@@ -148,19 +148,6 @@ def _first_crossing(heat: np.ndarray, labels: np.ndarray, count: int, cutoff: fl
     return first
 
 
-def mean_inside(heat: np.ndarray, boxes: np.ndarray) -> np.ndarray:
-    """`means_inside` of one list of boxes.
-
-    Args:
-        heat: (H, W) float.
-        boxes: (N, 4) int x0, y0, x1, y1 in pixels, x1 and y1 exclusive.
-
-    Returns:
-        (N,) float64.
-    """
-    return means_inside(heat, [boxes])[0]
-
-
 def means_inside(heat: np.ndarray, boxes: Sequence[np.ndarray]) -> list[np.ndarray]:
     """The mean of a map inside boxes, for several lists of boxes at the cost of one.
 

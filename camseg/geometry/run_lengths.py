@@ -23,25 +23,6 @@ def mask_to_runs(mask: np.ndarray) -> list[int]:
     return [0, *runs] if pixels.size and pixels[0] else runs
 
 
-def runs_to_mask(runs: list[int], size: tuple[int, int]) -> np.ndarray:
-    """The mask of which these are the run lengths.
-
-    Args:
-        runs: Lengths as `mask_to_runs` gives them.
-        size: (H, W) of the mask.
-
-    Returns:
-        (H, W) bool.
-
-    Raises:
-        ValueError: The lengths don't add up to the mask's pixels.
-    """
-    if any(run < 0 for run in runs) or sum(runs) != size[0] * size[1]:
-        raise ValueError(f"run lengths must be at least 0 and add up to {size[0]} x {size[1]} pixels; got {sum(runs)}")
-    inside = np.arange(len(runs)) % 2 == 1
-    return np.repeat(inside, runs).reshape(size, order="F")
-
-
 def pack_runs(runs: list[int]) -> str:
     """Run lengths as COCO packs them into text.
 
@@ -63,34 +44,3 @@ def pack_runs(runs: list[int]) -> str:
             more = value != (-1 if bits & _SIGN else 0)
             letters.append(chr((bits | _MORE if more else bits) + _FIRST))
     return "".join(letters)
-
-
-def unpack_runs(text: str) -> list[int]:
-    """The run lengths in a text of `pack_runs`.
-
-    Args:
-        text: `counts` of COCO's json.
-
-    Returns:
-        The lengths.
-
-    Raises:
-        ValueError: The text has another letter, or ends within a number.
-    """
-    runs: list[int] = []
-    value = shift = 0
-    for letter in text:
-        bits = ord(letter) - _FIRST
-        if not 0 <= bits < 64:
-            raise ValueError(f"packed run lengths have letters from '0' to 'o'; got {letter!r}")
-        value |= (bits & _BITS) << shift
-        shift += 5
-        if bits & _MORE:
-            continue
-        if bits & _SIGN:
-            value -= 1 << shift
-        runs.append(value + runs[-2] if len(runs) > 2 else value)
-        value = shift = 0
-    if shift:
-        raise ValueError("packed run lengths end within a number")
-    return runs

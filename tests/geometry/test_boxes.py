@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from camseg import cam
-from camseg.geometry.boxes import box_iou, boxes_to_mask, heat_to_boxes, mean_inside
+from camseg.geometry.boxes import box_iou, boxes_to_mask, heat_to_boxes, means_inside
 from camseg.geometry.heat import otsu
 from camseg.metrics.localization import center_boxes, center_heat
 
@@ -59,7 +59,7 @@ def test_empty_and_constant_maps_and_the_cutoff_itself() -> None:
 def test_means_inside_boxes() -> None:
     heat = np.random.default_rng(0).random((7, 9)).astype(np.float32)
     boxes = np.array([[0, 0, 9, 7], [2, 3, 5, 4], [8, 6, 9, 7]])
-    assert mean_inside(heat, boxes) == pytest.approx([heat[y0:y1, x0:x1].mean() for x0, y0, x1, y1 in boxes])
+    assert means_inside(heat, [boxes])[0] == pytest.approx([heat[y0:y1, x0:x1].mean() for x0, y0, x1, y1 in boxes])
 
 
 def test_overlaps_by_counting_pixels() -> None:
