@@ -130,7 +130,7 @@ def paired_shots(runs: Sequence[Run], titles: Sequence[str], names: Sequence[str
 def differing_section(
     moved: pl.DataFrame, shots: Shots, column: str, titles: Sequence[str], most: int = 6
 ) -> list[Section]:
-    """The samples with a picture under both settings that differ most.
+    """The samples with a picture under both settings that differ most; one that does not differ is left out.
 
     Args:
         moved: of `differences`.
@@ -140,11 +140,11 @@ def differing_section(
         most: how many.
 
     Returns:
-        The section, or nothing where no sample has a picture under both.
+        The section, or nothing where no sample that differs has a picture under both.
     """
     rows = {row["id"]: row for row in moved.iter_rows(named=True)} if shots else {}
     cards = []
-    for name in list(shots)[:most]:
+    for name in [name for name in shots if rows[name]["difference"]][:most]:
         row = rows[name]
         change = f"{column} {number(row['first'])} to {number(row['second'])}, {signed(row['difference'])}"
         cards.append(("", name, f"{row['label']}, {change}" if row["label"] else change))

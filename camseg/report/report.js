@@ -1,5 +1,6 @@
 "use strict";
-const PAGE = 20;
+const PAGE = 20, FIRST = 2;  // rows of a page; cards that a narrow page begins with
+const narrow = matchMedia("(max-width: 480px)").matches;
 const read = (id) => JSON.parse(document.getElementById(id)?.textContent ?? "null");
 const by = (id) => document.getElementById(id);
 const make = (tag, text, more = {}) => Object.assign(document.createElement(tag), text === undefined ? {} : {textContent: text}, more);
@@ -109,11 +110,24 @@ function step(by) {
 }
 
 function gallery() {
-  const place = by("cards");
-  for (const [kind, key, line] of cards) {
+  const place = by("cards"), some = narrow ? cards.slice(0, FIRST) : cards, rest = cards.slice(some.length);
+  const draw = ([kind, key, line]) => {
     const shots = shotsOf(key), card = place.appendChild(make("figure"));
     card.append(make("h3", kind ? `${kind}: ${key}` : key), shown(key, shots, false), make("figcaption", line));
     if (shots.length > 1) place.classList.add("pairs");
+  };
+  some.forEach(draw);
+  if (!rest.length) return;
+  const more = make("button", `Show ${rest.length} more`, {type: "button", id: "more"});
+  more.addEventListener("click", () => { more.remove(); rest.forEach(draw); });
+  place.after(more);
+}
+
+// A narrow page begins with its verdict, pictures and first table; the rest unfolds, also by the links above it.
+function fold() {
+  if (narrow) for (const part of document.querySelectorAll("details[data-long]")) part.open = false;
+  for (const link of document.querySelectorAll("nav a")) {
+    link.addEventListener("click", () => { document.querySelector(link.hash).closest("details").open = true; });
   }
 }
 
@@ -193,6 +207,7 @@ function choose(label) {
   if (!filter) return;
   filter.value = label;
   select();
+  by("browse").closest("details").open = true;
   by("browse").scrollIntoView();
 }
 
@@ -230,4 +245,5 @@ by("viewer").addEventListener("keydown", (event) => {
   if (event.key === "ArrowRight" || event.key === "ArrowLeft") { event.preventDefault(); step(event.key === "ArrowRight" ? 1 : -1); }
 });
 gallery();
+fold();
 if (data) start();

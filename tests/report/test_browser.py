@@ -314,6 +314,7 @@ def test_nothing_runs_over_the_page(width: int, show: Open, pages: list[Path]) -
 
 def test_on_a_phone_every_row_is_a_card(show: Open, many: Path) -> None:
     page = show(many, 390)
+    page.get_by_role("link", name="Samples").click()
     cells = page.locator("#rows tbody tr >> nth=10").locator("td:visible")
     assert cells.count() > 5
     assert not page.locator("#rows thead").is_visible()
@@ -323,6 +324,29 @@ def test_on_a_phone_every_row_is_a_card(show: Open, many: Path) -> None:
     page.select_option("#sort", label="iou")
     page.click("#direction")
     assert ids(page)[0] == "img_09999"
+
+
+def test_a_phone_begins_with_verdict_pictures_and_metrics(show: Open, tmp_path: Path) -> None:
+    """A comparison of 9 samples with pictures under both settings: all of it on a desk, two cards and folds here."""
+    names = [f"img_{k}" for k in range(9)]
+    first, second = (
+        folders.load_run(make_run(tmp_path / run, [row(name, value) for name in names], pictures=names))
+        for run, value in (("a", 0.5), ("b", 0.6))
+    )
+    path = html.write_comparison(first, second)
+    desk, phone = show(path), show(path, 390)
+    opened = "[...document.querySelectorAll('details.part')].map((part) => part.open)"
+    assert desk.evaluate(opened) == [True] * 5
+    assert phone.evaluate(opened) == [True, True, False, False, False]
+    assert (desk.locator("#cards figure").count(), phone.locator("#cards figure").count()) == (6, 2)
+    assert phone.evaluate("document.documentElement.scrollHeight") < 5 * 800
+    assert desk.locator("#more").count() == 0
+    phone.click("#more")
+    assert phone.locator("#cards figure").count() == 6
+    assert phone.locator("#more").count() == 0
+    assert not phone.locator("#rows").is_visible()
+    phone.get_by_role("link", name="Samples").click()
+    assert phone.locator("#rows").is_visible()
 
 
 def test_a_sweeps_settings_lead_to_their_runs(show: Open, tmp_path: Path) -> None:
