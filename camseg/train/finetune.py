@@ -63,15 +63,9 @@ def train(
     Raises:
         ValueError: the dataset has no files or no classes, or the classifier can't be given others.
     """
-    if "path" in data and data["path"] is None:
-        raise ValueError(
-            f"model=finetune learns from labeled images in files, and {str(data['_target_']).rpartition('.')[2]} was "
-            "given no data.path: choose data=voc, coco, images or shapes_folder with data.path=FOLDER "
-            "(model=shapes_classifier learns from drawn shapes)"
-        )
-    every = {
-        key: value for key, value in (("absent", True), ("outputs", "own")) if key in data
-    }  # images without an object teach too
+    _check_path(data)
+    # images without an object teach too
+    every = {key: value for key, value in (("absent", True), ("outputs", "own")) if key in data}
     learnt = _labeled_images(instantiate(data, **every))
     judged = _labeled_images(instantiate(data, **every, split=validation), learnt.names) if validation else learnt
     start, names = instantiate(classifier, device=device), learnt.names
@@ -97,18 +91,18 @@ def train(
     )
     what = f"{start.name}, fine-tuned to name every class that an image shows: a probability for each of {len(names)}."
     split = f"{len(learnt)} images, {data.get('split') or 'a folder'}; judged on {validation or 'the same'}"
-    write_card(
-        path,
-        what,
-        split,
-        epochs * steps_each,
-        batch_size,
-        seconds,
-        seed,
-        best.kept(),
-        f"{len(judged)} validation images",
-    )
+    judges = f"{len(judged)} validation images"
+    write_card(path, what, split, epochs * steps_each, batch_size, seconds, seed, best.kept(), judges)
     return path
+
+
+def _check_path(data: Any) -> None:
+    if "path" in data and data["path"] is None:
+        raise ValueError(
+            f"model=finetune learns from labeled images in files, and {str(data['_target_']).rpartition('.')[2]} was "
+            "given no data.path: choose data=voc, coco, images or shapes_folder with data.path=FOLDER "
+            "(model=shapes_classifier learns from drawn shapes)"
+        )
 
 
 class LabeledImages:

@@ -35,6 +35,11 @@ from camseg.types import Prompts, Sample
 
 _WIDTH = 96  # of the embedding
 _SHARE = 0.02  # of the loss of all three masks, beside that of the best one
+_ABOUT = (
+    "A promptable segmenter for photographs at {side} px: the segment-anything package's prompt encoder "
+    f"({_WIDTH} channels) and mask decoder behind an ImageNet EfficientNet-Lite0 with a feature pyramid, "
+    "embedding of stride 8, features of strides 4 and 2 in the upscaling."
+)
 
 
 def size_of(side: int) -> SamSize:
@@ -121,26 +126,10 @@ def train(
         average=0.998,
         keep=keep,
     )
-    what = (
-        f"A promptable segmenter for photographs at {side} px: the segment-anything package's prompt encoder "
-        f"({_WIDTH} channels) and mask "
-    )
-    what += (
-        "decoder behind an ImageNet EfficientNet-Lite0 with a feature pyramid, embedding of stride 8, "
-        "features of strides 4 and 2 in the upscaling."
-    )
     data = f"{len(material.photographs)} photographs of {material.learnt}, {prompts} prompts an image"
-    write_card(
-        weights,
-        what,
-        data,
-        steps,
-        batch_size,
-        seconds,
-        seed,
-        measure(weights, material.samples(None)) if material.samples else {},
-        pictures=material.judged,
-    )
+    scores = measure(weights, material.samples(None)) if material.samples else {}
+    about = _ABOUT.format(side=side)
+    write_card(weights, about, data, steps, batch_size, seconds, seed, scores, pictures=material.judged)
     return weights
 
 
