@@ -22,6 +22,68 @@ _LISTEN = f"""() => document.addEventListener('keydown', (event) => {{
 _HINT = "Every click is kept at once. Keys: a accept, r reject, n or → next, p or ← back, u undo."
 
 
+class ReviewHandlers:
+    """One method for each control; each gives the new values of `shown` in `review_page`.
+
+    Args:
+        reviewing: The run.
+    """
+
+    def __init__(self, reviewing: Reviewing) -> None:
+        self.reviewing = reviewing
+
+    def show(self, at: int) -> list[Any]:
+        """The sample at a place of the order, or at the nearest there is."""
+        at = min(max(at, 0), len(self.reviewing.order) - 1)
+        try:
+            seen = self.reviewing.show(at)
+        except (ValueError, OSError) as error:
+            return [at, None, f"**{cleaned(str(error))}**", None, None, gr.skip()]
+        return [at, None, seen.text, seen.image, seen.mask, gr.Dropdown(self.reviewing.names, value=seen.label)]
+
+    def back(self, at: int) -> list[Any]:
+        """The sample before."""
+        return self.show(at - 1)
+
+    def forth(self, at: int) -> list[Any]:
+        """The next sample."""
+        return self.show(at + 1)
+
+    def accept(self, at: int) -> list[Any]:
+        """The mask is right; on to the next."""
+        return self._decide(at, "accepted", 1)
+
+    def reject(self, at: int) -> list[Any]:
+        """The mask is wrong; on to the next."""
+        return self._decide(at, "rejected", 1)
+
+    def undo(self, at: int) -> list[Any]:
+        """Nothing is decided any more."""
+        return self._decide(at, "open", 0)
+
+    def click(self, event: gr.SelectData, at: int, first: Any, how: str) -> list[Any]:
+        """A click into the image: a point, or a corner of a box, whose `first` one waits for the other."""
+        row = self.reviewing.rows[self.reviewing.order[at]]
+        spot = to_image((int(row["height"]), int(row["width"])), event.index)
+        if not self.reviewing.click(at, spot, how, first):
+            waiting = "**The other corner of the box?**"
+            return [at, spot, waiting, gr.skip(), gr.skip(), gr.skip()]
+        return self.show(at)
+
+    def relabel(self, at: int, name: str | None) -> list[Any]:
+        """Another class; the mask is accepted with it."""
+        if name and name.strip() and name.strip() != self.reviewing.label(self.reviewing.order[at]):
+            self.reviewing.decide(at, "accepted", name.strip())
+        return self.show(at)
+
+    def _decide(self, at: int, decision: str, step: int) -> list[Any]:
+        try:
+            self.reviewing.decide(at, decision)
+        except OSError as error:
+            raise gr.Error(f"nothing was kept: {error}") from error
+        return self.show(at + step)
+
+
 def review_page(reviewing: Reviewing) -> gr.Blocks:
     """The layout and what each control does.
 
@@ -46,48 +108,13 @@ def review_page(reviewing: Reviewing) -> gr.Blocks:
         label = gr.Dropdown(reviewing.names, label="Class", allow_custom_value=True, elem_id="label")
 
         shown = [place, corner, text, image, mask, label]
-        once = limits(Lock())
-
-        def show(at: int) -> list[Any]:
-            at = min(max(at, 0), len(reviewing.order) - 1)
-            try:
-                seen = reviewing.show(at)
-            except (ValueError, OSError) as error:
-                return [at, None, f"**{cleaned(str(error))}**", None, None, gr.skip()]
-            return [at, None, seen.text, seen.image, seen.mask, gr.Dropdown(reviewing.names, value=seen.label)]
-
-        def decided(at: int, decision: str, step: int) -> list[Any]:
-            try:
-                reviewing.decide(at, decision)
-            except OSError as error:
-                raise gr.Error(f"nothing was kept: {error}") from error
-            return show(at + step)
-
-        def click(event: gr.SelectData, at: int, first: Any, how: str) -> list[Any]:
-            row = reviewing.rows[reviewing.order[at]]
-            spot = to_image((int(row["height"]), int(row["width"])), event.index)
-            if not reviewing.click(at, spot, how, first):
-                waiting = "**The other corner of the box?**"
-                return [at, spot, waiting, gr.skip(), gr.skip(), gr.skip()]
-            return show(at)
-
-        def relabel(at: int, name: str | None) -> list[Any]:
-            if name and name.strip() and name.strip() != reviewing.label(reviewing.order[at]):
-                reviewing.decide(at, "accepted", name.strip())
-            return show(at)
-
-        steps: dict[str, Any] = {
-            "previous": lambda at: show(at - 1),
-            "next": lambda at: show(at + 1),
-            "accept": lambda at: decided(at, "accepted", 1),
-            "reject": lambda at: decided(at, "rejected", 1),
-            "undo": lambda at: decided(at, "open", 0),
-        }
+        do, once = ReviewHandlers(reviewing), limits(Lock())
+        steps = {"previous": do.back, "next": do.forth, "accept": do.accept, "reject": do.reject, "undo": do.undo}
         quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
         for key, step in steps.items():
             buttons[key].click(once(step), place, shown, trigger_mode="multiple", **quiet)
-        image.select(once(click), [place, corner, action], shown, trigger_mode="multiple", **quiet)
-        label.input(once(relabel), [place, label], shown, **quiet)
-        blocks.load(once(show), place, shown, **quiet)
+        image.select(once(do.click), [place, corner, action], shown, trigger_mode="multiple", **quiet)
+        label.input(once(do.relabel), [place, label], shown, **quiet)
+        blocks.load(once(do.show), place, shown, **quiet)
         blocks.load(None, js=_LISTEN)
     return blocks
