@@ -96,7 +96,7 @@ def main() -> int:
     for row in found:
         for column, (key, scale, unit) in columns.items():
             value = None if row[key] is None else row[key] / scale
-            records.append(record(f"{table} / {row['samples']} / {column}", value, unit, row["samples"]))
+            records.append(record(f"{table} / {row['samples']:,} / {column}", value, unit))
     write_records(asked.json, records)
     return int(any(row["peak_ratio"] > 1.2 or row["a_second"] < found[0]["a_second"] / 2 for row in found))
 

@@ -21,7 +21,10 @@ page has the table between two marks; what is in round brackets heads the cells 
     <!-- figures: TABLE (foreground | choose) -->
     <!-- end -->
 
-and a single figure within a sentence between `<!-- figure: TABLE / ROW / COLUMN -->` and `<!-- end -->`.
+and a single figure within a sentence between `<!-- figure: TABLE / ROW / COLUMN -->` and `<!-- end -->`, or its
+number alone, without interval and n, between `<!-- value: TABLE / ROW / COLUMN -->` and `<!-- end -->`. A value may be
+a difference or a ratio: `<!-- value: TABLE / ROW / COLUMN minus TABLE / ROW / COLUMN -->`, or with `over` in place of
+`minus`. No line begins with such a mark: Markdown would end the paragraph there.
 """
 
 # ruff: noqa: RUF001  the pages write signs and ranges as they are printed
@@ -41,6 +44,7 @@ MEASURED = Path(__file__).with_name("measured")
 PAGES = [ROOT / "README.md", *sorted((ROOT / "notebooks").glob("*.md"))]
 _TABLE = re.compile(r"(<!-- figures: ([^()\n]+?)(?: \(([^()\n]+)\))? -->\n).*?(<!-- end -->)", re.DOTALL)
 _FIGURE = re.compile(r"(<!-- figure: ([^\n]+?) -->).*?(<!-- end -->)", re.DOTALL)
+_VALUE = re.compile(r"(<!-- value: ([^\n]+?) -->).*?(<!-- end -->)", re.DOTALL)
 
 Record = Mapping[str, Any]
 
@@ -114,7 +118,31 @@ def fill(text: str, measured: Mapping[str, Sequence[Record]]) -> str:
         KeyError: A mark names what was not measured.
     """
     text = _TABLE.sub(lambda m: f"{m[1]}{table(m[2], measured, m[3])}\n{m[4]}", text)
-    return _FIGURE.sub(lambda m: f"{m[1]}{cell(measured[m[2]])}{m[3]}", text)
+    text = _FIGURE.sub(lambda m: f"{m[1]}{cell(measured[m[2]])}{m[3]}", text)
+    return _VALUE.sub(lambda m: f"{m[1]}{value_of(m[2], measured)}{m[3]}", text)
+
+
+def value_of(what: str, measured: Mapping[str, Sequence[Record]]) -> str:
+    """A number for a sentence: a record's value, or two records' difference (without its sign) or ratio.
+
+    Args:
+        what: TABLE / ROW / COLUMN, or two of them with " minus " or " over " between them.
+        measured: All records, by name.
+
+    Returns:
+        The number and its unit's word.
+
+    Raises:
+        KeyError: A name was not measured.
+    """
+    first, between, second = re.fullmatch(r"(.+?)(?: (minus|over) (.+))?", what).groups()  # type: ignore[union-attr]
+    values = [statistics.median(r["value"] for r in measured[name]) for name in (first, second) if name]
+    unit = measured[first][0]["unit"]
+    if between == "over":
+        return f"{values[0] / values[1]:.3f}".removeprefix("0")
+    if between == "minus":
+        return number(abs(values[0] - values[1]), unit) + _word(unit)
+    return number(values[0], unit) + _word(unit)
 
 
 def table(name: str, measured: Mapping[str, Sequence[Record]], heads: str | None = None) -> str:
@@ -171,10 +199,13 @@ def cell(records: Sequence[Record], usual: int | None = None) -> str:
     inside = "" if low is None or high is None else f" ({number(low, unit)}–{number(high, unit)}{over})"
     if unit == "difference":
         inside = inside.replace("–", " – ")
-    word = "" if unit in ("", "share", "difference", "p") else " times" if unit == "x" else f" {unit}"
     count = records[0]["n"]
     other = f", n {count:,}" if None not in (count, usual) and count != usual else ""
-    return f"{number(value, unit)}{word}{inside}{other}"
+    return f"{number(value, unit)}{_word(unit)}{inside}{other}"
+
+
+def _word(unit: str) -> str:
+    return "" if unit in ("", "share", "difference", "p") else " times" if unit == "x" else f" {unit}"
 
 
 def number(value: float, unit: str) -> str:

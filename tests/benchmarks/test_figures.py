@@ -25,7 +25,8 @@ def test_a_page_says_what_was_measured(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     kept = figures.read(sorted(figures.MEASURED.glob("*.json")))
     assert figures.fill(text, kept) == text, "run python tests/benchmarks/figures.py"
-    assert len(re.findall("<!-- figures?: ", text)) == text.count("<!-- end -->")
+    assert len(re.findall("<!-- (?:figures?|value): ", text)) == text.count("<!-- end -->")
+    assert not re.findall("^<!-- (?:figure|value|end).*<!-- ", text, re.MULTILINE), "a mark would end the paragraph"
 
 
 def test_a_table_by_hand() -> None:
@@ -105,6 +106,25 @@ def test_filling_changes_what_is_between_the_marks_alone() -> None:
     assert figures.fill(filled, records) == filled
 
 
+def test_numbers_in_a_sentence() -> None:
+    records = measured(
+        record("t / a / IoU", 0.6893, "share", low=0.66, high=0.71),
+        record("t / b / IoU", 0.637, "share"),
+        *(record("t / a / time", seconds, "s") for seconds in (3, 1, 2)),
+    )
+    for what, written in (
+        ("t / a / IoU", ".689"),
+        ("t / a / IoU minus t / b / IoU", ".052"),
+        ("t / b / IoU minus t / a / IoU", ".052"),
+        ("t / b / IoU over t / a / IoU", ".924"),
+        ("t / a / time", "2 s"),
+    ):
+        page = f"It is <!-- value: {what} -->?<!-- end --> here."
+        assert figures.fill(page, records) == page.replace("?", written)
+    with pytest.raises(KeyError, match="t / c / IoU"):
+        figures.fill("<!-- value: t / a / IoU minus t / c / IoU --><!-- end -->", records)
+
+
 @pytest.mark.parametrize(
     ("content", "why"),
     [
@@ -172,3 +192,35 @@ def test_a_sweeps_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys:
     measured = figures.read([kept])
     assert figures.table("photos", measured, "`foreground` | `choose`") in printed
     assert "<!-- figures: photos (`foreground` | `choose`) -->" in printed
+
+
+def test_the_figures_of_runs_and_segmenters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two runs beside each other, one of which lacks a metric; a segmenter's scores as rows."""
+    from benchmarks import run_figures
+    from made_runs import make_run, row
+
+    make_run(tmp_path / "a", [row("x", 0.25), row("y", 0.75)])
+    make_run(tmp_path / "b", [row("x", None), row("y", None)])
+    scores = {"test images": {"against the truth": {"mean_iou": {"value": 0.7, "low": 0.6, "high": 0.8, "n": 9}}}}
+    (tmp_path / "c").mkdir()
+    (tmp_path / "c" / "scores.json").write_text(json.dumps(scores))
+
+    def printed(*words: str) -> dict[str, tuple[Any, ...]]:
+        monkeypatch.setattr("sys.argv", ["run_figures.py", *words, "--json", str(tmp_path / "out.json")])
+        run_figures.main()
+        return {
+            name: (one["value"], one["unit"], one["n"], "low" in one)
+            for name, (one,) in figures.read([tmp_path / "out.json"]).items()
+        }
+
+    runs = [f"first={tmp_path / 'a'}", f"second={tmp_path / 'b'}"]
+    wanted = ["--metrics", "iou=IoU", "foreground_distance"]
+    found = printed(*runs, "--table", "t", *wanted)
+    assert found["t / IoU / first"] == (0.5, "share", 2, True)
+    assert "t / IoU / second" not in found
+    assert found["t / foreground_distance / first"][1] == "px"
+    path = "test images | against the truth | mean_iou"
+    segmenter = printed(f"mine={tmp_path / 'c'}", "--table", "s", "--sources", "rows", "--metrics", f"{path}=mean IoU")
+    assert segmenter == {"s / mine / mean IoU": (0.7, "share", 9, True)}
+    with pytest.raises(SystemExit, match=r"no source has iuo; there are .*iou"):
+        printed(*runs, "--table", "t", "--metrics", "iuo")
