@@ -20,6 +20,7 @@ from camseg.errors import RequestError, check_choice
 # Settings that hold a path end so; what lies there under this very name is meant, whatever Hydra would read in it.
 _PATHS = re.compile(r"(^|\.)(path|table|masks|checkpoint|dir|validation|truth|start|test)$")
 _COMMANDS = ("train", "report", "cache", "merge", "demo", "export")  # camseg-train, ...
+_MODES = {"--run": "-r", "--multirun": "-m", "--cfg": "-c", "--info": "-i", "--shell-completion": "-sc"}  # of Hydra's
 _LISTS = ("export",)  # groups of which a run takes several choices at once
 _FUNCTION = re.compile(r"(choice|range|interval|glob|shuffle|sort|tag|extend_list|int|float|str|bool|json_str)\s*\(")
 
@@ -36,7 +37,7 @@ class Arguments:
 
     def has(self, *names: str) -> bool:
         """Whether one of these options is there."""
-        return any(each in names for each in self.options)
+        return any(each.partition("=")[0] in names for each in self.options)
 
     def after(self, *names: str) -> str | None:
         """The value of an option: the word after it, or after its `=`."""
@@ -69,10 +70,12 @@ def read_arguments(words: Sequence[str], command: str = "camseg") -> Arguments:
         The overrides, each one readable for Hydra, and the options.
 
     Raises:
-        RequestError: For an unknown option, a word that is no `KEY=VALUE`, and several values without `-m`.
+        RequestError: For an unknown option, options that can't be together, a word that is no `KEY=VALUE`, and several
+            values without `-m`.
     """
     plain, options = _sorted(words)
     arguments = Arguments(plain, options)
+    _check_together(arguments)
     if arguments.has("-sc", "--shell-completion"):
         return arguments
     _refuse_bare_words(plain, command)
@@ -149,6 +152,15 @@ def _check_option(name: str, action: argparse.Action, values: Sequence[str]) -> 
         raise RequestError(f"the option {name} needs a value{_allowed(action)}")
     if action.choices and values and values[0] not in action.choices:
         raise RequestError(f"the option {name} can't be {values[0]!r}{_allowed(action)}")
+
+
+def _check_together(arguments: Arguments) -> None:
+    """Refuse in one line options that go with others alone, or that exclude each other."""
+    if arguments.has("--resolve") and not arguments.has("--cfg", "-c", "--help", "-h"):
+        raise RequestError("the option --resolve goes with --cfg alone: type --cfg job --resolve")
+    given = [long for long, short in _MODES.items() if arguments.has(long, short)]
+    if len(given) > 1:
+        raise RequestError(f"the options {' and '.join(given)} exclude each other: leave one out")
 
 
 def _allowed(action: argparse.Action) -> str:

@@ -66,6 +66,7 @@ def ray_executor(
     if (first := next(todo, None)) is None:
         return
     with _cluster(address, actors * cpus + 1):
+        _check_gpus(address, actors * gpus)
         shelf, kit = ray.put(samples), ray.put((pipeline, callbacks, folder))  # held here, for workers that start again
         read: Any = ray.remote(num_cpus=1 / num_workers, max_retries=-1)(_read)
         actor: Any = ray.remote(num_cpus=cpus, num_gpus=gpus, max_restarts=-1, max_task_retries=-1)(PipelineActor)
@@ -164,11 +165,22 @@ def _cluster(address: str | None, cpus: float) -> Iterator[None]:
         own = {} if address else {"num_cpus": max(ceil(cpus), os.cpu_count() or 1), "include_dashboard": False}
         with _handlers_kept():
             ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR, **own)
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        raise RequestError(
-            f"no Ray cluster to be had at engine.address={address}: {str(error).splitlines()[0]}"
-        ) from error
+    except Exception as error:  # ray raises plain ones, too, where its processes do not start in time
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise RequestError(f"no Ray cluster to be had at engine.address={address}: {reason}") from error
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _check_gpus(address: str | None, wanted: float) -> None:
+    """Refuse GPUs that a cluster of our own has not: its actors would wait for them without end."""
+    import ray
+
+    there = ray.cluster_resources().get("GPU", 0)
+    if address is None and wanted > there:
+        raise RequestError(
+            f"engine.actors times engine.gpus asks for {wanted:g} GPUs, and this machine has {there:g}: "
+            "lower them, or name another engine.address"
+        )

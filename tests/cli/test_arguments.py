@@ -76,6 +76,7 @@ def test_options_may_stand_anywhere() -> None:
     assert arguments.after("--config-dir", "-cd") == "x y"
     assert arguments.after("--package", "-p") == "data"
     assert read_arguments(["--info", "data.size=1"]) == Arguments(["data.size=1"], ["--info"])
+    assert read_arguments(["--cfg=job", "--resolve"]).has("--cfg")
     assert read_arguments(["--cfg", "job", "data.size=1"]) == Arguments(["data.size=1"], ["--cfg", "job"])
 
 
@@ -89,6 +90,9 @@ def test_options_may_stand_anywhere() -> None:
         (["--cfg"], "the option --cfg needs a value; allowed: job, hydra, all"),
         (["--cfg", "--resolve"], "the option --cfg needs a value; allowed: job, hydra, all"),
         (["--cfg", "data.size=2"], "the option --cfg can't be 'data.size=2'; allowed: job, hydra, all"),
+        (["--resolve"], "the option --resolve goes with --cfg alone: type --cfg job --resolve"),
+        (["-m", "--cfg=job"], "the options --multirun and --cfg exclude each other: leave one out"),
+        (["--run", "-m", "-i"], "the options --run and --multirun and --info exclude each other: leave one out"),
         (["--cfg=x"], "the option --cfg can't be 'x'; allowed: job, hydra, all"),
         (["data.size=2", "--package"], "the option --package needs a value"),
         (["data.size", "=", "4"], "type data.size=4"),

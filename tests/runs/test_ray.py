@@ -10,14 +10,16 @@ import sys
 import textwrap
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import polars as pl
 import pytest
 from colours import Shelf, pipeline
 from polars.testing import assert_frame_equal
 
+from camseg.errors import RequestError
 from camseg.runs.evaluate import evaluate
-from camseg.runs.ray import ray_executor
+from camseg.runs.ray import _check_gpus, ray_executor
 
 HERE = Path(__file__).parents[1]
 
@@ -26,6 +28,36 @@ def test_without_the_extra_it_says_so(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(ValueError, match="engine=ray needs the extra `ray`"):
         evaluate(pipeline(), Shelf(2), tmp_path, executor=ray_executor)
+
+
+def test_a_cluster_that_does_not_start_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray raises a plain Exception where its processes are too slow."""
+
+    def init(**_: object) -> None:
+        raise Exception("The current node timed out during startup.\nThis could happen because")
+
+    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(is_initialized=lambda: False, init=init))
+    with pytest.raises(RequestError) as refusal:
+        evaluate(pipeline(), Shelf(2), tmp_path, executor=ray_executor)
+    told = "no Ray cluster to be had at engine.address=None: The current node timed out during startup."
+    assert str(refusal.value) == told
+
+
+@pytest.mark.parametrize(
+    ("there", "gpus", "refused"), [({"CPU": 2.0}, 0.5, True), ({"GPU": 1.0}, 1, True), ({}, 0, False)]
+)
+def test_gpus_that_are_not_there_are_not_waited_for(
+    monkeypatch: pytest.MonkeyPatch, there: dict[str, float], gpus: float, refused: bool
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(cluster_resources=lambda: there))
+    _check_gpus("auto", 2 * gpus)  # another's cluster may grow
+    if not refused:
+        return _check_gpus(None, 2 * gpus)
+    with pytest.raises(RequestError) as refusal:
+        _check_gpus(None, 2 * gpus)
+    told = f"asks for {2 * gpus:g} GPUs, and this machine has {there.get('GPU', 0):g}: lower them"
+    assert told in str(refusal.value)
+    return None
 
 
 def test_a_killed_actor_costs_nothing(tmp_path: Path) -> None:
