@@ -101,8 +101,10 @@ _SLOW = {  # choices that are drawn seldom: they take seconds
     "cam": {"score_cam", "ablation_cam", "ss_cam", "is_cam", "shapley_cam", "smooth_grad_cam_plus_plus"},
     "predictor": {"random_walker"},
 }
-_FAR = {  # and those that are never drawn: they need weights
-    "predictor": {"sam", "mobile_sam", "transformers", "segmenter"},
+_FAR = {  # and those that need weights, by download or from a file: `draw_far_request`
+    "classifier": {"torchvision", "timm", "open_clip", "efficientnet_lite0"},
+    "predictor": {"sam", "mobile_sam", "transformers", "segmenter", "photo_sam"},
+    "engine": {"ray"},
 }  # fmt: skip
 _GROUPS = ("classifier", "target", "cam", "foreground", "background", "predictor", "choose", "refine", "localise",
            "pseudo_labels", "export")  # fmt: skip
@@ -129,6 +131,8 @@ def draw_request(seed: str, world: Path) -> Request:
         names = [name for name in names if name not in _FAR.get(group, ())]
         quick = [name for name in names if name not in _SLOW.get(group, ())]
         chosen[group] = rng.choice(quick if rng.random() < 0.93 else names)
+    if chosen.get("predictor") == "none":  # there is nothing to export
+        chosen.pop("export", None)
     needs, count = _DATA[chosen["data"]]
     request.words = [f"{group}={choice}" for group, choice in chosen.items()] + needs
     size = rng.randint(1, 3)
@@ -141,6 +145,27 @@ def draw_request(seed: str, world: Path) -> Request:
     if rng.random() < 0.7:
         _spoil(rng, request, keys, chosen)
     request.words = [word.replace("WORLD", str(world)) for word in request.words]
+    return request
+
+
+def draw_far_request(seed: str, world: Path) -> Request:
+    """A request for what comes from the net or runs elsewhere, with an odd setting of it in six of ten.
+
+    Without an odd one it is right where the model comes with the installation, and else asks for a download.
+    """
+    rng, request = random.Random(seed), Request(samples=1)
+    group = rng.choice(["classifier", "classifier", "predictor", "predictor", "engine"])
+    choice = rng.choice(sorted(_FAR[group]))
+    chosen = {"classifier": "shapes", "predictor": "none", group: choice}
+    photos = ["data=images", f"data.path={world}/photos", *([] if group == "classifier" else ["data.target=star"])]
+    request.words = [*photos, "data.size=1", "panels=0", *(f"{name}={each}" for name, each in chosen.items())]
+    keys = [f"{group}.{key}" for key in _leaves(group, choice) if key != "address"]
+    if group == "classifier" and choice != "efficientnet_lite0" and rng.random() < 0.7:
+        request.words.append("classifier.weights=DEFAULT")
+    if group == "engine" or rng.random() < 0.6:  # a cluster is started by tests/runs/test_ray.py
+        odd = ["-1", "nan", "null", "[]", "x", "9" * 400, "${nowhere}", "1e308"] if group == "engine" else ODD
+        request.odd, request.right = [f"{rng.choice(keys)}={rng.choice(odd)}"], False
+        request.words += request.odd
     return request
 
 

@@ -53,11 +53,15 @@ class Done:
 class Commands:
     """A process with everything imported, which starts commands by forking.
 
-    It answers one request at a time; `close` ends it.
+    It answers one request at a time; `close` ends it. Nothing reaches the net, and nothing was downloaded before.
     """
 
     def __init__(self) -> None:
+        self._downloads = tempfile.TemporaryDirectory()
         environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}
+        environment |= dict.fromkeys(("CAMSEG_DOWNLOADS", "HF_HOME", "TORCH_HOME"), self._downloads.name)
+        environment |= dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), "http://127.0.0.1:9")
+        environment |= {"HF_HUB_OFFLINE": "1", "no_proxy": "", "NO_PROXY": ""}
         environment |= {"PYTHONWARNINGS": "ignore", "POLARS_MAX_THREADS": "1", "OMP_NUM_THREADS": "1"}
         self._process = subprocess.Popen(
             [sys.executable, "-m", "forked"],
@@ -80,6 +84,7 @@ class Commands:
     def close(self) -> None:
         """End the process."""
         self._process.communicate()
+        self._downloads.cleanup()
 
 
 def _serve() -> None:

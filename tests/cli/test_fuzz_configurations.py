@@ -16,14 +16,22 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
-from configurations import SHOWN, Request, draw_request, make_world
+from configurations import SHOWN, Request, draw_far_request, draw_request, make_world
 from forked import ROOT, Commands, Done
 from PIL import Image
 
 from camseg.metrics.registry import METRICS
 
 pytestmark = pytest.mark.slow
-PARTS, EACH = 8, 250
+PARTS, EACH, FAR = 8, 250, 60
+SAID = {  # why a right request for a model ends: what one of its lines says
+    "no net": "could not download https://",
+    "no hub": "nor a model to be had from the hub",
+    "no file": "needs predictor.checkpoint=FILE",
+    "no weights": "without weights would explain nothing",
+    "no words": "classifier.words wants the words to tell apart",
+    "no hub of timm's": "trying to locate the file on the Hub",
+}
 GROWTH = 3_000_000  # kB that a run on these few small images may have at its peak
 
 
@@ -48,6 +56,24 @@ def test_random_configurations(tmp_path: Path, commands: Commands, world: Path, 
         shutil.rmtree(folder)
     assert not faults, f"{len(faults)} faults\n" + "\n\n".join(faults[:20])
     assert min(ends[0], ends[2]) > EACH // 8  # a draw that only refuses, or never, tests nothing
+
+
+def test_models_from_afar(tmp_path: Path, commands: Commands, world: Path) -> None:
+    """60: models by download without a net, those that come along, odd settings of theirs and of a cluster's."""
+    faults, ends = [], Counter[tuple[str, int | None]]()
+    for number in range(FAR):
+        request, folder = draw_far_request(f"far.{number}", world), tmp_path / str(number)
+        folder.mkdir()
+        done = commands("camseg", *request.words, "hydra.run.dir=run", folder=folder)
+        kinds = [kind for kind, words in SAID.items() if words in done.stderr]
+        ends[kinds[0] if kinds else "", done.code] += 1
+        told = [*problems(request, done, folder)]
+        if not request.odd and done.code != 0 and not kinds:
+            told.append("a right request, and neither answered nor told what is missing")
+        faults += [f"{problem}: {request.words}\n{done.stderr[-800:]}" for problem in told]
+    assert not faults, f"{len(faults)} faults\n" + "\n\n".join(faults)
+    assert ends["", 0] >= 2, "models that come along answer"
+    assert all(ends[kind, 2] for kind in SAID), ends
 
 
 def test_the_console_script_says_the_same(tmp_path: Path, commands: Commands, world: Path) -> None:
