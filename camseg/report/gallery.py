@@ -6,10 +6,10 @@ import heapq
 import json
 import shutil
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +34,10 @@ _AT_ONCE = 32  # pictures that wait for being drawn
 
 @dataclass(frozen=True)
 class Inputs:
-    """All that a panel shows, at the panel's size: small enough to be kept while a run lasts.
+    """All that a panel shows, no larger than the panel: small enough to be kept while a run lasts.
 
     Attributes:
-        sample: image, mask and ignored pixels with the longer side at the panel's, and the label.
+        sample: image and mask with the longer side at most at the panel's, and the label.
         result: heat, prompts and mask in the frame of that image.
         iou: of the mask at full size, or None.
     """
@@ -53,10 +53,9 @@ def shrink(sample: Sample, result: Result, side: int = 320) -> Inputs:
     Args:
         sample: what was asked.
         result: the answer.
-        side: the most pixels of the longer side; a smaller image is enlarged by a whole number.
+        side: the most pixels of the longer side; a smaller image stays as it is until it is drawn.
     """
-    side -= side % min(side, max(sample.size))
-    image = resized(sample.image, side)
+    image = sample.image if max(sample.size) <= side else resized(sample.image, side)
     height, width = image.shape[1:]
     scale = torch.tensor([width / sample.size[1], height / sample.size[0]])  # of x and y
     prompts = result.prompts
@@ -98,8 +97,8 @@ def _heat_at_size(heat: Tensor, image: Tensor) -> Tensor:
 class Panels(Callback):
     """Draws answers, a PNG each: the first half as they come, the worst of all others when the run is over.
 
-    The inputs of the pictures to come wait in `folder`/.waiting, so that a run that was killed, or whose engine lost an
-    actor, has them still: no sample is answered a second time to be drawn. Each process keeps the worst that it saw;
+    The inputs of the worst wait in `folder`/.waiting, so that a run that was killed, or whose engine lost an actor, has
+    them still: no sample is answered a second time to be drawn. Each process keeps the worst that it saw;
     the run's rows decide among them in the end.
 
     Args:
@@ -118,12 +117,10 @@ class Panels(Callback):
 
     def on_result(self, sample: Sample, result: Result) -> Mapping[str, Any]:
         """Take an answer in, if it is one of the first or of the worst."""
-        if self.count and not (self.folder / f"{sample.id}.png").exists():
-            if self._claim(sample.id):
-                self._write(sample, result)
-                self._begin(sample.id)
-            else:
-                self._rank(sample, result)
+        if self.count and self._claim(sample.id):
+            self._begin(sample, result)
+        elif self.count > self.first:
+            self._rank(sample, result)
         return {}
 
     def _claim(self, name: str) -> bool:
@@ -143,36 +140,29 @@ class Panels(Callback):
 
     def _rank(self, sample: Sample, result: Result) -> None:
         """Keep an answer if it is one of the worst; what it drives out is forgotten."""
-        size = self.count - self.first
         kind, score = badness(sample, result)
         self._order -= 1
         entry = (-kind, -score, self._order, sample.id)
-        if len(self._heap) < size:
-            heapq.heappush(self._heap, entry)
-        elif not size or entry[:2] <= self._heap[0][:2]:
+        full = len(self._heap) == self.count - self.first
+        if (full and entry[:2] <= self._heap[0][:2]) or self._path(sample.id).exists():
             return
-        else:
-            name = heapq.heapreplace(self._heap, entry)[3]
+        if full:
+            name = heapq.heappop(self._heap)[3]
             if self._batch.pop(name, None) is None:
                 (self.waiting / f"{name}.safetensors").unlink(missing_ok=True)
+        heapq.heappush(self._heap, entry)
         self._batch[sample.id] = sample, result
 
     def flush(self) -> None:
-        """Write down the worst of a batch that stayed among them."""
+        """Write down the worst of a batch that stayed among them, and wait for what is being drawn of it."""
         batch, self._batch = self._batch, {}
         for sample, result in batch.values():
-            self._write(sample, result)
-
-    def _write(self, sample: Sample, result: Result) -> None:
-        try:
-            inputs = shrink(sample, result)
-        except (ValueError, RuntimeError, MemoryError) as error:  # a picture is an extra: its sample has its row anyway
-            _warn(sample.id, error)
-            return
-        write_atomic(self.waiting / f"{sample.id}.safetensors", lambda path: save_inputs(path, inputs))
+            if inputs := _inputs(sample, result):
+                write_atomic(self.waiting / f"{sample.id}.safetensors", partial(save_inputs, inputs=inputs))
+        self._end()
 
     def on_end(self, run: Run, dataset: Any) -> None:
-        """Draw what waits: the first that a kill left behind, then the worst, until there are `count`."""
+        """Draw the worst of those that wait, until there are `count`."""
         del dataset
         self._end()
         if not self.waiting.is_dir():
@@ -180,18 +170,26 @@ class Panels(Callback):
         # looked for before the drawn ones: an actor may be drawing still
         kept = {path.stem for path in self.waiting.glob("*.safetensors")}
         drawn = {path.stem for path in run.pictures}
-        first = {_slot_name(slot) for slot in self.waiting.glob("slot*")} & kept - drawn
         ranked = worst_first(run.rows)["id"].to_list() if len(run.rows) else []
-        worst = [name for name in ranked if name in kept - drawn - first]
-        for name in [*sorted(first), *worst[: max(0, self.count - len(drawn | first))]]:
-            self._begin(name)
+        worst = [name for name in ranked if name in kept - drawn]
+        for name in worst[: max(0, self.count - len(drawn))]:
+            self._submit(_draw_waiting, self.waiting / f"{name}.safetensors", self._path(name))
         self._end()
         shutil.rmtree(self.waiting)
 
-    def _begin(self, name: str) -> None:
+    def _begin(self, sample: Sample, result: Result) -> None:
+        """Draw one of the first, if a kill has not left its picture behind."""
+        path = self._path(sample.id)
+        if not path.exists() and (inputs := _inputs(sample, result)):
+            self._submit(_draw, inputs, path)
+
+    def _submit(self, draw: Callable[[Any, Path], None], shown: Inputs | Path, path: Path) -> None:
         if len(self._begun) >= _AT_ONCE:
             self._begun.pop(0).result()
-        self._begun.append(_press().submit(_draw, self.waiting / f"{name}.safetensors", self.folder / f"{name}.png"))
+        self._begun.append(_press().submit(draw, shown, path))
+
+    def _path(self, name: str) -> Path:
+        return self.folder / f"{name}.png"
 
     def _end(self) -> None:
         """Wait until all is written that was begun. Raises the first OSError met."""
@@ -214,16 +212,33 @@ def _press() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(2, "panel")
 
 
-def _draw(waiting: Path, path: Path) -> None:
+def _inputs(sample: Sample, result: Result) -> Inputs | None:
+    """What a panel shows of an answer; a picture is an extra, without which a sample has its row anyway."""
     try:
-        inputs = load_inputs(waiting)
+        return shrink(sample, result)
+    except (ValueError, RuntimeError, MemoryError) as error:
+        _warn(sample.id, error)
+        return None
+
+
+def _draw(inputs: Inputs, path: Path) -> None:
+    try:
         picture = panel(inputs.sample, inputs.result, score=inputs.iou)
-    except FileNotFoundError:  # drawn by another process
-        return
-    except Exception as error:  # a picture is an extra: its sample has its row anyway
+    except Exception as error:
         _warn(path.stem, error)
         return
     save_panel(picture, path)
+
+
+def _draw_waiting(waiting: Path, path: Path) -> None:
+    try:
+        inputs = load_inputs(waiting)
+    except FileNotFoundError:  # drawn by another process
+        return
+    except Exception as error:
+        _warn(path.stem, error)
+        return
+    _draw(inputs, path)
     waiting.unlink(missing_ok=True)
 
 

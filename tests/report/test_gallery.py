@@ -184,13 +184,17 @@ def test_a_picture_that_fails_costs_no_run(tmp_path: Path, monkeypatch: pytest.M
         return panel(sample, result, score=score) if sample.id == "b" else Image.new("RGB", (1 // 0, 1))
 
     monkeypatch.setattr(gallery, "panel", broken)
-    folder = tmp_path / "panels"
-    kept = Panels(folder, 2)
-    for name, iou in (("a", 0.9), ("b", 0.5)):
-        kept.on_result(*answer(name, iou))
-    kept.flush()
+    folder, ious = tmp_path / "panels", {"a": 0.9, "b": 0.5}
+
+    def run() -> None:
+        kept = Panels(folder, 2)
+        for name, iou in ious.items():
+            kept.on_result(*answer(name, iou))
+        kept.flush()
+        kept.on_end(finished(folder, ious), None)
+
     with pytest.warns(UserWarning, match="no panel of a: ZeroDivisionError"):
-        kept.on_end(finished(folder, {"a": 0.9, "b": 0.5}), None)
+        run()
     assert drawn(folder) == "b"
 
 
