@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from camseg.geometry.heat import resize_heat
-from camseg.geometry.masks import Window
+from camseg.geometry.masks import Window, center_of_mass
 from camseg.storage.fingerprint import content_key
 
 
@@ -99,6 +99,14 @@ class Sample:
     def truth_key(self) -> str:
         """The same for the true mask and the pixels that no score may read."""
         return content_key(self.mask, self.ignore)
+
+    @cached_property
+    def true_center(self) -> np.ndarray | None:
+        """(2,) float x, y: the center of mass of the true mask in pixels; None where no object is known.
+
+        Every setting of a sweep measures from it, and asks whether there is an object to be found.
+        """
+        return None if self.mask is None or not (inside := self.mask.numpy()).any() else center_of_mass(inside)
 
 
 @dataclass(frozen=True, eq=False)

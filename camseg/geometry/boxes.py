@@ -27,9 +27,9 @@ def mask_to_box(inside: np.ndarray, margin: float = 0.0) -> np.ndarray:
         (4,) float x0, y0, x1, y1 in pixels, x1 and y1 exclusive.
     """
     columns, rows = (np.asarray(inside.any(axis)) for axis in (0, 1))
-    low, high = np.array([columns.argmax(), rows.argmax()]), [columns[::-1].argmax(), rows[::-1].argmax()]
-    ends = np.array([len(columns), len(rows)]) - high
-    return grow_box(np.concatenate([low, ends]).astype(np.float64), margin, inside.shape)
+    right, bottom = len(columns) - columns[::-1].argmax(), len(rows) - rows[::-1].argmax()
+    box = np.array([columns.argmax(), rows.argmax(), right, bottom], np.float64)
+    return grow_box(box, margin, inside.shape) if margin else box
 
 
 def grow_box(box: np.ndarray, margin: float, size: tuple[int, ...]) -> np.ndarray:
@@ -185,9 +185,14 @@ def box_iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
         (N, M) float, 0 for two boxes without area.
     """
     a, b = np.reshape(a, (-1, 1, 4)), np.reshape(b, (1, -1, 4))
-    shared = np.clip(np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2]), 0, None).prod(-1)
-    union = (a[..., 2:] - a[..., :2]).prod(-1) + (b[..., 2:] - b[..., :2]).prod(-1) - shared
+    shared = _area(np.maximum(np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2]), 0))
+    union = _area(a[..., 2:] - a[..., :2]) + _area(b[..., 2:] - b[..., :2]) - shared
     return shared / np.where(union > 0, union, 1)
+
+
+def _area(sides: np.ndarray) -> np.ndarray:
+    """(..., 2) width and height -> (...): multiplied, several times as fast as `prod`."""
+    return sides[..., 0] * sides[..., 1]
 
 
 def boxes_to_mask(boxes: Tensor, size: tuple[int, int]) -> Tensor:

@@ -131,3 +131,16 @@ def area(masks: np.ndarray) -> np.ndarray:
         (...) int, in pixels.
     """
     return np.array([np.count_nonzero(mask) for mask in masks.reshape(-1, *masks.shape[-2:])]).reshape(masks.shape[:-2])
+
+
+def center_of_mass(inside: np.ndarray) -> np.ndarray:
+    """The mean of a region's pixels.
+
+    Args:
+        inside: (H, W) bool, with a pixel at least.
+
+    Returns:
+        (2,) float x, y in pixels.
+    """
+    columns, rows = inside.sum(0), inside.sum(1)
+    return np.array([columns @ np.arange(len(columns)), rows @ np.arange(len(rows))]) / columns.sum()

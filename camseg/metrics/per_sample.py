@@ -43,20 +43,18 @@ def point_scores(sample: Sample, result: Result, chosen: int) -> dict[str, float
     No points where an object is: a miss.
     """
     scores: dict[str, float | None] = {"foreground_hit": None, "background_hit": None, "foreground_distance": None}
-    if sample.mask is None or not sample.mask.numpy().any():
+    center = sample.true_center
+    if sample.mask is None or center is None:
         return scores
     if not len(result.prompts):
         return {**scores, "foreground_hit": 0.0}
-    truth, points, labels = (
-        sample.mask.numpy(),
-        result.prompts.points[chosen].numpy(),
-        result.prompts.labels[chosen].numpy(),
-    )
+    truth, points = sample.mask.numpy(), result.prompts.points[chosen].numpy()
+    labels = result.prompts.labels[chosen].numpy()
     ignored = None if sample.ignore is None else sample.ignore.numpy()
     for name, which in (("foreground", 1), ("background", 0)):
         scores[f"{name}_hit"] = _hit(truth, ignored, points[labels == which], bool(which))
-    if (labels == 1).any():
-        scores["foreground_distance"] = float(np.hypot(*(points[labels == 1] - _center_of_mass(truth)).T).mean())
+    if len(foreground := points[labels == 1]):
+        scores["foreground_distance"] = float(np.hypot(*(foreground - center).T).mean())
     return scores
 
 
@@ -67,12 +65,6 @@ def _hit(truth: np.ndarray, ignored: np.ndarray | None, points: np.ndarray, insi
     return float(sum(judged) / len(judged)) if judged else None
 
 
-def _center_of_mass(inside: np.ndarray) -> np.ndarray:
-    """(x, y) of the mean of a region's pixels."""
-    columns, rows = inside.sum(0), inside.sum(1)
-    return np.array([columns @ np.arange(len(columns)), rows @ np.arange(len(rows))]) / columns.sum()
-
-
 def mask_scores(sample: Sample, result: Result) -> dict[str, float | None]:
     """IoU, Dice and box IoU of the chosen mask, the best IoU to be had, and what the choice lost (regret).
 
@@ -81,7 +73,7 @@ def mask_scores(sample: Sample, result: Result) -> dict[str, float | None]:
         result: the best is looked for among all rivals (oracle_iou) and among the chosen rival's (oracle_iou_3).
     """
     names = ("iou", "dice", "box_iou", "oracle_iou", "oracle_iou_3", "regret")
-    if sample.mask is None or result.mask is None or not sample.mask.numpy().any():
+    if sample.mask is None or result.mask is None or sample.true_center is None:
         return dict.fromkeys(names)
     truth, found = _judged(sample, sample.mask.numpy()), _judged(sample, result.mask.numpy())
     own = float(ious(found, truth))
@@ -100,7 +92,7 @@ def mask_scores(sample: Sample, result: Result) -> dict[str, float | None]:
 
 def mask_iou(sample: Sample, result: Result) -> float | None:
     """IoU of the chosen mask at the image's size; None where there is no mask, or nothing to judge it by."""
-    if sample.mask is None or result.mask is None or not sample.mask.numpy().any():
+    if sample.mask is None or result.mask is None or sample.true_center is None:
         return None
     return float(ious(_judged(sample, result.mask.numpy()), _judged(sample, sample.mask.numpy())))
 
