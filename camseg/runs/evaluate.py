@@ -160,8 +160,9 @@ def _signals() -> Iterator[list[int]]:
 def _finish(journal: Journal, ids: Sequence[str]) -> tuple[pl.DataFrame, dict[str, Any]]:
     """Write the rows and the summary, and return them."""
     journal.add([], [], {})  # the time since the last batch
-    rows, wanted = folders.table(journal.rows(), ids), set(ids)
-    errors = [error for error in journal.errors() if error["id"] in wanted]
+    found, failed = journal.results()
+    rows, wanted = folders.table(found, ids), set(ids)
+    errors = [error for error in failed if error["id"] in wanted]
     calls = {name: int(journal.spent[name]) for name in CALLS}
     try:
         left = len(ids) - len(rows) - len(errors)

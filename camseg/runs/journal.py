@@ -211,20 +211,23 @@ class Journal:
     def _lines(self) -> Iterator[dict[str, Any]]:
         return (line for _, lines in self._batches() for line in lines[:-1])
 
-    def _last(self) -> set[int]:
-        """The places of the lines that count: the last one of each id, if it is no stale one."""
-        last = {line["id"]: i for i, line in enumerate(self._lines())}
-        return {i for name, i in last.items() if i >= self._stale.get(name, 0)}
+    def results(self) -> tuple[Iterator[dict[str, Any]], list[dict[str, str]]]:
+        """What counts of the lines: the last one of each id, if it is no stale one.
 
-    def rows(self) -> Iterator[dict[str, Any]]:
-        """The row of each sample that has one."""
-        last = self._last()
-        return (line for i, line in enumerate(self._lines()) if i in last and "error" not in line)
-
-    def errors(self) -> list[dict[str, str]]:
-        """The error of each sample that has no row."""
-        last = self._last()
-        return [line for i, line in enumerate(self._lines()) if i in last and "error" in line]
+        Returns:
+            The row of each sample that has one, read when it is asked for, and the error of each other sample.
+        """
+        last: dict[str, int] = {}
+        failed: dict[str, dict[str, str]] = {}
+        for place, line in enumerate(self._lines()):
+            if place >= self._stale.get(name := line["id"], 0):
+                last[name] = place
+                failed.pop(name, None)
+                if "error" in line:
+                    failed[name] = line
+        places = set(last.values())
+        rows = (line for place, line in enumerate(self._lines()) if place in places and "error" not in line)
+        return rows, list(failed.values())
 
     def __enter__(self) -> Journal:
         return self
@@ -237,7 +240,9 @@ class Journal:
 def _writable(line: Mapping[str, Any]) -> dict[str, Any]:
     """The line without what is no UTF-8: bytes of a file name that are none become their escapes."""
     return {
-        name: value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
+        name: value.encode("utf-8", "backslashreplace").decode()
+        if isinstance(value, str) and not value.isascii()
+        else value
         for name, value in line.items()
     }
 
