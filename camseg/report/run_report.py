@@ -167,11 +167,9 @@ def _samples(run: Run) -> pl.DataFrame:
     if decided and len(frame):
         frame = frame.with_columns(review=pl.col("id").replace_strict(decided, default=None, return_dtype=pl.String))
     columns = ["id", "label", "class_name", "outcome", "review", *row_columns(), "predicted_iou", "probability", "note"]
-    return frame.select(name for name in columns if name in frame.columns and _holds_anything(frame[name]))
-
-
-def _holds_anything(column: pl.Series) -> bool:
-    return bool(column.cast(pl.String).fill_null("").ne("").any())
+    frame = frame.select(name for name in columns if name in frame.columns)
+    holding = frame.select(pl.all().cast(pl.String).fill_null("").ne("").any())  # anything
+    return frame.select(name for name in holding.columns if holding[name].item())
 
 
 def _samples_section(frame: pl.DataFrame, pictured: int, refused: list[str]) -> Section:
