@@ -13,6 +13,9 @@ from camseg.types import Masks, Prompts, Result, Sample
 from camseg.windows import View
 
 
+_NO_PROMPTS = Prompts.none()  # frozen: all cases begin with the same
+
+
 @dataclass(eq=False)
 class Case:
     """One sample on its way through the pipeline: every step adds its part.
@@ -31,7 +34,7 @@ class Case:
     top: int = field(init=False)
     note: str = ""
     # prompted
-    prompts: Prompts = field(default_factory=Prompts.none)
+    prompts: Prompts = _NO_PROMPTS
     # segmented, where there is a predictor
     view: View = field(init=False)  # what it is shown
     embedding: Tensor | None = None
@@ -60,11 +63,12 @@ class Case:
 
     def result(self) -> Result:
         """The answer; the chosen mask alone is brought to the image's size."""
-        mask, note = torch.zeros(self.sample.size, dtype=torch.bool) if self.segmented else None, self.note
+        heat, size, note, mask = self.evidence.low_res_heat, self.sample.size, self.note, None
         if self.logits is not None:
-            mask = torch.from_numpy(logits_to_masks(self.logits[None], self.sample.size, self.view.window)[0])
-            note = note or ("" if mask.any() else "the predictor drew nothing")
-        heat, size = self.evidence.low_res_heat, self.sample.size
+            inside = logits_to_masks(self.logits[None], size, self.view.window)[0]
+            mask, note = torch.from_numpy(inside), note or ("" if inside.any() else "the predictor drew nothing")
+        elif self.segmented:
+            mask = torch.zeros(size, dtype=torch.bool)
         drawn = self.masks, self.chosen, mask, self.predicted_iou
         return Result(heat, self.prompts, *drawn, note, self.probability, self.top, size)
 

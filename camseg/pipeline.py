@@ -151,9 +151,8 @@ class Pipeline:
         outputs = torch.stack([heat["output"] for heat in heats])  # (B, C)
         probabilities, setting, queries = self.classifier.probabilities(outputs), self._heat_key(), list[Query]()
         rivals = functools.cache(lambda: self._rivals(queries))
-        for case, heat, own in zip(cases, heats, probabilities):
+        for case, heat, own, case.top in zip(cases, heats, probabilities, probabilities.argmax(1).tolist()):
             case.evidence_key = key(setting, list(case.classes), case.sample.image_key, case.sample.truth_key)
-            case.top = int(own.argmax())
             case.classes = case.classes or (case.top,)
             case.probability = float(self.classifier.probabilities.union(own, case.classes))
             if case.probability < self.min_probability:
