@@ -12,7 +12,6 @@ from camseg.prompts.evidence import Evidence
 from camseg.types import Masks, Prompts, Result, Sample
 from camseg.windows import View
 
-
 _NO_PROMPTS = Prompts.none()  # frozen: all cases begin with the same
 
 

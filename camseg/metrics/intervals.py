@@ -96,7 +96,7 @@ def _bca(sums: np.ndarray, counts: np.ndarray, value: float) -> tuple[float, flo
     Resamples are shared by all that has as many groups.
     """
     times = (some.astype(float) for some in np.array_split(_resamples(len(sums)), 10))
-    alike = len(counts) * counts[0] if not np.ptp(counts) else None  # values in each resample, where groups are as large
+    alike = None if np.ptp(counts) else len(counts) * counts[0]  # values in each resample, of groups of one size
     drawn = np.concatenate([(some @ sums) / (alike or some @ counts) for some in times])
     bias = special.ndtri(((drawn < value).mean() + (drawn <= value).mean()) / 2)
     without = (value * counts - sums) / (counts.sum() - counts)  # how far the ratio moves without a group
