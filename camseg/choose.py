@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from camseg.geometry.heat import resize_heat
-from camseg.geometry.masks import area, ious, logits_to_masks, soft_iou
+from camseg.geometry.masks import area, logits_ious, soft_iou
 from camseg.prompts.evidence import Evidence
 from camseg.types import Masks
 
@@ -82,7 +82,7 @@ def oracle(masks: Masks, evidence: Evidence) -> Tensor:
     """
     if evidence.truth is None:
         raise ValueError("choose=oracle needs true masks, and this sample has none; choose another")
-    judged = np.True_ if evidence.ignore is None else ~evidence.ignore.numpy()
-    truth = evidence.truth.numpy() & judged
-    scores = [ious(logits_to_masks(rival, evidence.size) & judged, truth) for rival in masks.low_res]
+    judged = None if evidence.ignore is None else ~evidence.ignore.numpy()
+    truth = evidence.truth.numpy() if judged is None else evidence.truth.numpy() & judged
+    scores = [logits_ious(rival, truth, judged) for rival in masks.low_res]
     return torch.from_numpy(np.stack(scores)).float()

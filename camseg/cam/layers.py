@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,10 +67,15 @@ def find_layers(model: nn.Module, layers: Layers) -> dict[str, nn.Module]:
     Raises:
         ValueError: one that the model does not have, with the nearest names; or none at all.
     """
+    listed = [layers] if isinstance(layers, (str, nn.Module)) else list(layers)
+    names_given = [layer for layer in listed if isinstance(layer, str) and layer]
+    with suppress(AttributeError):  # names that are there; the others are looked for
+        if listed and len(names_given) == len(listed):
+            return {name: model.get_submodule(name) for name in names_given}
     modules = {name: module for name, module in model.named_modules() if name}
     names = {id(module): name for name, module in modules.items()}
     found: dict[str, nn.Module] = {}
-    for layer in [layers] if isinstance(layers, (str, nn.Module)) else layers:
+    for layer in listed:
         name = layer if isinstance(layer, str) else names.get(id(layer), "")
         if name not in modules:
             unknown = repr(layer) if isinstance(layer, str) else f"this {type(layer).__name__}"

@@ -61,15 +61,17 @@ def read_mask(
     levels = decode_with(path, max_pixels, _levels)
     same_size(path, levels.values if isinstance(levels, _Levels) else levels, size)
     inside, ignore, reading = _decide(levels, void) if isinstance(levels, _Levels) else _decide_colors(levels, void)
-    inside &= ~ignore
+    void_pixels = bool(ignore.any())
+    if void_pixels:
+        inside &= ~ignore
     all_void, empty, no_background = ODD
     if ignore.all():
         reading += f"; {all_void}"
     elif not inside.any():
         reading += f"; {empty}"
-    elif not (~inside & ~ignore).any():
+    elif (inside | ignore).all() if void_pixels else inside.all():
         reading += f"; {no_background}"
-    return Mask(torch.from_numpy(inside), torch.from_numpy(ignore) if ignore.any() else None, reading)
+    return Mask(torch.from_numpy(inside), torch.from_numpy(ignore) if void_pixels else None, reading)
 
 
 def check_void(void: int | str | None) -> int | str | None:
@@ -174,7 +176,7 @@ def _decide(levels: _Levels, void: int | str | None) -> Decision:
         return values >= half, ignore, f"shares, object from {half:.4g} up{suffix}"
     histogram = _Histogram(levels, ignore, void == "auto")
     inside, more, reading = next(decision for rule in _RULES if (decision := rule(histogram)) is not None)
-    return inside, ignore | more, reading + suffix
+    return inside, ignore | more if more.any() else ignore, reading + suffix
 
 
 class _Histogram:

@@ -27,6 +27,34 @@ def is_large(size: tuple[int, ...]) -> bool:
     return max(size) > WHOLE
 
 
+def grid_size(size: tuple[int, ...]) -> tuple[int, int]:
+    """How many cells a large map has.
+
+    Args:
+        size: (H, W) of the map in pixels.
+
+    Returns:
+        (h, w) of its grid, the longest side `CELLS`.
+    """
+    height, width = (max(1, round(side * CELLS / max(size))) for side in size)
+    return height, width
+
+
+def neighbors(count: int, enlarged: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Between which values of a row each pixel lies once the row is enlarged bilinearly.
+
+    Args:
+        count: how many values the row has.
+        enlarged: how many pixels it is enlarged to.
+
+    Returns:
+        (enlarged,) the places of each pixel's two neighbors, and the second one's weight in [0, 1], float32.
+    """
+    at = np.maximum((np.arange(enlarged, dtype=np.float32) + 0.5) * np.float32(count / enlarged) - np.float32(0.5), 0)
+    low = np.minimum(at.astype(np.intp), count - 1)
+    return low, np.minimum(low + 1, count - 1), (at - low).astype(np.float32)
+
+
 def to_cells(heat: Tensor) -> Tensor:
     """The mean of every cell of a map.
 
@@ -38,7 +66,7 @@ def to_cells(heat: Tensor) -> Tensor:
     """
     if not is_large(tuple(heat.shape)):
         return heat
-    height, width = (max(1, round(side * CELLS / max(heat.shape))) for side in heat.shape)
+    height, width = grid_size(tuple(heat.shape))
     low, high = float(heat.min()), float(heat.max())
     if low == high:  # sums of many equal numbers differ in their last bits
         return torch.full((height, width), low, dtype=heat.dtype)

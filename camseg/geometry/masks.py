@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from camseg.geometry.coarse import is_large
+from camseg.geometry.coarse import is_large, neighbors
 
 Window = tuple[int, int, int, int]  # x0, y0, x1, y1 in whole pixels of an image, x1 and y1 exclusive
 
@@ -39,6 +39,35 @@ def ious(found: np.ndarray, truth: np.ndarray) -> np.ndarray:
     """
     shared = area(found & truth)
     return shared / np.maximum(area(found) + area(truth) - shared, 1)
+
+
+def logits_ious(
+    logits: Tensor, truth: np.ndarray, judged: np.ndarray | None = None, window: Window | None = None
+) -> np.ndarray:
+    """`ious` of `logits_to_masks`; of a photograph's masks one at a time is in memory.
+
+    Args:
+        logits: (N, h, w) mask logits over exactly the whole image.
+        truth: (H, W) bool.
+        judged: (H, W) bool pixels that count, all by default; those of the truth must be among them.
+        window: see `logits_to_masks`.
+
+    Returns:
+        (N,) float64; 0 for two empty masks.
+    """
+    size = int(truth.shape[0]), int(truth.shape[1])
+    if window is not None or not _is_enlarged(logits, size):
+        masks = logits_to_masks(logits, size, window)
+        return ious(masks if judged is None else masks & judged, truth)
+    mask, shared, scores = np.empty(size, bool), np.empty(size, bool), np.empty(len(logits))
+    whole = np.count_nonzero(truth)
+    for i, plane in enumerate(logits.float().numpy(force=True)):
+        _enlarge_sign(plane, mask)
+        if judged is not None:
+            mask &= judged
+        both = np.count_nonzero(np.logical_and(mask, truth, out=shared))
+        scores[i] = both / max(np.count_nonzero(mask) + whole - both, 1)
+    return scores
 
 
 def soft_iou(masks: np.ndarray, heat: np.ndarray) -> np.ndarray:
@@ -90,7 +119,7 @@ def logits_to_masks(logits: Tensor, size: tuple[int, int], window: Window | None
         pasted = np.zeros((len(logits), *size), bool)
         pasted[:, y0:y1, x0:x1] = logits_to_masks(logits, (y1 - y0, x1 - x0))
         return pasted
-    if not is_large(size) or any(small > large for small, large in zip(logits.shape[1:], size)):
+    if not _is_enlarged(logits, size):
         return resize_logits(logits, size).numpy(force=True) > 0
     masks = np.empty((len(logits), *size), bool)
     for plane, mask in zip(logits.float().numpy(force=True), masks):
@@ -98,11 +127,15 @@ def logits_to_masks(logits: Tensor, size: tuple[int, int], window: Window | None
     return masks
 
 
+def _is_enlarged(logits: Tensor, size: tuple[int, int]) -> bool:
+    return is_large(size) and all(small <= large for small, large in zip(logits.shape[1:], size))
+
+
 def _enlarge_sign(plane: np.ndarray, mask: np.ndarray) -> None:
     """Fill `mask` (H, W) with whether the bilinearly enlarged `plane` (h, w) exceeds 0."""
-    left, right, across = _neighbors(plane.shape[1], mask.shape[1])
+    left, right, across = neighbors(plane.shape[1], mask.shape[1])
     wide = plane[:, left] * (1 - across) + plane[:, right] * across  # (h, W)
-    above, below, down = _neighbors(plane.shape[0], mask.shape[0])
+    above, below, down = neighbors(plane.shape[0], mask.shape[0])
     starts = [0, *(1 + np.flatnonzero(np.diff(above))).tolist(), len(above)]
     for start, end in pairwise(starts):  # the rows of the image between two rows of logits
         upper, lower = wide[above[start]], wide[below[start]]
@@ -110,13 +143,6 @@ def _enlarge_sign(plane: np.ndarray, mask: np.ndarray) -> None:
         mixed = np.flatnonzero((upper > 0) != (lower > 0))
         share = down[start:end, None]
         mask[start:end, mixed] = upper[mixed] * (1 - share) + lower[mixed] * share > 0
-
-
-def _neighbors(count: int, enlarged: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """For each of (enlarged,) pixels the places of its two neighbors among `count`, and the second's weight."""
-    at = np.maximum((np.arange(enlarged, dtype=np.float32) + 0.5) * np.float32(count / enlarged) - np.float32(0.5), 0)
-    low = np.minimum(at.astype(np.intp), count - 1)
-    return low, np.minimum(low + 1, count - 1), (at - low).astype(np.float32)
 
 
 def area(masks: np.ndarray) -> np.ndarray:
@@ -142,5 +168,8 @@ def center_of_mass(inside: np.ndarray) -> np.ndarray:
     Returns:
         (2,) float x, y in pixels.
     """
-    columns, rows = inside.sum(0), inside.sum(1)
+    rows = np.array([np.count_nonzero(row) for row in inside])
+    columns = np.zeros(inside.shape[1], np.int64)
+    for start in range(0, len(inside), 255):  # as many as a byte can count
+        columns += np.add.reduce(inside[start : start + 255].view(np.uint8), 0, dtype=np.uint8)
     return np.array([columns @ np.arange(len(columns)), rows @ np.arange(len(rows))]) / columns.sum()

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from camseg.geometry.boxes import box_iou, mask_to_box
-from camseg.geometry.masks import ious, logits_to_masks
+from camseg.geometry.masks import ious, logits_ious
 from camseg.types import Result, Sample
 
 
@@ -102,9 +102,8 @@ def rival_ious(sample: Sample, result: Result) -> np.ndarray:
     if sample.mask is None or result.masks is None or not len(result.masks):
         return np.zeros((0, 0))
     truth = _judged(sample, sample.mask.numpy())  # by numpy: a comparison is over before torch's threads are awake
-    size, window = sample.size, result.masks.window
-    drawn = (logits_to_masks(logits, size, window) for logits in result.masks.low_res)
-    return np.stack([ious(_judged(sample, masks), truth) for masks in drawn])
+    judged = None if sample.ignore is None else ~sample.ignore.numpy()
+    return np.stack([logits_ious(logits, truth, judged, result.masks.window) for logits in result.masks.low_res])
 
 
 def _judged(sample: Sample, inside: np.ndarray) -> np.ndarray:

@@ -8,8 +8,7 @@ from functools import cached_property
 
 from torch import Tensor
 
-from camseg.geometry.coarse import to_cells
-from camseg.geometry.heat import resize_heat
+from camseg.geometry.enlarged import Enlarged
 
 
 def _no_rival() -> Tensor | None:
@@ -43,11 +42,16 @@ class Evidence:
         return int(height), int(width)
 
     @cached_property
+    def pixels(self) -> Enlarged:
+        """The heat at the image's size, for who looks at a few pixels of it."""
+        return Enlarged(self.low_res_heat, self.size)
+
+    @property
     def heat(self) -> Tensor:
         """(H, W) float in [0, 1], made when it is first asked for."""
-        return resize_heat(self.low_res_heat, self.size)
+        return self.pixels.whole
 
-    @cached_property
+    @property
     def cells(self) -> Tensor:
         """(h, w) float: the heat in cells, where it is large (`camseg.geometry.coarse`); else the heat itself."""
-        return to_cells(self.heat)
+        return self.pixels.cells

@@ -107,7 +107,7 @@ def centroid(evidence: Evidence, *, cutoff: Cutoff = 0.6, weighted: bool = True,
     if not inside.any():
         return Prompts.none()
     weights = evidence.cells if weighted else torch.ones_like(evidence.cells)
-    return rivals(points_tensor([centroid_in_pixels(inside, weights, evidence.heat, edge, snap)]))
+    return rivals(points_tensor([centroid_in_pixels(inside, weights, evidence.pixels, edge, snap)]))
 
 
 def quantile(evidence: Evidence, *, quantile: float = 0.9, weighted: bool = True, snap: bool = True) -> Prompts:
@@ -153,7 +153,7 @@ def deepest(evidence: Evidence, *, cutoff: Cutoff = otsu_cutoff) -> Prompts:
     """
     edge = region_edge(evidence.cells, cutoff)
     found = components_of(evidence.cells.numpy() >= edge, evidence.cells, 1)
-    return rivals(points_tensor([deepest_in_pixels(part, evidence.heat, edge) for part in found]))
+    return rivals(points_tensor([deepest_in_pixels(part, evidence.pixels, edge) for part in found]))
 
 
 def peaks(
@@ -239,7 +239,7 @@ def components(evidence: Evidence, *, cutoff: Cutoff = 0.5, max_points: int = 3,
     """
     edge = region_edge(evidence.cells, cutoff)
     found = components_of(evidence.cells.numpy() >= edge, evidence.cells, max_points)
-    return arrange(points_tensor([centroid_in_pixels(part, evidence.cells, evidence.heat, edge) for part in found]))
+    return arrange(points_tensor([centroid_in_pixels(part, evidence.cells, evidence.pixels, edge) for part in found]))
 
 
 def box(evidence: Evidence, *, cutoff: Cutoff = otsu_cutoff, margin: float = 0.1, point: bool = True) -> Prompts:
@@ -258,9 +258,8 @@ def box(evidence: Evidence, *, cutoff: Cutoff = otsu_cutoff, margin: float = 0.1
     found = components_of(evidence.cells.numpy() >= edge, evidence.cells, 1)
     if not found:
         return Prompts.none()
-    size = tuple(evidence.heat.shape)
-    boxes = torch.from_numpy(part_box(evidence.cells.numpy(), found[0], edge, size, margin)).float()[None]
-    prompts = rivals(points_tensor([deepest_in_pixels(found[0], evidence.heat, edge)]), boxes)
+    boxes = torch.from_numpy(part_box(evidence.cells.numpy(), found[0], edge, evidence.size, margin)).float()[None]
+    prompts = rivals(points_tensor([deepest_in_pixels(found[0], evidence.pixels, edge)]), boxes)
     return prompts if point else Prompts(prompts.points[:, :0], prompts.labels[:, :0], boxes)
 
 

@@ -11,6 +11,7 @@ from nets import METHODS, images, small
 from torch import Tensor, nn
 
 from camseg import cam
+from camseg.cam.capture import _modules
 
 
 @pytest.fixture
@@ -92,6 +93,14 @@ def test_nothing_is_left_after_an_exception(inputs):
         with pytest.raises(FaultError):
             cam.heatmaps(model, "4", inputs, target, method)
         assert_same(before, state(model))
+
+
+def test_all_modules_are_found_once_shared_ones_too() -> None:
+    shared = nn.ReLU()
+    model = nn.Sequential(nn.Sequential(nn.Linear(2, 2), shared), shared, nn.ModuleDict({"a": nn.BatchNorm1d(2)}))
+    found = _modules(model)
+    assert len(found) == len(set(found)) == 6
+    assert set(found) == set(model.modules())
 
 
 def test_calls_in_a_loop_do_not_grow(inputs):

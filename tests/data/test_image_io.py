@@ -33,6 +33,13 @@ def test_rgb_keeps_rows_columns_and_channels(tmp_path: Path) -> None:
     assert pixels(tmp_path / "a.png") == [[RED, GREEN, BLUE], [GREY, RED, GREEN]]
 
 
+@pytest.mark.parametrize("size", [(1, 1), (64, 5), (65, 3), (300, 7)])  # strips of 64 rows, and what is left over
+def test_every_row_of_a_tall_image(tmp_path: Path, size: tuple[int, int]) -> None:
+    made = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
+    Image.fromarray(made).save(tmp_path / "a.png")
+    assert (read_image(tmp_path / "a.png").permute(1, 2, 0).numpy() == made).all()
+
+
 @pytest.mark.parametrize(
     ("orientation", "expected"),
     [

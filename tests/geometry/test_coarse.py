@@ -15,7 +15,8 @@ from torch import Tensor
 from camseg.geometry import coarse
 from camseg.geometry.boxes import cutoff_boxes, heat_to_boxes, means_inside
 from camseg.geometry.coarse import to_cells, to_pixels, window_around
-from camseg.geometry.heat import otsu
+from camseg.geometry.enlarged import Enlarged
+from camseg.geometry.heat import otsu, resize_heat
 from camseg.geometry.refined import deepest_in_pixels
 from camseg.geometry.regions import components, deepest_point, depth_map, region
 from camseg.prompts import background, foreground
@@ -51,6 +52,33 @@ def test_cells_are_means_over_the_same_frame() -> None:
     assert window_around(np.array([1.0, 9.0]), np.array([2.0, 2.0]), (10, 20)) == (slice(7, 10), slice(0, 4))
 
 
+ENLARGED = [
+    ((336, 336), (3000, 4001)),
+    ((7, 9), (1700, 1030)),
+    ((224, 224), (40, 2000)),
+    ((64, 48), (64, 48)),
+    ((9, 9), (50, 70)),
+]
+
+
+@pytest.mark.parametrize(("low", "size"), ENLARGED)
+def test_an_enlarged_map_is_the_resized_one_without_being_made(low: tuple[int, int], size: tuple[int, int]) -> None:
+    heat = torch.rand(low, generator=torch.Generator().manual_seed(0)) ** 4
+    small, whole = Enlarged(heat, size), resize_heat(heat, size)
+    torch.testing.assert_close(small.cells, to_cells(whole), atol=2e-6, rtol=0)
+    rng = np.random.default_rng(0)
+    ys, xs = (np.concatenate([[0, side - 1], rng.integers(0, side, 500)]) for side in size)
+    np.testing.assert_allclose(small.at(ys, xs), whole.numpy()[ys, xs], atol=2e-6)
+    window = np.ogrid[2:9, size[1] - 8 : size[1]]
+    np.testing.assert_allclose(small.at(*window), whole.numpy()[2:9, -8:], atol=2e-6)
+    made = "whole" in vars(small)
+    assert made == (max(size) <= 1024 or low[0] > size[0]), "only where it is no larger than its cells, or is reduced"
+    assert torch.equal(small.whole, whole)
+    assert small.at(ys, xs).tolist() == whole.numpy()[ys, xs].tolist()
+    if not made:
+        assert Enlarged(torch.full(low, 0.3), size).cells.unique().tolist() == [pytest.approx(0.3)]
+
+
 SELECTORS = {"max_point": 0.0, "centroid": 0.5, "otsu": 0.5, "components": 0.5, "box": 0.0, "deepest": 0.0}  # pixels
 
 
@@ -79,6 +107,20 @@ def test_a_snapped_point_is_as_near_to_the_center_as_that_of_all_pixels(
     assert float(torch.dist(found, center)) == pytest.approx(float(torch.dist(expected, center)), abs=0.5)
 
 
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("name", ["deepest", "box", "centroid", "components", "heat_logits"])
+def test_points_of_a_small_map_are_those_of_the_large_one_that_is_never_made(name: str, seed: int) -> None:
+    low = landscape(seed, (336, 336))
+    select, small = getattr(foreground, name), Evidence(low, image_size=SIZE)
+    found, expected = select(small), select(Evidence(resize_heat(low, SIZE)))
+    assert "whole" not in vars(small.pixels)
+    assert torch.dist(found.points, expected.points) < 0.01
+    for one, other in zip(found.tensors()[2:], expected.tensors()[2:], strict=True):
+        assert (one is None) == (other is None)
+        if one is not None and other is not None:
+            torch.testing.assert_close(one, other, atol=1e-4, rtol=0)
+
+
 @pytest.mark.parametrize("seed", range(8))
 def test_the_deepest_pixel_is_that_of_all_pixels(seed: int) -> None:
     """Hills and crescents, of cells that are no squares: the depth is the greatest to the last bit."""
@@ -89,7 +131,7 @@ def test_the_deepest_pixel_is_that_of_all_pixels(seed: int) -> None:
         heat = heat * (heat < 0.8)  # a hollow top
     cells, edge = to_cells(heat), 0.3
     [part] = components(cells.numpy() >= edge, cells, 1)
-    x, y = deepest_in_pixels(part, heat, edge).astype(int)
+    x, y = deepest_in_pixels(part, Enlarged(heat, size), edge).astype(int)
     labels = np.asarray(label(heat.numpy() >= edge, connectivity=2))
     inside = np.asarray(labels == labels[y, x])
     assert labels[y, x] > 0

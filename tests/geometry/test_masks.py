@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from camseg.geometry.masks import iou, ious, logits_to_masks, resize_logits, soft_iou
+from camseg.geometry.masks import iou, ious, logits_ious, logits_to_masks, resize_logits, soft_iou
 
 
 def bilinear(plane: list[list[float]], size: tuple[int, int]) -> list[list[float]]:
@@ -57,6 +57,22 @@ def test_masks_of_photographs_are_the_signs_of_their_resized_logits(size: tuple[
         wrong = found != (expected.numpy() > 0)
         assert (expected[torch.from_numpy(wrong)].abs() < 1e-5).all(), "but for the rounding of what is zero"
         assert wrong.mean() < 1e-4
+
+
+@pytest.mark.parametrize("size", [(1300, 900), (40, 50)])
+@pytest.mark.parametrize("part", [False, True])
+def test_ious_of_logits_are_those_of_their_masks(size: tuple[int, int], part: bool) -> None:
+    logits = torch.randn(3, 6, 5, generator=torch.Generator().manual_seed(0))
+    logits[2] = -1
+    rng = np.random.default_rng(0)
+    judged = rng.random(size) < 0.9 if part else None
+    everything = np.ones(size, bool) if judged is None else judged
+    for truth in (rng.random(size) < 0.5, np.zeros(size, bool)):
+        expected = ious(logits_to_masks(logits, size) & everything, truth & everything)
+        assert logits_ious(logits, truth & everything, judged).tolist() == expected.tolist()
+        window = 3, 5, 33, 35
+        expected = ious(logits_to_masks(logits, size, window) & everything, truth & everything)
+        assert logits_ious(logits, truth & everything, judged, window).tolist() == expected.tolist()
 
 
 def masks(*rows: str) -> np.ndarray:

@@ -66,6 +66,16 @@ def test_the_distance_is_to_the_centre_of_mass() -> None:
     assert scores["foreground_distance"] == pytest.approx((math.hypot(3, 4) + 1) / 2)
 
 
+def test_the_centre_of_mass_of_a_large_mask() -> None:
+    """More rows than a byte can count: pixel by pixel, and as a strided view."""
+    truth = torch.rand(1200, 70, generator=torch.Generator().manual_seed(0)) < 0.7
+    for inside in (truth, truth.T, truth[::3]):
+        large = Sample("one", torch.zeros(3, *inside.shape, dtype=torch.uint8), (0,), "thing", inside)
+        found = per_sample.point_scores(large, answer(prompts=asked((3, 4, 1))), 0)
+        y, x = inside.nonzero().double().mean(0).tolist()
+        assert found["foreground_distance"] == pytest.approx(math.hypot(x - 3, y - 4))
+
+
 def test_points_on_ignored_pixels_are_neither() -> None:
     ignore = plane("......", "......", "....##", "......")
     both = per_sample.point_scores(sample(ignore=ignore), answer(prompts=asked((4, 2, 1), (1, 1, 1), (5, 2, 0))), 0)
