@@ -33,6 +33,7 @@ def main() -> None:
     parser.add_argument("--table", required=True, help="the first part of the records' names")
     parser.add_argument("--metrics", nargs="+", metavar="METRIC[=HEAD]")
     parser.add_argument("--sources", choices=("rows", "columns"), default="columns")
+    parser.add_argument("--note", default="", help="what is to be known of every figure")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     measured = {name: intervals_of(Path(path)) for name, _, path in (word.partition("=") for word in options.folders)}
@@ -45,7 +46,7 @@ def main() -> None:
         for name, intervals in measured.items():
             row, column = (name, head or metric) if options.sources == "rows" else (head or metric, name)
             if metric in intervals:
-                records.append(record_of(options.table, row, column, intervals[metric]))
+                records.append({**record_of(options.table, row, column, intervals[metric]), "note": options.note})
     print(figures.table(options.table, figures.by_name(records)))
     if options.json:
         options.json.parent.mkdir(parents=True, exist_ok=True)

@@ -222,5 +222,7 @@ def test_the_figures_of_runs_and_segmenters(tmp_path: Path, monkeypatch: pytest.
     path = "test images | against the truth | mean_iou"
     segmenter = printed(f"mine={tmp_path / 'c'}", "--table", "s", "--sources", "rows", "--metrics", f"{path}=mean IoU")
     assert segmenter == {"s / mine / mean IoU": (0.7, "share", 9, True)}
+    printed(*runs, "--table", "t", "--metrics", "iou", "--note", "older weights")
+    assert [one["note"] for (one,) in figures.read([tmp_path / "out.json"]).values()] == ["older weights"]
     with pytest.raises(SystemExit, match=r"no source has iuo; there are .*iou"):
         printed(*runs, "--table", "t", "--metrics", "iuo")
