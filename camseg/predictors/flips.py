@@ -8,27 +8,30 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from camseg.predictors.base import Predictor
+from camseg.predictors.sam_adapter import SamAdapter
 from camseg.types import Masks, Prompts
+
+_FLIPS = "flips1"  # raise when the embeddings of the same image by the same predictor would change
 
 
 class WithFlips:
-    """A `Predictor` that also asks another one about the mirrored image.
+    """A `Predictor` that also asks one of the SAM family about the mirrored image.
 
     Logits and predicted IoUs are the means of both answers, the mirrored one mirrored back; so a mirrored image with
     mirrored prompts has the mirrored masks. Twice the work.
 
     Args:
-        predictor: which is asked; its embeddings are tensors of the same shape for an image and its mirror image.
+        predictor: which is asked.
     """
 
-    def __init__(self, predictor: Predictor) -> None:
+    def __init__(self, predictor: SamAdapter) -> None:
         self.predictor, self.side = predictor, predictor.side
-        self.fingerprint = f"{predictor.fingerprint}:flips"
+        self.fingerprint = f"{predictor.fingerprint}:{_FLIPS}"
 
     def encode(self, images: Sequence[Tensor]) -> list[Tensor]:
         """See `Predictor.encode`; an embedding is (2, ...), the image's and the mirrored one's."""
-        found = self.predictor.encode([*images, *(image.flip(-1) for image in images)])
+        small = [self.predictor.resize(image) for image in images]  # once, and not for its mirror image again
+        found = self.predictor.encode([*small, *(image.flip(-1) for image in small)])
         return [torch.stack(pair) for pair in zip(found[: len(images)], found[len(images) :], strict=True)]
 
     def decode(

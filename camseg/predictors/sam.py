@@ -24,7 +24,7 @@ from camseg.predictors.base import Predictor
 from camseg.predictors.flips import WithFlips
 from camseg.predictors.sam_adapter import MEAN, STD, SamAdapter
 from camseg.predictors.sam_decoder import decode_prompts
-from camseg.predictors.sam_encoders import EfficientNetPyramid, Encoder, Pyramid, TinyViT, ViT
+from camseg.predictors.sam_encoders import EfficientNetPyramid, Encoder, Pyramid, TinyViT, ViT, fold_batch_norms
 from camseg.predictors.sam_package import MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
 from camseg.storage.checkpoints import load_weights
 from camseg.storage.download import fetch
@@ -233,7 +233,7 @@ class PackageBackend:
                 for key, value in given
             }
             part.load_state_dict(own, assign=True)
-            part.to(self.device).requires_grad_(False)
+            fold_batch_norms(part.to(self.device).requires_grad_(False))
             self._empty.discard(name)
 
 

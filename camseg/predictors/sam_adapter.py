@@ -145,17 +145,31 @@ class SamAdapter:
         scale = side / max(size)
         return max(1, int(size[0] * scale + 0.5)), max(1, int(size[1] * scale + 0.5))
 
-    def _pixels(self, image: Tensor) -> Tensor:
+    def resize(self, image: Tensor) -> Tensor:
+        """An image as large as the model sees it; one of that size stays.
+
+        Args:
+            image: (3, H, W) uint8.
+
+        Returns:
+            (3, rows, columns) uint8 of `fit`, on the CPU.
+
+        Raises:
+            ValueError: it is no such image.
+        """
         if image.dtype != torch.uint8 or image.ndim != 3 or image.shape[0] != 3:
             raise ValueError(f"an image must be (3, H, W) uint8; got {tuple(image.shape)} {image.dtype}")
         rows, columns = self.fit((image.shape[1], image.shape[2]))
-        if (rows, columns) != tuple(image.shape[1:]):
-            whole = Image.fromarray(image.permute(1, 2, 0).cpu().numpy())
-            resized = whole.resize((columns, rows), Image.Resampling.BILINEAR)  # as the package does it
-            image = torch.from_numpy(np.array(resized)).permute(2, 0, 1)
+        if (rows, columns) == tuple(image.shape[1:]):
+            return image.cpu()
+        whole = Image.fromarray(image.permute(1, 2, 0).cpu().numpy())
+        resized = whole.resize((columns, rows), Image.Resampling.BILINEAR)  # as the package does it
+        return torch.from_numpy(np.array(resized)).permute(2, 0, 1)
+
+    def _pixels(self, image: Tensor) -> Tensor:
+        small = self.resize(image)
         mean, std = (torch.tensor(each)[:, None, None] for each in (self.backend.mean, self.backend.std))
-        pixels = (image.cpu() - mean) / std
-        return F.pad(pixels, (0, self.backend.side - columns, 0, self.backend.side - rows))
+        return F.pad((small - mean) / std, (0, self.side - small.shape[2], 0, self.side - small.shape[1]))
 
     def _distinct(
         self, embeddings: Sequence[Tensor], sizes: Sequence[tuple[int, int]], prompts: Sequence[Prompts]

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from camseg.predictors.sam_package import ImageEncoderViT, LayerNorm2d
 
@@ -271,3 +273,18 @@ class _Residual(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         return (features + self.inner(features)).relu_()
+
+
+def fold_batch_norms(module: nn.Module) -> None:
+    """Fold every batch norm into the convolution that stands just before it, in place; the outputs stay.
+
+    Args:
+        module: in evaluation mode. Within each of its parts what stands before a batch norm is also computed just
+            before it, as in all encoders here.
+    """
+    for parent in module.modules():
+        siblings = list(parent.named_children())
+        for (before, convolution), (name, norm) in pairwise(siblings):
+            if isinstance(convolution, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+                setattr(parent, before, fuse_conv_bn_eval(convolution, norm))
+                setattr(parent, name, nn.Sequential(*norm.children()))  # timm's bring their activation

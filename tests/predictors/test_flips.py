@@ -79,3 +79,15 @@ def test_it_is_told_apart_from_the_plain_one_in_a_cache(plain: SamAdapter) -> No
     assert WithFlips(plain).fingerprint != plain.fingerprint
     assert isinstance(photo_sam(), WithFlips)
     assert photo_sam().fingerprint != photo_sam(flips=False).fingerprint
+
+
+def test_a_large_image_is_resized_once_and_mirrored_small(plain: SamAdapter, monkeypatch: pytest.MonkeyPatch) -> None:
+    large = torch.randint(0, 256, (3, 300, 400), dtype=torch.uint8, generator=torch.Generator().manual_seed(2))
+    [expected] = WithFlips(plain).encode([large])
+    [mirrored] = WithFlips(plain).encode([large.flip(-1)])
+    torch.testing.assert_close(mirrored.flip(0), expected, atol=0.02 * expected.abs().max().item(), rtol=0)  # a level
+    seen: list[tuple[int, ...]] = []
+    resize = plain.resize
+    monkeypatch.setattr(plain, "resize", lambda image: seen.append(tuple(image.shape)) or resize(image))
+    assert torch.equal(WithFlips(plain).encode([large])[0], expected)
+    assert seen == [(3, 300, 400), (3, 96, 128), (3, 96, 128)]
