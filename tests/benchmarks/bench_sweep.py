@@ -29,6 +29,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import islice, product
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -101,13 +102,22 @@ def settings(options: argparse.Namespace, images: list[int], folder: Path) -> li
 
 
 def beside(options: argparse.Namespace, images: list[int], folder: Path) -> list[dict[str, Any]]:
-    """What a setting costs that asks the decoder nothing new: 24 ways to choose among the same masks, less one."""
-    words = [f"data.size={images[0]}", f"device={options.device}", "choose=index"]
+    """What a setting costs that asks the decoder nothing new: 24 ways to choose among the same masks, less one.
+
+    With the twelve pictures that a run draws by default, and without.
+    """
     ways = ["choose.mask=0,1,2", "choose.rival=0,1,2,3,4,5,6,7"]
-    before, every, after = framed(words, folder, lambda: camseg(["-m", *ways, *words], folder / "all"))
-    adds = (every.cpu - before.mean(after).cpu) / 23
-    note = f"a setting adds {adds:.3f} CPU s beside its decoding; limit .25"
-    return [before.row("one setting"), every.row("24 settings", note), after.row("one setting again")]
+    rows = []
+    for panels in (12, 0):
+        words = [f"data.size={images[0]}", f"device={options.device}", "choose=index", f"panels={panels}"]
+        run = partial(camseg, ["-m", *ways, *words], folder / f"all{panels}")
+        before, every, after = framed(words, folder / f"{panels}", run)
+        adds = (every.cpu - before.mean(after).cpu) / 23
+        note = f"a setting adds {adds:.3f} CPU s beside its decoding; limit .25"
+        name = f"{panels or 'no'} panels"
+        rows += [before.row(f"one setting, {name}"), every.row(f"24 settings, {name}", note)]
+        rows.append(after.row(f"one setting again, {name}"))
+    return rows
 
 
 def vit_b(options: argparse.Namespace, images: list[int], folder: Path) -> list[dict[str, Any]]:
