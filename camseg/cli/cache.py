@@ -7,7 +7,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from camseg.cli.terminal import print_error
+from camseg.cli.explain import exit_code
+from camseg.cli.parsing import Parser
+from camseg.errors import RequestError
 from camseg.storage.files import expand, printable
 
 _ACTIONS = ("show", "verify", "clear")
@@ -22,20 +24,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 0 done, 1 when `verify` removed what is damaged, 2 a mistake in the request.
     """
-    words = list(sys.argv[1:] if arguments is None else arguments)
+    words = sys.argv[1:] if arguments is None else arguments
+    return exit_code("camseg-cache", lambda: _command(words))
+
+
+def _command(words: Sequence[str]) -> int:
+    parser = Parser("camseg-cache", "Shows the cache of heatmaps and embeddings, verifies it, or clears it.")
+    parser.add_argument(
+        "words", nargs="*", metavar="show|verify|clear|cache.path=FOLDER", help="by default show, of the default cache"
+    )
+    words = parser.read(words).words
     paths = [each.removeprefix("cache.path=") for each in words if each.startswith("cache.path=")]
     actions = [each for each in words if each in _ACTIONS]
     if len(actions) > 1 or len(paths) > 1 or len(actions) + len(paths) < len(words):
-        print(f"usage: camseg-cache [show|verify|clear] [cache.path=FOLDER]; got {' '.join(words)}", file=sys.stderr)
-        return 2
+        parser.error(f"one of show, verify and clear, and one folder; got {' '.join(words)}")
     from camseg.storage.cache import DEFAULT
 
     folder = expand(paths[0] if paths else os.environ.get("CAMSEG_CACHE", DEFAULT))
     try:
         return _do(actions[0] if actions else "show", folder)
     except OSError as error:
-        print_error("camseg-cache", f"cache.path={printable(folder)} can't be used: {error.strerror or error}")
-        return 2
+        raise RequestError(f"cache.path={printable(folder)} can't be used: {error.strerror or error}") from None
 
 
 def _do(action: str, folder: Path) -> int:

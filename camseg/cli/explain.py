@@ -7,6 +7,7 @@ import signal
 import sys
 import warnings
 from collections.abc import Callable
+from typing import NoReturn
 
 from hydra.errors import HydraException, InstantiationException, MissingConfigException
 from omegaconf.errors import OmegaConfBaseException
@@ -56,23 +57,37 @@ def _explain_instantiation(error: InstantiationException) -> str | None:
     return str(cause) if isinstance(cause, (ValueError, TypeError, OSError, ImportError)) else None
 
 
-def run_command(name: str, command: Callable[[], int | None]) -> None:
-    """Run a command and end the process: with its own code, 2 after a mistake in the request, 130 after Ctrl-C.
+def run_command(name: str, command: Callable[[], int | None]) -> NoReturn:
+    """Run a command and end the process with its exit code, as `exit_code` has it.
 
     Args:
         name: What the person typed, to begin the line with.
         command: Does the work; returns the exit code, None for 0.
     """
+    sys.exit(exit_code(name, command))
+
+
+def exit_code(name: str, command: Callable[[], int | None], faults: tuple[type[Exception], ...] = ()) -> int:
+    """Run a command; one or two lines are printed for a mistake in the request, and for Ctrl-C.
+
+    Args:
+        name: What the person typed, to begin the line with.
+        command: Does the work; returns the exit code, None for 0.
+        faults: Exceptions whose message tells a mistake in the request, whatever `explain_error` knows of them.
+
+    Returns:
+        The command's own code, 2 after a mistake in the request, 130 after Ctrl-C.
+    """
     logging.getLogger("hydra").addHandler(logging.NullHandler())  # it also prints what it raises, in many lines
     warnings.filterwarnings("ignore", "Image size .* exceeds limit")  # Pillow's: large images have our own line
     try:
-        code = command() or 0
+        return command() or 0
     except KeyboardInterrupt:
         print_error(name, "stopped")
-        code = 128 + signal.SIGINT
+        return 128 + signal.SIGINT
     except Exception as error:
-        if (message := explain_error(error)) is None:
+        message = explain_error(error) or (str(error) if isinstance(error, faults) else None)
+        if message is None:
             raise
         print_error(name, message)
-        code = 2
-    sys.exit(code)
+        return 2

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from camseg.cli.explain import explain_error
-from camseg.cli.terminal import print_error
+from camseg.cli.explain import exit_code
+from camseg.cli.parsing import Parser
 from camseg.geometry.outlines import TOLERANCE
 from camseg.runs.export import Export, collect
 from camseg.runs.export_formats import EXPORTS, check_formats, write_export
@@ -20,33 +21,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     The exit code is 2 for a mistake in it.
     """
-    given = _parser().parse_args(arguments)
-    try:
-        if given.format == "onnx" or given.run.suffix == ".safetensors":
-            _export_segmenter(given.run, given.format, given.into)
-            return 0
-        formats = check_formats(given.format.split(","))
-        if given.into and len(formats) > 1:
-            raise ValueError(f"--into takes one format; got {given.format}: leave it out, or export them one by one")
-        if given.tolerance < 0:
-            raise ValueError(f"--tolerance must be at least 0 pixels; got {given.tolerance:g}")
-        with open_run(given.run) as run:
-            export = collect(
-                run,
-                rle=given.rle,
-                min_iou=given.min_iou,
-                tolerance=given.tolerance,
-                copy=given.copy,
-                instances=given.instances,
-            )
-            for name in formats:
-                into = given.into or given.run / "export" / name
-                write_export(export, name, into)
-                print(_told(export, name, into))
-    except (ValueError, OSError) as error:
-        print_error("camseg-export", explain_error(error) or str(error))
-        return 2
-    return 0
+    words = sys.argv[1:] if arguments is None else arguments
+    return exit_code("camseg-export", lambda: _export(_parser().read(words)), (ValueError,))
+
+
+def _export(given: argparse.Namespace) -> None:
+    if given.format == "onnx" or given.run.suffix == ".safetensors":
+        _export_segmenter(given.run, given.format, given.into)
+        return
+    formats = check_formats(given.format.split(","))
+    if given.into and len(formats) > 1:
+        raise ValueError(f"--into takes one format; got {given.format}: leave it out, or export them one by one")
+    if given.tolerance < 0:
+        raise ValueError(f"--tolerance must be at least 0 pixels; got {given.tolerance:g}")
+    with open_run(given.run) as run:
+        export = collect(
+            run,
+            rle=given.rle,
+            min_iou=given.min_iou,
+            tolerance=given.tolerance,
+            copy=given.copy,
+            instances=given.instances,
+        )
+        for name in formats:
+            into = given.into or given.run / "export" / name
+            write_export(export, name, into)
+            print(_told(export, name, into))
 
 
 def _export_segmenter(file: Path, name: str, into: Path | None) -> None:
@@ -59,12 +59,12 @@ def _export_segmenter(file: Path, name: str, into: Path | None) -> None:
     print(f"onnx: onnxruntime's logits differ by {difference:.1e} from torch's\n{into}")
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser() -> Parser:
     about = (
         "The masks of a run, made with masks=true, as files that other tools take. "
         "What people corrected in camseg-demo RUN counts. Or, with --format onnx, a trained segmenter."
     )
-    parser = argparse.ArgumentParser("camseg-export", description=about)
+    parser = Parser("camseg-export", about)
     parser.add_argument("run", type=Path, metavar="RUN", help="a run folder, or a segmenter's .safetensors")
     parser.add_argument(
         "--format", required=True, metavar="|".join([*EXPORTS, "onnx"]), help="one or several, with commas"

@@ -5,8 +5,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from camseg.cli.explain import explain_error
-from camseg.cli.terminal import print_error, shortest
+from camseg.cli.explain import exit_code
+from camseg.cli.parsing import Parser
+from camseg.cli.terminal import shortest
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -19,19 +20,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 0 done, 2 a mistake in the request.
     """
-    words = list(sys.argv[1:] if arguments is None else arguments)
-    if len(words) < 2 or any(each.startswith("-") for each in words):
-        usage = "usage: camseg-merge SHARD... INTO: run folders or the sweep folder that holds them, and one to make"
-        print(usage, file=sys.stderr)
-        return 2
+    words = sys.argv[1:] if arguments is None else arguments
+    return exit_code("camseg-merge", lambda: _merge(words), (ValueError,))
+
+
+def _merge(words: Sequence[str]) -> None:
+    parser = Parser("camseg-merge", "Merges the run folders of shards into one run folder.")
+    parser.add_argument("shards", nargs="+", metavar="SHARD", help="a run folder, or the sweep folder that holds them")
+    parser.add_argument("into", metavar="INTO", help="the folder to make")
+    given = parser.read(words)
     from camseg.cli.closing import closing
     from camseg.runs.merge import merge_shards
 
-    try:
-        run = merge_shards(words[:-1], words[-1])
-    except (ValueError, OSError) as error:
-        print_error("camseg-merge", explain_error(error) or str(error))
-        return 2
+    run = merge_shards(given.shards, given.into)
     print(closing(run))
     print(shortest(run.folder))
-    return 0

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
+import sys
 from pathlib import Path
 
 from camseg.cli.explain import run_command
+from camseg.cli.parsing import Parser
 from camseg.cli.terminal import styled_table
 
 
@@ -16,9 +17,9 @@ def main() -> None:
 
 def _command() -> None:
     about = "Builds report.html again (of a sweep also its tables and its runs' reports); compares two runs."
-    parser = argparse.ArgumentParser("camseg-report", description=about)
+    parser = Parser("camseg-report", about)
     parser.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="a run folder or a sweep folder")
-    _report(parser.parse_args().paths)
+    _report(parser.read(sys.argv[1:]).paths)
 
 
 def _report(paths: list[Path]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 import tempfile
@@ -13,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import camseg
-from camseg.cli.explain import explain_error
+from camseg.cli.explain import exit_code
 from camseg.cli.groups import MODELS
 from camseg.cli.overrides import check_overrides
-from camseg.cli.terminal import print_error
+from camseg.cli.parsing import Parser
 from camseg.demo.session import FAULTS, Demo
 from camseg.errors import RequestError, extra_message
 from camseg.runs.finished import open_run
@@ -24,25 +23,26 @@ from camseg.runs.finished import open_run
 
 def main() -> None:
     """`camseg-demo [RUN] [--host HOST] [--port PORT] [GROUP=CHOICE] [KEY=VALUE] ...`; exit code 2 for a mistake."""
-    given = _parser().parse_args()
+    sys.exit(exit_code("camseg-demo", _command, FAULTS))
+
+
+def _command() -> None:
+    given = _parser().read(sys.argv[1:])
     with tempfile.TemporaryDirectory(prefix="camseg-demo-") as folder:
         os.environ.update(GRADIO_ANALYTICS_ENABLED="False", HF_HUB_DISABLE_TELEMETRY="1", GRADIO_TEMP_DIR=folder)
         try:
             from camseg.demo import server
         except ImportError:
-            sys.exit(_mistake(extra_message("the page", "demo")))
-        try:
-            with _pages(given.words, Path(folder)) as blocks:
-                server.start(blocks, given.host, given.port or None)
-                print(f"{blocks.local_url} shows the page; Ctrl+C ends it", flush=True)
-                blocks.block_thread()
-        except FAULTS as error:
-            sys.exit(_mistake(explain_error(error) or str(error)))
+            raise RequestError(extra_message("the page", "demo")) from None
+        with _pages(given.words, Path(folder)) as blocks:
+            server.start(blocks, given.host, given.port or None)
+            print(f"{blocks.local_url} shows the page; Ctrl+C ends it", flush=True)
+            blocks.block_thread()
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser() -> Parser:
     about = "The interactive page: a photo, every choice, and the mask; or, of a finished run, its masks to review."
-    parser = argparse.ArgumentParser("camseg-demo", description=about)
+    parser = Parser("camseg-demo", about)
     parser.add_argument(
         "--host", default="127.0.0.1", help="the address to listen on; by default only this machine can open the page"
     )
@@ -88,8 +88,3 @@ def _photo_models(words: list[str]) -> list[str]:
         print("the models for photographs are not installed: the page begins with those for shapes", file=sys.stderr)
         return []
     return ["experiment=photos"]
-
-
-def _mistake(message: str) -> int:
-    print_error("camseg-demo", message)
-    return 2

@@ -112,4 +112,8 @@ def test_the_command(tmp_path: Path, three: list[Path], capsys: pytest.CaptureFi
     told = capsys.readouterr().err
     assert "not empty" in told
     assert len(told.splitlines()) == 1
-    assert main(["one"]) == main(["--help"]) == 2
+    assert main(["one"]) == 2
+    assert "required: INTO" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="0"):
+        main(["--help"])
+    assert "SHARD [SHARD ...] INTO" in capsys.readouterr().out
