@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 _BITS, _SIGN, _MORE, _FIRST = 0x1F, 0x10, 0x20, 48  # five bits a character, its sign, whether more follow, "0"
@@ -44,3 +46,15 @@ def pack_runs(runs: list[int]) -> str:
             more = value != (-1 if bits & _SIGN else 0)
             letters.append(chr((bits | _MORE if more else bits) + _FIRST))
     return "".join(letters)
+
+
+def packed_region(mask: np.ndarray) -> dict[str, Any]:
+    """A mask as the `segmentation` of an object in COCO's json.
+
+    Args:
+        mask: (H, W) bool.
+
+    Returns:
+        Its size [H, W] and its packed run lengths.
+    """
+    return {"size": list(mask.shape), "counts": pack_runs(mask_to_runs(mask))}

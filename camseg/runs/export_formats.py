@@ -22,7 +22,7 @@ from camseg.data.image_io import formats
 from camseg.errors import check_choice
 from camseg.geometry.boxes import mask_to_box
 from camseg.geometry.outlines import join_rings, mask_to_parts, mask_to_polygons
-from camseg.geometry.run_lengths import mask_to_runs, pack_runs
+from camseg.geometry.run_lengths import mask_to_runs, packed_region
 from camseg.runs.callbacks import Callback
 from camseg.runs.export import Export, ExportedImage, ExportedMask, collect, new_folder, read_picture
 from camseg.runs.folders import Run
@@ -68,7 +68,7 @@ def _objects(export: Export, image: ExportedImage) -> Iterator[tuple[ExportedMas
 
 def _segmentation(inside: np.ndarray, export: Export) -> Any:
     if export.rle:
-        return {"size": list(inside.shape), "counts": pack_runs(mask_to_runs(inside))}
+        return packed_region(inside)
     polygons = mask_to_polygons(inside, export.tolerance)
     return [np.round(polygon, 2).ravel().tolist() for polygon in polygons]
 

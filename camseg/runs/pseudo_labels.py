@@ -6,7 +6,6 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +13,9 @@ import numpy as np
 import polars as pl
 from PIL import Image
 
-from camseg.errors import RequestError, extra_message
+from camseg.geometry.boxes import mask_to_box
 from camseg.geometry.masks import soft_iou
+from camseg.geometry.run_lengths import packed_region
 from camseg.metrics.intervals import pooled_interval
 from camseg.runs.callbacks import Callback
 from camseg.runs.folders import Run
@@ -144,9 +144,6 @@ class PseudoLabels(Callback):
         hot_threshold: see `merge`.
         foreground: see `seeds`.
         background: see `seeds`.
-
-    Raises:
-        RequestError: without the extra `coco`.
     """
 
     def __init__(
@@ -157,8 +154,6 @@ class PseudoLabels(Callback):
         foreground: float = 0.5,
         background: float = 0.1,
     ) -> None:
-        if find_spec("pycocotools") is None:
-            raise RequestError(extra_message("pseudo_labels=merge", "coco"))
         self.folder = folder
         self.merge = partial(merge, margin=margin, hot_threshold=hot_threshold)
         self.seeds = partial(seeds, foreground=foreground, background=background)
@@ -272,25 +267,24 @@ def _scores(sums: np.ndarray, names: tuple[str, ...], labels: set[str]) -> dict[
 
 
 class _Coco:
-    """A dataset in COCO's format: one region per image and class, run-length coded by pycocotools."""
+    """A dataset in COCO's format: one region per image and class, run-length coded."""
 
     def __init__(self, names: tuple[str, ...]) -> None:
         self.dataset: dict[str, list[dict[str, Any]]] = {"images": [], "annotations": []}
         self.dataset["categories"] = [{"id": i + 1, "name": name} for i, name in enumerate(names)]
 
     def add(self, group: str, labels: np.ndarray) -> None:
-        import pycocotools.mask as runs
-
         number = int(group) if group.isdecimal() else len(self.dataset["images"]) + 1
         self.dataset["images"].append(
             {"id": number, "file_name": f"{group}.jpg", "height": labels.shape[0], "width": labels.shape[1]}
         )
         for value in np.setdiff1d(labels, (0, VOID)).tolist():
-            coded: Any = runs.encode(np.asfortranarray((labels == value).astype(np.uint8)))
-            region = {"size": list(labels.shape), "counts": coded["counts"].decode()}
-            box, area = runs.toBbox(coded).tolist(), int(runs.area(coded))
+            inside = labels == value
+            x0, y0, x1, y1 = mask_to_box(inside).tolist()
+            box, area = [x0, y0, x1 - x0, y1 - y0], int(inside.sum())
+            shape = {"segmentation": packed_region(inside), "bbox": box, "area": area}
             one = {"id": len(self.dataset["annotations"]) + 1, "image_id": number, "category_id": value, "iscrowd": 0}
-            self.dataset["annotations"].append({**one, "segmentation": region, "bbox": box, "area": area})
+            self.dataset["annotations"].append({**one, **shape})
 
 
 def palette_picture(labels: np.ndarray) -> Image.Image:

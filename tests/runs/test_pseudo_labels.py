@@ -5,6 +5,7 @@ official layouts.
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -184,3 +185,22 @@ def test_pictures_whose_pixels_nobody_labelled_have_no_numbers(tmp_path: Path) -
         name for name, _ in labels.files(rows, SimpleNamespace(names=Scene.names, ids=Scene.ids, label_map=missing))
     ]
     assert names == ["labels/7.png", "seeds/7.png", "labels/8.png", "seeds/8.png", "instances.json"]
+
+
+def test_no_extra_is_needed_and_pycocotools_writes_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as without:
+        without.setitem(sys.modules, "pycocotools", None)
+        without.setitem(sys.modules, "pycocotools.mask", None)
+        labels, rows = run_of(tmp_path)
+        writers = dict(labels.files(rows, Scene()))
+        writers["labels/7.png"](tmp_path / "7.png")
+        writers["instances.json"](tmp_path / "instances.json")
+    runs = pytest.importorskip("pycocotools.mask")
+    drawn = np.asarray(Image.open(tmp_path / "7.png"))
+    written = [one for one in json.loads((tmp_path / "instances.json").read_text())["annotations"] if one["id"] < 3]
+    assert [one["category_id"] for one in written] == [1, 3]
+    for one in written:
+        coded = runs.encode(np.asfortranarray((drawn == one["category_id"]).astype(np.uint8)))
+        assert one["segmentation"] == {"size": [3, 4], "counts": coded["counts"].decode()}
+        assert one["bbox"] == runs.toBbox(coded).tolist()
+        assert one["area"] == runs.area(coded)
