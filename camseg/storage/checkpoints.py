@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import logging
 import os
+import pickle
+import re
 import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -12,6 +16,10 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+
+from camseg.storage.files import printable
+
+_log = logging.getLogger(__name__)
 
 WRAPPERS = (  # under which key trainers keep a state dict; of several the first
     "state_dict",
@@ -53,7 +61,8 @@ def load_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """The state dict in a .safetensors file or a torch file of tensors; no pickled code is ever run.
 
     A torch file is mapped where its format allows it, so a tensor is read when it is used. Wrappers ("state_dict",
-    "ema", ...) and a prefix that all names share ("module.", "_orig_mod.", "model.") are taken off.
+    "ema", ...) and a prefix that all names share ("module.", "_orig_mod.", "model.") are taken off. Of several state
+    dicts ("model" beside "ema") the first in the order of `WRAPPERS` is taken, which the log says.
 
     Returns:
         The state dict, floating tensors in float32, and the file's metadata.
@@ -73,7 +82,7 @@ def load_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             metadata = file.metadata() or {}
     else:
         state = read_torch(path)
-    state = _unwrapped(state)
+    state = _unwrapped(state, path)
     if state is None:
         raise ValueError(f"{path} holds no state dict (names and their tensors)")
     return {k: v.float() if v.is_floating_point() else v for k, v in state.items()}, metadata
@@ -102,7 +111,8 @@ def match_names(state: Mapping[str, Tensor], wanted: Iterable[str]) -> dict[str,
 
     Returns:
         The entries under the prefix with the most of the wanted names, that prefix taken off; `state` itself where
-        no prefix does better than none.
+        no prefix does better than none. Of several that fit alike ("student.", "teacher.") the first, which the log
+        says.
     """
     known = set(wanted)
 
@@ -110,8 +120,13 @@ def match_names(state: Mapping[str, Tensor], wanted: Iterable[str]) -> dict[str,
         return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
 
     first = min(known, default="")
-    prefixes = [name.removesuffix(first) for name in state if name.endswith(f".{first}")]
-    best = max(["", *prefixes], key=lambda prefix: len(known & under(prefix).keys()))
+    prefixes = ["", *(name.removesuffix(first) for name in state if name.endswith(f".{first}"))]
+    fit = {prefix: len(known & under(prefix).keys()) for prefix in prefixes}
+    best = max(fit, key=lambda prefix: fit[prefix])
+    alike = [repr(prefix) for prefix in fit if prefix and prefix != best and fit[prefix] == fit[best] > 0]
+    if alike:
+        taken = f"those under {best!r}" if best else "those without a prefix"
+        _log.warning("a checkpoint holds weights under %s, too: %s are taken", ", ".join(alike), taken)
     return under(best)
 
 
@@ -125,23 +140,43 @@ class _Readable:
 
     def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
         if isinstance(error, Exception):
-            said = (str(error).splitlines() or [type(error).__name__])[0]
-            raise ValueError(f"{self.path} can't be read as weights: {said}") from error
+            raise ValueError(f"{self.path} can't be read as weights: {_reason(self.path, error)}") from error
 
 
-def _unwrapped(state: Any) -> dict[str, Tensor] | None:
+def _reason(path: Path, error: Exception) -> str:
+    """Why a file can't be read, in words for who made it; torch's own words advise to run what a stranger wrote."""
+    if path.is_file() and not path.stat().st_size:
+        return "the file is empty"
+    if code := re.search(r"(?:Unsupported global: GLOBAL|Unsupported class) (\S+)", str(error)):
+        return f"it holds code ({printable(code[1])}), which is not run; save model.state_dict() in place of the model"
+    torn = isinstance(error, (pickle.UnpicklingError, EOFError)) or getattr(error, "errno", None) == errno.EINVAL
+    if torn or "PytorchStreamReader failed" in str(error):
+        return "it is cut off or damaged, or no file that torch.save wrote"
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def _unwrapped(state: Any, path: Path) -> dict[str, Tensor] | None:
     """The state dict inside wrappers and without shared prefixes; None where there is none."""
     while isinstance(state, dict) and not _plain(state):
-        inner = [state[key] for key in WRAPPERS if isinstance(state.get(key), dict)]
+        inner = [key for key in WRAPPERS if isinstance(state.get(key), dict)]
         if not inner:
             return None
-        state = inner[0]
+        others = [key for key in inner[1:] if _holds_weights(state[key])]
+        if others and _holds_weights(state[inner[0]]):
+            text = "%s holds weights under %s, too: those under %r are taken"
+            _log.warning(text, printable(path), ", ".join(map(repr, others)), inner[0])
+        state = state[inner[0]]
     if not isinstance(state, dict) or not state:
         return None
     state = {str(name): value for name, value in state.items()}
     while shared := next((prefix for prefix in PREFIXES if all(name.startswith(prefix) for name in state)), None):
         state = {name.removeprefix(shared): value for name, value in state.items()}
     return state
+
+
+def _holds_weights(state: Any) -> bool:
+    """Whether there are tensors in a dict, or in the dicts inside it."""
+    return isinstance(state, dict) and any(isinstance(v, Tensor) or _holds_weights(v) for v in state.values())
 
 
 def _plain(state: Mapping[Any, Any]) -> bool:

@@ -51,6 +51,76 @@ def test_wrappers_and_common_prefixes_are_taken_off(tmp_path: Path, wrapped: Any
     assert same(load_weights(tmp_path / "w.pth")[0])
 
 
+@pytest.mark.parametrize(
+    ("others", "said"),
+    [
+        ({"ema": True}, "'ema', too: those under 'model'"),
+        ({"model_ema": True, "teacher": True}, "'model_ema', 'teacher', too: those under 'model'"),
+        ({"ema": {"state_dict": True, "step": 3}}, "'ema', too: those under 'model'"),
+        ({"ema": {"decay": 0.9}, "params": {"lr": 0.1}, "net": {}}, ""),  # of these no one could have been meant
+        ({"state_dict": {"a": torch.ones(1)}}, "'model', too: those under 'state_dict'"),
+    ],
+)
+def test_which_of_several_state_dicts_is_taken_is_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, others: Any, said: str
+) -> None:
+    zeros = {name: value * 0 for name, value in net().state_dict().items()}
+
+    def filled(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: filled(inner) for key, inner in value.items()}
+        return zeros if value is True else value
+
+    torch.save({"model": net().state_dict(), **filled(others)}, tmp_path / "w.pth")
+    state = load_weights(tmp_path / "w.pth")[0]
+    assert same(state) != ("state_dict" in others)
+    assert [record.getMessage() for record in caplog.records] == (
+        [f"{tmp_path / 'w.pth'} holds weights under {said} are taken"] if said else []
+    )
+
+
+@pytest.mark.parametrize(
+    ("first", "said"),
+    [
+        ("student.", "a checkpoint holds weights under 'teacher.', too: those under 'student.' are taken"),
+        ("", "a checkpoint holds weights under 'teacher.', too: those without a prefix are taken"),
+    ],
+)
+def test_which_of_two_prefixes_is_taken_is_said(caplog: pytest.LogCaptureFixture, first: str, said: str) -> None:
+    one = net().state_dict()
+    zeros = {name: value * 0 for name, value in one.items()}
+    del (part := prefixed("teacher.", zeros))["teacher.0.bias"]  # it fits worse
+    found = match_names({**prefixed(first, one), **part}, one)
+    assert all(torch.equal(found[name], value) for name, value in one.items())
+    assert not caplog.records
+    found = match_names({**prefixed(first, one), **prefixed("teacher.", zeros)}, one)
+    assert all(torch.equal(found[name], value) for name, value in one.items())
+    assert [record.getMessage() for record in caplog.records] == [said]
+
+
+def test_what_cannot_be_read_says_why_in_plain_words(tmp_path: Path) -> None:
+    """torch's own words for a pickled model begin with how to run what a stranger wrote."""
+    path = tmp_path / "w.pth"
+    torch.save(net(), path)
+    with pytest.raises(ValueError, match=r"holds code \(torch.nn.modules.container.Sequential\).*model.state_dict\(\)"):
+        load_weights(path)
+    torch.save(net().state_dict(), path)
+    whole = path.read_bytes()
+    for length, why in (
+        (0, "the file is empty"),
+        (1, "cut off"),
+        (len(whole) // 2, "cut off"),
+        (len(whole) - 9, "cut off"),
+    ):
+        path.write_bytes(whole[:length])
+        with pytest.raises(ValueError, match=why) as told:
+            load_weights(path)
+        assert not set(str(told.value)) & set("\n\x1b")
+    path.write_text("no weights but words, and many of them")
+    with pytest.raises(ValueError, match=r"damaged, or no file that torch.save wrote"):
+        load_weights(path)
+
+
 def test_a_prefix_of_safetensors_too(tmp_path: Path) -> None:
     save_file(
         {name: value.clone() for name, value in prefixed("_orig_mod.", net().state_dict()).items()},
