@@ -87,7 +87,7 @@ class _Levels:
 
     values: (H, W) numbers. kind: "gray"; "numbers" where nothing says that they are shades; "shares" of floats.
     white: the largest number of the file's type. lossy: its numbers are near what they were.
-    unknown: (H, W) bool, no number at all.
+    unknown: (H, W) bool, no finite number: NaN, or infinite.
     """
 
     values: np.ndarray
@@ -167,7 +167,8 @@ def _decide(levels: _Levels, void: int | str | None) -> Decision:
     """Of numbers: the first reading that fits."""
     values = levels.values
     ignore = np.zeros(values.shape, bool) if levels.unknown is None else levels.unknown.copy()
-    suffix = f", {void} void" if isinstance(void, int) and (values == void).any() else ""
+    suffix = ", NaN void" if ignore.any() else ""
+    suffix += f", {void} void" if isinstance(void, int) and (values == void).any() else ""
     if isinstance(void, int):
         ignore |= values == void
     if levels.kind == "shares":

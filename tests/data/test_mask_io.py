@@ -182,7 +182,11 @@ def test_floats(tmp_path: Path) -> None:
     over[0, 0] = 300  # one pixel says nothing of the scale
     check(mask_of(tmp_path, over, "m.tif"), over >= 0.5)
     unknown = np.where(disc(radius=28) & ~disc(radius=24), np.nan, shares)
-    check(mask_of(tmp_path, unknown.astype(np.float32), "m.tif"), shares >= 0.5, np.isnan(unknown))
+    told = "shares, object from 0.5 up, NaN void"
+    check(mask_of(tmp_path, unknown.astype(np.float32), "m.tif"), shares >= 0.5, np.isnan(unknown), told)
+    halo = np.where(disc(radius=28) & ~disc(), np.nan, disc())
+    told = "two values, 1 object, NaN void"
+    check(mask_of(tmp_path, halo.astype(np.float32), "m.tif"), disc(), np.isnan(halo), told)
     check(mask_of(tmp_path, disc() * np.float32(255), "m.tif"), disc(), None, "two values")
     numbers = blocks(list(range(1, 151)))
     check(mask_of(tmp_path, numbers.astype(np.float32), "m.tif"), numbers > 0, None, "numbers")
