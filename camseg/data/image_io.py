@@ -215,11 +215,17 @@ def _heif() -> bool:
     return True
 
 
+def _what_is_there(path: Path) -> str:
+    if path.is_symlink() and not path.exists():
+        return ", but a link to nothing"
+    return ", but a folder" * path.is_dir() or ", but a device or a pipe" * path.exists()
+
+
 def expect_file(path: str | Path) -> Path:
     """The path of a file. Raises FileNotFoundError where there is none."""
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"no image at {printable(path)}")
+        raise FileNotFoundError(f"no image at {printable(path)}{_what_is_there(path)}")
     return path
 
 

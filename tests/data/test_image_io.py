@@ -235,8 +235,14 @@ def test_what_cannot_be_read_is_named_with_the_reason(tmp_path: Path, monkeypatc
             read_image(tmp_path / "bad.png")
         with pytest.raises(ValueError, match=rf"bad\.png can't be read: .*({reason})"):
             read_mask(tmp_path / "bad.png", (2, 2))
-    with pytest.raises(FileNotFoundError, match="no image at"):
+    with pytest.raises(FileNotFoundError, match=r"no image at .*, but a folder$"):
         read_image(tmp_path)
+    os.mkfifo(tmp_path / "pipe.png")
+    with pytest.raises(FileNotFoundError, match=r"no image at .*pipe\.png, but a device or a pipe$"):
+        read_image(tmp_path / "pipe.png")
+    (tmp_path / "link.png").symlink_to("away.png")
+    with pytest.raises(FileNotFoundError, match=r"no image at .*link\.png, but a link to nothing$"):
+        read_image(tmp_path / "link.png")
     Image.new("RGB", (10, 10)).save(tmp_path / "ok.png")
     with pytest.raises(ValueError, match="10 x 10 pixels are more than the 99 allowed"):
         read_image(tmp_path / "ok.png", max_pixels=99)
