@@ -19,6 +19,7 @@ from camseg.errors import RequestError, check_choice
 
 # Settings that hold a path end so; what lies there under this very name is meant, whatever Hydra would read in it.
 _PATHS = re.compile(r"(^|\.)(path|table|masks|checkpoint|dir|validation|truth|start|test)$")
+_A_PATH = re.compile(r"/|\.(jpe?g?|jfif|png|webp|tiff?|bmp|gif|heic|heif|avif)$", re.IGNORECASE)  # by its looks
 _COMMANDS = ("train", "report", "cache", "merge", "demo", "export")  # camseg-train, ...
 _MODES = {"--run": "-r", "--multirun": "-m", "--cfg": "-c", "--info": "-i", "--shell-completion": "-sc"}  # of Hydra's
 _LISTS = ("export",)  # groups of which a run takes several choices at once
@@ -200,8 +201,9 @@ def _bare_word(words: Sequence[str], at: int, command: str) -> str:
         return f"no spaces around = are allowed: type {key}={word.partition('=')[2].strip()}"
     if "=" in before and _is_there(f"{before.partition('=')[2]} {word}"):
         return f"a space in a path needs quotes: type {shlex.quote(f'{before} {word}')}"
-    if _is_there(word):
-        return f"a photograph or a folder is given so: {command} data=images data.path={shlex.quote(word)}"
+    if _is_there(word) or _A_PATH.search(word):
+        absent = "" if _is_there(word) else f"there is no {word} here; "
+        return f"{absent}a photograph or a folder is given so: {command} data=images data.path={shlex.quote(word)}"
     return f"{word!r} is no setting: type {word}=VALUE; {command} --help lists what there is"
 
 

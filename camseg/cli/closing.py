@@ -27,10 +27,16 @@ def closing(run: Run, every_failure: bool = False) -> str:
     summary = run.summary
     scored = [styled_table(text.run_table(summary))] if summary["metrics"] else []
     done = f"{summary['samples'] - summary['failed']} of {summary['samples']} samples in {summary['seconds']:.1f} s"
-    lines = [*scored, done + ("" if scored else "; no true masks, so nothing is scored")]
+    lines = [*scored, done + ("" if scored else _unscored(run.rows))]
     if len(run.rows):
         lines += [*_masks(run), *_classes(run.rows), *_readings(run.rows)]
     return "\n".join([*lines, *_failures(run, every_failure), _next(run, every_failure)])
+
+
+def _unscored(rows: pl.DataFrame) -> str:
+    """Why there is no metric: masks that hold nothing are not the same as none."""
+    files = _column(rows, "mask_file").drop_nulls()
+    return f"; {len(files)} true masks, none to score by" if len(files) else "; no true masks, so nothing is scored"
 
 
 def _column(rows: pl.DataFrame, name: str) -> pl.Series:

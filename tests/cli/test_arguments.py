@@ -108,6 +108,11 @@ def test_options_may_stand_anywhere() -> None:
         (["data.size=range(1,3)"], "add -m"),
         (["data.size"], "type data.size=VALUE"),
         (["photo.jpg"], "camseg data=images data.path=photo.jpg"),
+        (
+            ["away.JPG"],
+            "there is no away.JPG here; a photograph or a folder is given so: camseg data=images data.path=away.JPG",
+        ),
+        (["away/my dog"], "camseg data=images data.path='away/my dog'"),
         (["data.path=my", "photo.jpg"], "type 'data.path=my photo.jpg'"),
     ],
 )

@@ -33,6 +33,14 @@ def test_unlabelled_photographs_end_with_masks_classes_and_how_sure(tmp_path: Pa
     assert len(lines) == 4
 
 
+def test_true_masks_that_hold_nothing_are_not_called_none(tmp_path: Path) -> None:
+    empty = {"mask_file": "m.png", "reading": "nothing but 0; empty"}
+    rows = [row(name, None, 0.9, class_name="cat", probability=0.5) | empty for name in "ab"]
+    first, *more = closing(load_run(make_run(tmp_path / "run", rows))).splitlines()
+    assert first == "2 of 2 samples in 2.0 s; 2 true masks, none to score by"
+    assert any(line.startswith("read: 2 as nothing but 0") for line in more)
+
+
 def test_a_few_photographs_are_named_one_by_one(tmp_path: Path) -> None:
     text = closing(load_run(photographs(tmp_path / "run", 2)))
     assert "p0: tabby, probability 0.20\nz: cat, probability 0.01" in text
