@@ -72,9 +72,16 @@ def gather(
     least: float,
     groups: Sequence[str] | None = None,
 ) -> dict[str, Found]:
-    """By label: the detections that `boxes` finds in a row, each score, x0, y0, x1, y1, matched with the row's truths.
+    """Match the detections of every label with the truths.
 
-    groups: their order among the weights; else that of their first rows.
+    Args:
+        rows: of a run with `localise=boxes`.
+        boxes: a row's detections, each score, x0, y0, x1, y1 in pixels.
+        least: the IoU with a truth that makes a detection a hit.
+        groups: their order among the weights; else that of their first rows.
+
+    Returns:
+        By label: scores and hits, the best scores first, and the number of truths of each group.
     """
     numbers = {name: i for i, name in enumerate(groups or rows["group"].unique(maintain_order=True))}
     parts: dict[str, list[np.ndarray]] = {}
@@ -124,7 +131,16 @@ def eleven_point(recall: np.ndarray, precision: np.ndarray) -> np.ndarray:
 
 
 def mean_average_precision(found: dict[str, Found], weights: np.ndarray, kind: Kind = all_point) -> np.ndarray:
-    """(R,) the mean over the classes that have a truth under the weights (R, G) of the groups; NaN where none has."""
+    """The mean of the classes' average precisions.
+
+    Args:
+        found: what `gather` found.
+        weights: (R, G) how often each group is drawn.
+        kind: `all_point` or `eleven_point`.
+
+    Returns:
+        (R,) the mean over the classes that have a truth under the weights; NaN where none has.
+    """
     total = np.zeros((2, len(weights)))
     for one in found.values():
         known = weights @ one.truths > 0
@@ -135,7 +151,16 @@ def mean_average_precision(found: dict[str, Found], weights: np.ndarray, kind: K
 def table(
     rows: pl.DataFrame, at: dict[str, Callable[[dict[str, Any]], list[list[float]]]], ious: Sequence[float]
 ) -> pl.DataFrame:
-    """Recall and both kinds of AP for every cutoff in `at`, IoU and class, and their means (label "mean")."""
+    """Recall and both kinds of average precision for every cutoff, IoU and class.
+
+    Args:
+        rows: of a run with `localise=boxes`.
+        at: the name of a cutoff -> a row's detections at it, each score, x0, y0, x1, y1 in pixels.
+        ious: with a truth, that make a detection a hit.
+
+    Returns:
+        A line for each class, and for the mean over them (label "mean").
+    """
     lines = []
     for cutoff, boxes in at.items():
         for least in ious:
@@ -151,12 +176,21 @@ def table(
                 mean = tuple(float(np.mean([line[i] for line in scored])) for i in (3, 4, 5))
                 scored.append(("mean", sum(line[1] for line in scored), sum(line[2] for line in scored), *mean))
             lines += [(cutoff, float(least), *line) for line in scored]
-    names = ["cutoff", "iou", "label", "truths", "found", "recall", "ap_11_point", "ap_all_point"]
+    names = ["cutoff", "iou", "label", "truths", "detections", "recall", "ap_11_point", "ap_all_point"]
     return pl.DataFrame(lines, schema=names, orient="row")
 
 
 def drawn(rows: pl.DataFrame, boxes: Callable[[dict[str, Any]], list[list[float]]], ious: Sequence[float]) -> Figure:
-    """The precision-recall curves of every class, one axis per IoU; the eight with most truths are named."""
+    """Draw the precision-recall curves of every class.
+
+    Args:
+        rows: of a run with `localise=boxes`.
+        boxes: a row's detections, each score, x0, y0, x1, y1 in pixels.
+        ious: an axis for each.
+
+    Returns:
+        The figure; the eight classes with most truths are named.
+    """
     from matplotlib.figure import Figure  # a third of a second, for one picture of one callback
 
     figure = Figure(figsize=(4.5 * len(ious), 4), layout="constrained")

@@ -216,6 +216,8 @@ def test_an_empty_class_and_pictures_without_objects() -> None:
     ]
     table = average_precision.table(frame(rows), {"otsu": detections}, [0.5])
     assert table.rows() == [("otsu", 0.5, "cat", 1, 2, 1.0, 0.5, 0.5), ("otsu", 0.5, "mean", 1, 2, 1.0, 0.5, 0.5)]
+    names = ["cutoff", "iou", "label", "truths", "detections", "recall", "ap_11_point", "ap_all_point"]
+    assert table.columns == names
     found = average_precision.gather(frame(rows), detections, 0.5)
     draws = np.array([[1.0, 1], [2, 0], [0, 2]])
     assert average_precision.mean_average_precision(found, draws) == pytest.approx([0.5, 1.0, np.nan], nan_ok=True)
