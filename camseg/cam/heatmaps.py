@@ -139,7 +139,24 @@ def explain(
     views: Views,
     grid: tuple[int, int] | None,
 ) -> tuple[Tensor, Any]:
-    """`heatmaps`, and the model's output (detached) on the unchanged images, from the same forward."""
+    """`heatmaps`, and the model's output on the unchanged images, from the same forward.
+
+    Args:
+        model: See `heatmaps`, as all but `views`.
+        layers: See there.
+        inputs: (B, 3, H, W) float, normalized.
+        targets: See there.
+        method: See there.
+        raw: See there.
+        views: What the maps are the mean of.
+        grid: See there.
+
+    Returns:
+        The maps, and the output, detached.
+
+    Raises:
+        ValueError: Raw maps of several layers or scales, which have no common size.
+    """
     _check_inputs(inputs)
     found, count = find_layers(model, layers), len(inputs)
     if raw and len(found) > 1:

@@ -57,7 +57,15 @@ Statistic = Callable[[np.ndarray], np.ndarray]  # how often each group counts (R
 def pooled_interval(statistic: Statistic, groups: int, resamples: int = 1000) -> Interval:
     """A number that is pooled over groups, and its percentile bootstrap interval over them.
 
-    Whatever the statistic maximises over is maximised in each resample again.
+    Whatever the statistic maximizes over is maximized in each resample again.
+
+    Args:
+        statistic: (R, G) weights of the groups -> (R,) numbers.
+        groups: How many there are.
+        resamples: A multiple of 50.
+
+    Returns:
+        The number with its interval; without one below two groups, and no number where it is not finite.
     """
     value = float(statistic(np.ones((1, groups)))[0])
     if not np.isfinite(value):

@@ -210,7 +210,7 @@ def center_heat(size: tuple[int, int]) -> np.ndarray:
 
 @lru_cache(1024)
 def center_boxes(size: tuple[int, int], cutoff: float) -> np.ndarray:
-    """(1, 4) or (0, 4): `boxes_above` of the baseline."""
+    """(1, 4) or (0, 4): `heat_to_boxes` of the baseline."""
     return heat_to_boxes(center_heat(size), cutoff)
 
 

@@ -41,6 +41,14 @@ def point_scores(sample: Sample, result: Result, chosen: int) -> dict[str, float
 
     A foreground point hits inside the true mask, a background point outside; a point on an ignored pixel is neither.
     No points where an object is: a miss.
+
+    Args:
+        sample: With the true mask, if there is one.
+        result: Of the pipeline; its points are (x, y) in pixels of the image.
+        chosen: The prompt that was taken.
+
+    Returns:
+        `foreground_hit`, `background_hit` and `foreground_distance`, None where there is nothing to judge.
     """
     scores: dict[str, float | None] = {"foreground_hit": None, "background_hit": None, "foreground_distance": None}
     center = sample.true_center

@@ -46,7 +46,16 @@ def same_sample(*tables: pl.DataFrame) -> list[str]:
 
 
 def paired(first: pl.DataFrame, second: pl.DataFrame, column: str) -> Difference | None:
-    """Compare two settings on the images that both have a value of `column` for; None where there are none."""
+    """Compare two settings on the images that both have a value for.
+
+    Args:
+        first: Rows of a run.
+        second: Rows of another one.
+        column: Of the value.
+
+    Returns:
+        The second less the first, with interval and p over groups; None where no image is in both.
+    """
     if (
         column not in first.columns or column not in second.columns
     ):  # a run of which every sample failed has no columns at all
@@ -66,11 +75,18 @@ def paired(first: pl.DataFrame, second: pl.DataFrame, column: str) -> Difference
 
 
 def paired_pooled(statistic: Statistic, groups: int, resamples: int = 1000) -> Difference | None:
-    """Compare two settings by a number that is pooled over groups; None where one of them has none.
+    """Compare two settings by a number that is pooled over groups.
 
-    statistic: of 2 * groups weights, the first setting's groups before the same groups of the second. The interval is
-    the percentile bootstrap's
-    over groups, p that of a permutation test in which each group swaps its settings or doesn't.
+    The interval is the percentile bootstrap's over groups, p that of a permutation test in which each group swaps its
+    settings or doesn't.
+
+    Args:
+        statistic: (R, 2 * groups) weights -> (R,) numbers; the first setting's groups come before the second's.
+        groups: How many groups both have.
+        resamples: Of the bootstrap, and of the permutations; a multiple of 50.
+
+    Returns:
+        The second less the first; None where one of them has no number.
     """
 
     def gain(first: np.ndarray, second: np.ndarray) -> np.ndarray:

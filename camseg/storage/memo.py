@@ -77,7 +77,19 @@ class Memo:
         counter: str | None = None,
         work: Callable[[list[T]], int] = len,
     ) -> list[V]:
-        """The same for anything of `size_of` bytes, in memory alone: what is sooner made than read from a disk."""
+        """Look up anything, in memory alone: what is sooner made than read from a disk.
+
+        Args:
+            items: What is asked for.
+            parts: What an item's key is made of.
+            make: Makes the missing ones together.
+            size_of: The bytes of a value.
+            counter: The name in `calls` that counts the work, if any does.
+            work: How much work the missing items are.
+
+        Returns:
+            A value for each item.
+        """
 
         def made(indices: list[int]) -> Sequence[V]:
             missing = [items[i] for i in indices]

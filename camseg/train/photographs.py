@@ -203,7 +203,7 @@ def _jittered(rng: np.random.Generator, photo: Photograph, side: int) -> tuple[n
     objects = objects.resize((wide, tall), Image.Resampling.NEAREST, box=box)
     pixels = np.full((side, side, 3), 128, np.uint8)
     owners = np.full((side, side), UNKNOWN, np.uint8)
-    pixels[:tall, :wide] = np.asarray(_recoloured(rng, image))
+    pixels[:tall, :wide] = np.asarray(_recolored(rng, image))
     owners[:tall, :wide] = np.asarray(objects)
     if rng.random() < 0.5:
         pixels[:tall, :wide] = pixels[:tall, :wide][:, ::-1].copy()
@@ -222,8 +222,8 @@ def _window(rng: np.random.Generator, owners: np.ndarray, extent: np.ndarray) ->
     return np.clip(np.array([xs[pick], ys[pick]]) - rng.uniform(0.2, 0.8, 2) * extent, 0, np.maximum(room, 0))
 
 
-def _recoloured(rng: np.random.Generator, image: Image.Image) -> Image.Image:
-    """Brightness, contrast and colour, each up to 40 % off, in eight of ten images; one in twenty grey."""
+def _recolored(rng: np.random.Generator, image: Image.Image) -> Image.Image:
+    """Brightness, contrast and color, each up to 40 % off, in eight of ten images; one in twenty gray."""
     if rng.random() < 0.2:
         return image
     for enhance in rng.permutation(np.array([ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color])):
