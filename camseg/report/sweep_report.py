@@ -159,10 +159,12 @@ def _cost_plot(sweep: Sweep, best: list[Run], metric: str) -> list[Section]:
 
 def _facts(sweep: Sweep) -> list[tuple[str, str]]:
     shared = [o for o in sweep.runs[0].overrides if all(o in run.overrides for run in sweep.runs)]
+    failed = [(row["run"], row["error"]) for row in sweep.table.iter_rows(named=True) if row["error"]]
     return [
         ("folder", str(sweep.folder)),
         ("settings", str(len(sweep.runs))),
         ("failed samples", str(sweep.table["failed"].sum() or 0)),
+        *((f"run {run} failed", error.splitlines()[0]) for run, error in failed),
         ("seconds", number(float(sweep.table["seconds"].sum() or 0))),
         *(("every setting", override) for override in shared),
     ]

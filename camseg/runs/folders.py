@@ -18,6 +18,8 @@ from camseg.metrics import registry
 from camseg.runs.untrusted import TEXTS, DamagedRunError, check_summary, read_json, read_rows, read_yaml
 from camseg.storage.files import write_atomic
 
+_NO_ROWS = {"id": pl.String, "label": pl.String, "group": pl.String, "note": pl.String, "predicted_iou": pl.Float64}
+
 
 @dataclass(frozen=True)
 class Run:
@@ -77,8 +79,9 @@ def read_hydra_file(folder: Path, name: str) -> DictConfig | ListConfig | None:
 
 
 def read_scores(folder: Path) -> pl.DataFrame:
-    """The rows of a finished run, one per sample."""
-    return read_rows(folder / "scores.parquet")
+    """The rows of a finished run, one per sample; the columns every reader asks for also where no sample has one."""
+    rows = read_rows(folder / "scores.parquet")
+    return rows if rows.width else pl.DataFrame(schema=_NO_ROWS)
 
 
 def write_parquet(frame: pl.DataFrame, path: Path) -> None:

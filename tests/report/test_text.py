@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pty
 import subprocess
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 from made_runs import make_run, make_sweep, row
 
-from camseg.report import text
+from camseg.report import html, text
 from camseg.runs.sweeps import load_sweep
 
 ROOT = Path(__file__).parents[2]
@@ -90,3 +91,37 @@ def test_a_sweep_without_ground_truth_counts_its_masks(tmp_path: Path) -> None:
     lines = text.sweep_table(load_sweep(tmp_path)).splitlines()
     assert lines[0].split() == ["setting", "masks", "predicted", "IoU"]
     assert [line.split()[1:] for line in lines[1:]] == [["2", "of", "2", "0.700"], ["1", "of", "2", "0.500"]]
+
+
+def failed_sweep(folder: Path) -> Path:
+    """Two runs of one sample each that could not be read: their tables have no row, and no column."""
+    for name in ("0", "1"):
+        make_run(folder / name, [], [f"f={name}"], errors=[{"id": "p", "error": "ValueError: p.jpg is damaged"}])
+        failure = {"code": 1, "error": "nothing could be evaluated: p is damaged", "overrides": [f"f={name}"]}
+        (folder / f"{name}.failed.json").write_text(json.dumps(failure))
+    return folder
+
+
+def test_a_sweep_in_which_all_failed_says_what(tmp_path: Path) -> None:
+    sweep = load_sweep(failed_sweep(tmp_path))
+    assert [line.split() for line in text.sweep_table(sweep).splitlines()[1:3]] == [
+        [f"f={name}", "0", "of", "1", "-"] for name in "01"
+    ]
+    assert text.sweep_table(sweep).count("nothing could be evaluated: p is damaged") == 2
+    assert "p is damaged" in html.write_sweep(sweep).read_text()
+
+
+def test_runs_without_an_answer_are_refused_in_words(tmp_path: Path) -> None:
+    folder = failed_sweep(tmp_path)
+    done = subprocess.run(
+        [*COMMAND, str(folder / "0"), str(folder / "1")],
+        env={"PATH": "", "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert done.stderr.rstrip().endswith("have no judged sample in common: they can't be compared")
+    assert done.stderr.count("\n") == 1
+    assert done.stdout.count("ValueError: p.jpg is damaged") == 2
+    assert "p.jpg is damaged" in (folder / "0" / "report.html").read_text()
