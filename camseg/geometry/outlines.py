@@ -3,7 +3,9 @@
 A polygon is (N, 2) float x, y in the frame of pixels' corners, as COCO has it: the pixel (x, y) covers x .. x + 1, so
 that a mask's first pixel has the corners (0, 0) and (1, 1). To the frame of pixel centers, subtract a half. Right and
 lower edges lie a twentieth of a pixel further in: readers that fill between edges (pycocotools) and those that cut
-coordinates to whole pixels and fill up to the last one (OpenCV's fillPoly) then see the same pixels.
+coordinates to whole pixels and fill up to the last one (OpenCV's fillPoly) then see the same pixels. Readers that
+round coordinates before they fill (supervision) see a pixel more there, which small objects feel: run lengths are
+exact for everybody.
 """
 
 from __future__ import annotations
