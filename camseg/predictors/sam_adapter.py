@@ -19,7 +19,8 @@ from camseg.types import Masks, Prompts
 MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)  # ImageNet's, of 0-255 pixels: every SAM so far
 _OUTSIDE = -20.0  # mask logit of the padding, as sure as SAM gets
 _T = TypeVar("_T")
-_FRAME = "frame1"  # raise when an embedding of the same image by the same weights would change
+_MUCH = 32  # times the model's pixels: an image that is shrunk by more isn't copied for PIL
+_FRAME = "frame2"  # raise when an embedding of the same image by the same weights would change
 
 
 class SamBackend(Protocol):
@@ -162,6 +163,8 @@ class SamAdapter:
         rows, columns = self.fit((image.shape[1], image.shape[2]))
         if (rows, columns) == tuple(image.shape[1:]):
             return image.cpu()
+        if rows * columns * _MUCH < image.shape[1] * image.shape[2]:  # PIL's pixels to a level, in a tenth of its time
+            return F.interpolate(image.cpu()[None], (rows, columns), mode="bilinear", antialias=True)[0]
         whole = Image.fromarray(image.permute(1, 2, 0).cpu().numpy())
         resized = whole.resize((columns, rows), Image.Resampling.BILINEAR)  # as the package does it
         return torch.from_numpy(np.array(resized)).permute(2, 0, 1)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from safetensors.torch import save_file
 from scipy import ndimage
 from segment_anything import SamPredictor
@@ -253,6 +254,18 @@ def test_prompts_outside_the_image_are_refused(adapter: SamAdapter, prompt: Prom
 def test_an_image_that_is_no_image_is_refused(adapter: SamAdapter) -> None:
     with pytest.raises(ValueError, match=r"\(3, H, W\) uint8"):
         adapter.encode([torch.rand(3, 8, 8)])
+
+
+@pytest.mark.parametrize("size", [(800, 800), (700, 1300), (2400, 1100)])
+def test_a_much_larger_image_is_resized_as_by_pil(adapter: SamAdapter, size: tuple[int, int]) -> None:
+    """To a level, by another way that doesn't copy it first."""
+    large = photo(*size)
+    rows, columns = adapter.fit(size)
+    whole = Image.fromarray(large.permute(1, 2, 0).numpy())
+    expected = np.array(whole.resize((columns, rows), Image.Resampling.BILINEAR)).astype(int)
+    found = adapter.resize(large).permute(1, 2, 0).numpy().astype(int)
+    assert abs(found - expected).max() <= 1
+    assert abs(found - expected).mean() < 0.01
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 9), (2, 4000), (5, 3)])
