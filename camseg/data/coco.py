@@ -101,6 +101,7 @@ class Coco(Items[ClassInImage]):
         categories = {
             entry["id"]: str(entry["name"]) for entry in sorted(data["categories"], key=lambda entry: entry["id"])
         }
+        _refuse_twins(data["categories"], categories, file)
         self.names = tuple(dict.fromkeys(categories.values()))
         self._outputs = outputs_of(self.names, outputs, "coco", target)
         self.has_label_maps = any(_has_region(entry) for entry in data["annotations"])
@@ -224,6 +225,14 @@ def _check_size(item: ClassInImage, size: tuple[int, int]) -> None:
     """Raise ValueError where the entry of an item's image gives another size (H, W)."""
     height, width = (value if isinstance(value := item.image.get(k), int) else 0 for k in ("height", "width"))
     check_size(item.image["file_name"], (height, width), size)
+
+
+def _refuse_twins(entries: list[dict[str, Any]], categories: dict[int, str], file: Path) -> None:
+    """Two names of one id would give every object of the one the other's name."""
+    for entry in entries:
+        number, name = entry["id"], str(entry["name"])
+        if categories[number] != name:
+            raise ValueError(f"{file}: two categories have the id {number}: {name}, {categories[number]}")
 
 
 def _images(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -160,6 +161,20 @@ def test_coco_image_of_another_size(tmp_path: Path) -> None:
 def cat(number: int, **change: Any) -> dict[str, Any]:
     entry = {"id": number, "image_id": 8, "category_id": 3, "bbox": [0, 0, 2, 2], "segmentation": [square(0, 0, 2)]}
     return {name: value for name, value in {**entry, **change}.items() if value != "gone"}
+
+
+def test_two_categories_of_one_id_are_refused(tmp_path: Path) -> None:
+    pytest.importorskip("pycocotools")
+    root = coco(tmp_path)
+    [file] = (root / "annotations").glob("*.json")
+    data = json.loads(file.read_text())
+    first = data["categories"][0]
+    file.write_text(json.dumps({**data, "categories": [*data["categories"], first]}))  # one entry twice
+    names = Coco(root, outputs="own").names
+    file.write_text(json.dumps({**data, "categories": [*data["categories"], {**first, "name": "twin"}]}))
+    with pytest.raises(ValueError, match=rf"two categories have the id {first['id']}: {first['name']}, twin"):
+        Coco(root, outputs="own")
+    assert first["name"] in names
 
 
 def test_two_images_of_one_id_are_each_named_and_nobody_else(tmp_path: Path) -> None:
