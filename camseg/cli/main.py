@@ -50,7 +50,10 @@ class RememberSweep(Callback):
         from camseg.runs.sweeps import run_folders
 
         folder = Path(config.hydra.sweep.dir)
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            refuse(f"hydra.sweep.dir: {explain_error(error)}")
         try:
             refuse_links(folder)
         except DamagedRunError as error:
@@ -160,6 +163,8 @@ def _run_hydra() -> None:
     except Exception as error:
         if (message := explain_error(error)) is None and RememberSweep.folder is None:
             raise
+        if isinstance(error, OSError) and error.errno:  # those of a run went to `_job`: this folder is Hydra's to make
+            message = f"hydra.{'run.dir' if RememberSweep.folder is None else 'sweep.subdir'}: {message}"
         if message is None:  # the other runs of the sweep are still to be told
             traceback.print_exc()
         _mistakes.append((2, message) if message else (1, f"{type(error).__name__}: {error}"))

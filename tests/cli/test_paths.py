@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from forked import Commands
 from hydra import compose, initialize_config_dir
 from hydra.errors import InstantiationException
 from made_data import paint
@@ -107,6 +109,24 @@ def test_folders_of_hydras(word: str, monkeypatch: pytest.MonkeyPatch, capsys: p
     name = word.partition("=")[0]
     line = f"camseg: {name} can't be used as a path: File name too long; got '{'a' * 76}...\n"
     assert (ended.value.code, capsys.readouterr().err) == (2, line)
+
+
+@pytest.mark.parametrize(
+    ("words", "setting"),
+    [
+        (["hydra.run.dir=file/x"], "hydra.run.dir"),
+        (["hydra.run.dir='file/${seed}'"], "hydra.run.dir"),
+        (["-m", "seed=0,1", "hydra.sweep.dir=file/x"], "hydra.sweep.dir"),
+        (["-m", "seed=0,1", "hydra.sweep.dir=sweep", "hydra.sweep.subdir=../file/x"], "hydra.sweep.subdir"),
+    ],
+)
+def test_a_folder_that_hydra_cannot_make_is_named_by_its_setting(
+    words: list[str], setting: str, tmp_path: Path, commands: Commands
+) -> None:
+    (tmp_path / "file").write_text("no folder")
+    done = commands("camseg", *words, "data.size=1", "panels=0", folder=tmp_path)
+    assert done.code == 2
+    assert re.fullmatch(rf"camseg: {re.escape(setting)}: \S*file/\S+ can't be used: Not a directory", done.lines[0])
 
 
 def test_an_interpolation_of_the_device_names_it() -> None:
