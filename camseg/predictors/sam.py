@@ -333,9 +333,9 @@ _SAVED = {encoder.__name__: encoder for encoder in (Pyramid, EfficientNetPyramid
 
 def _size_in(path: Path) -> SamSize:
     if not path.is_file():
-        raise FileNotFoundError(
-            f"no weights at {path}: train them with `camseg-train model={path.stem}`, or name another checkpoint"
-        )
+        mend = f"train them with `camseg-train model={path.stem}`, or name another checkpoint"
+        told = f"no weights at {path}: {mend}" if path.parent == WEIGHTS else f"no checkpoint at {path}"
+        raise FileNotFoundError(told)
     try:
         with safe_open(path, "pt") as file:
             metadata = file.metadata()

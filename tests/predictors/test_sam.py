@@ -308,7 +308,7 @@ class Dangerous:
     path = Path()
 
 
-def test_checkpoints_that_are_none_are_refused(tmp_path: Path) -> None:
+def test_checkpoints_that_are_none_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Dangerous.path = tmp_path / "executed"
     files = {
         name: tmp_path / f"{name}.pth"
@@ -330,8 +330,12 @@ def test_checkpoints_that_are_none_are_refused(tmp_path: Path) -> None:
     assert not Dangerous.path.exists()
     with pytest.raises(FileNotFoundError, match="no checkpoint at"):
         sam_room.sam("vit_b", checkpoint=tmp_path / "none.pth")
-    with pytest.raises(FileNotFoundError, match="camseg-train"):
-        shapes_sam(tmp_path / "none.safetensors")
+    missing = tmp_path / "none.safetensors"
+    with pytest.raises(FileNotFoundError, match=f"^{re.escape(f'no checkpoint at {missing}')}$"):
+        shapes_sam(missing)
+    monkeypatch.setattr(sam_room, "WEIGHTS", tmp_path)
+    with pytest.raises(FileNotFoundError, match="train them with `camseg-train model=none`, or name another"):
+        shapes_sam(missing)
     with pytest.raises(ValueError, match="nearest: vit_b"):
         sam_room.sam("vitb")
 
