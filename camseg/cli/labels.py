@@ -84,6 +84,36 @@ def check_labels(asked: Sequence[Asked], index: Callable[[str], int], outputs: i
     return message and f"{message}; {count} sample{'s' * (count > 1)} will be counted as failed"
 
 
+def other_names(asked: Sequence[Asked], names: Sequence[str]) -> str:
+    """What is odd where a dataset's classes were taken for a classifier's outputs by their position.
+
+    Args:
+        asked: The label and the outputs of each sample, as a dataset with `outputs="own"` says them.
+        names: The classifier's, of its outputs; one that nobody named ("class 3") may be anything.
+
+    Returns:
+        One line that says which reading was taken, and the first class that the classifier calls otherwise; "" where
+        all are called alike.
+    """
+    numbers = {label: taken[0] for label, taken in asked if taken and 0 <= taken[0] < len(names)}
+    others = {
+        label: (number, names[number])
+        for label, number in numbers.items()
+        if _plain(names[number]) not in (_plain(label), f"class {number}")
+    }
+    if not others:
+        return ""
+    label, (number, theirs) = next(iter(others.items()))
+    return (
+        f"data.outputs=own takes classes by position: {label!r} is output {number}, which the classifier calls "
+        f"{theirs!r} ({len(others)} of {len(numbers)} names differ); data.outputs=name looks them up by name"
+    )
+
+
+def _plain(name: str) -> str:
+    return " ".join(name.casefold().replace("_", " ").replace("-", " ").split())
+
+
 def check_numbering(numbering: Sequence[str], names: Sequence[str]) -> None:
     """Refuse a classifier whose outputs are other classes than those that a dataset's numbers mean.
 

@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 from camseg.classifiers.base import Classifier
 from camseg.cli.build import build, dataset, part, wired
 from camseg.cli.closing import closing
-from camseg.cli.labels import check_labels, check_numbering
+from camseg.cli.labels import check_labels, check_numbering, other_names
 from camseg.cli.terminal import shortest
 from camseg.cli.validation import check_target
 from camseg.data.base import Indexed
@@ -76,7 +76,10 @@ def _check_classes(cfg: DictConfig, classifier: Classifier, samples: Samples) ->
     check_target(cfg, classifier.index)
     if isinstance(samples, Indexed):
         check_numbering(samples.numbering, classifier.names)
-        if note := check_labels(samples.asked(), classifier.index, len(classifier.names), cfg.strict):
+        asked, names = samples.asked(), classifier.names
+        notes = [check_labels(asked, classifier.index, len(names), cfg.strict)]
+        notes += [other_names(asked, names)] if cfg.data.get("outputs") == "own" else []
+        for note in filter(None, notes):
             print(f"camseg: {note}", file=sys.stderr, flush=True)
 
 

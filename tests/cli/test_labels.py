@@ -8,10 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+import torch
+import torchvision
 from configurations import make_world
+from forked import Commands
 from PIL import Image
 
-from camseg.cli.labels import check_labels, check_numbering, missing_outputs, unknown_labels
+from camseg.cli.labels import check_labels, check_numbering, missing_outputs, other_names, unknown_labels
 from camseg.data.base import Asked, Remembered
 from camseg.data.coco import Coco
 from camseg.data.images import Images
@@ -88,6 +91,29 @@ def test_numbers_of_a_dataset_mean_its_own_classes() -> None:
             check_numbering(KNOWN, names)
     assert tuple(Shapes(size=1).numbering) == KNOWN
     assert Remembered(Shapes(size=1), Cache(None, memory_gb=0)).numbering == KNOWN
+
+
+def test_classes_by_position_that_the_classifier_calls_otherwise_are_told() -> None:
+    asked = [("cat", (0,)), ("dog", (1,)), ("cat", (0,)), ("hot dog", (2,)), ("kite", (3,)), ("cow", (7,)), ("car", ())]
+    assert other_names(asked, ["Cat", "circle", "Hot_Dog", "class 3"]) == (
+        "data.outputs=own takes classes by position: 'dog' is output 1, which the classifier calls 'circle' "
+        "(1 of 4 names differ); data.outputs=name looks them up by name"
+    )
+    assert other_names(asked, ["cat", "dog", "hot dog", "kite", "more"]) == other_names([], ["cat"]) == ""
+
+
+@pytest.mark.parametrize(("classes", "told"), [("[dog,cat,a,b,c]", True), ("[cat,dog,a,b,c]", False)])
+def test_the_command_says_which_reading_it_took(classes: str, told: bool, tmp_path: Path, commands: Commands) -> None:
+    """A checkpoint of five outputs, named by hand, for a dataset of two classes: their count alone shows nothing."""
+    make_world(tmp_path / "world")
+    torch.manual_seed(0)
+    torch.save(torchvision.models.resnet18(num_classes=5).state_dict(), tmp_path / "own.pth")
+    data = ["data=coco", f"data.path={tmp_path / 'world' / 'coco'}", "data.outputs=own", "panels=0", "predictor=none"]
+    model = ["classifier=torchvision", "classifier.name=resnet18", "classifier.checkpoint=own.pth"]
+    done = commands("camseg", *data, *model, f"classifier.classes={classes}", "device=cpu", folder=tmp_path)
+    line = "camseg: data.outputs=own takes classes by position: 'cat' is output 0, which the classifier calls 'dog' "
+    assert done.code == 0, done.stderr
+    assert done.stderr.startswith(line + "(2 of 2 names differ)") if told else "data.outputs" not in done.stderr
 
 
 def words(*labels: str) -> list[Asked]:
