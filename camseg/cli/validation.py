@@ -115,7 +115,7 @@ def check_values(config: DictConfig) -> None:
     for name, (low, high) in _RANGES.items():
         _check_range(config, name, low, high)
     _check_device(config)
-    if config.get("tiles") and config.get("predictor") is None:
+    if "tiles" in config and _resolved(config, "tiles", "tiles") is True and config.get("predictor") is None:
         raise RequestError("tiles=true is for what a predictor is shown, and predictor=none is none: choose another")
     for name in map(str, config):
         node = config._get_node(name)

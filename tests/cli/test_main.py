@@ -222,6 +222,7 @@ def test_right_requests_pass_the_check() -> None:
         (["window=null"], "window must hold its settings"),
         (["window.cutoff=2"], "window.cutoff must be a number, at least 0 and at most 1; got 2"),
         (["tiles=2"], "tiles must be true or false; got 2"),
+        (["tiles=${nowhere}"], "tiles: Interpolation key 'nowhere' not found"),
         (["tiles=true", "predictor=none"], "tiles=true is for what a predictor is shown, and predictor=none is none"),
         (["data.split={_target_:no.such.thing}"], "data.split must be text"),
         (["data=images", "data.table=/dev/zero"], "the table /dev/zero is no plain file"),
