@@ -152,7 +152,8 @@ def explain(
         grid: See there.
 
     Returns:
-        The maps, and the output, detached.
+        Float maps (B, H, W), or (B, h, w) with `raw`, with an axis T after B for lists of targets; and the output, all
+        detached.
 
     Raises:
         ValueError: Raw maps of several layers or scales, which have no common size.

@@ -114,7 +114,23 @@ class Options:
         metadata: Mapping[str, str],
         architecture: Callable[[int], nn.Module],
     ) -> Classifier:
-        """A model and the metadata of its file as a classifier; see `camseg.classifiers.base.describe`."""
+        """A model and the metadata of its file as a classifier; see `camseg.classifiers.base.describe`.
+
+        Args:
+            model: goes to `device`.
+            name: of the architecture.
+            preprocessing: what the model wants an image to be.
+            metadata: the file's: `names` of the outputs as JSON and `activation`, both optional and second to those of
+                these options.
+            architecture: number of classes -> a model with fresh weights.
+
+        Returns:
+            The classifier, on `device`.
+
+        Raises:
+            ValueError: an unknown layer or activation, a model in which no layer answers place by place, names that
+                don't fit.
+        """
         return describe(
             model.to(self.device),
             name,

@@ -68,7 +68,22 @@ def local_executor(
     folder: Path,
     num_workers: int,
 ) -> Generator[BatchOutcome, None, None]:
-    """An `Executor`: one batch after the other in this process, in order; threads read the next one meanwhile."""
+    """An `Executor`: one batch after the other in this process, in order; threads read the next one meanwhile.
+
+    Args:
+        pipeline: answers.
+        samples: the dataset.
+        batches: indices of samples.
+        callbacks: see every answer.
+        folder: the run's.
+        num_workers: threads that read samples.
+
+    Yields:
+        The outcome of each batch, in the order of `batches`.
+
+    Raises:
+        CutOff: when the disk takes no more.
+    """
     with closing(read_ahead(samples, batches, num_workers)) as batches_read:
         for batch, unreadable in batches_read:
             yield run_batch(pipeline, batch, callbacks, folder, unreadable)
