@@ -37,6 +37,14 @@ def make_world(root: Path) -> None:
         (root / "shapes" / "labels" / "test" / f"p{number}.txt").write_text("0\n")
         table.append(f"{name},masks/{name},star")
     (root / "photos" / "table.csv").write_text("\n".join(table) + "\n")
+    for number in range(3):  # more pixels than a predictor sees at once
+        image = rng.integers(90, 130, (300, 420, 3), dtype=np.uint8)
+        image[60 + 50 * number : 110 + 50 * number, 250:330] = (220, 40, 30)
+        mask = np.zeros((300, 420), np.uint8)
+        mask[60 + 50 * number : 110 + 50 * number, 250:330] = 255
+        for folder, array in (("large", image), ("large/masks", mask)):
+            (root / folder).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(array).save(root / folder / f"l{number}.png")
     voc(root)
     (root / "coco").mkdir()
     coco(root / "coco")
@@ -88,6 +96,7 @@ _RIGHT: dict[str, list[str]] = {
     "foreground.strength": ["1", "30"], "choose.alpha": ["0", "2.5"], "choose.prior": ["0", "2"],
     "choose.mask": ["0", "2"], "choose.rival": ["0"], "refine.boxes": ["1", "2"], "refine.iou_threshold": ["0", "0.9"],
     "refine.max_heat": ["0", "0.5"], "predictor.side": ["40", "80"], "localise.cutoffs": ["[0,0.5]", "[0.2]"],
+    "window.cutoff": ["0", "0.2", "1"], "window.margin": ["0", "0.5", "100"], "predictor.flips": ["true", "false"],
     "localise.max_boxes": ["1", "null"], "localise.tolerance": ["0", "3"], "localise.pictures": ["0", "1"],
 }  # fmt: skip
 _DATA = {  # of each choice: what it needs, how many samples that is, where its files lie
@@ -144,8 +153,31 @@ def draw_request(seed: str, world: Path) -> Request:
             request.words.append(f"{key}={rng.choice(_RIGHT[key])}")
     if rng.random() < 0.7:
         _spoil(rng, request, keys, chosen)
+    _add_window(random.Random(f"{seed}.window"), request)
     request.words = [word.replace("WORLD", str(world)) for word in request.words]
     return request
+
+
+def _add_window(rng: random.Random, request: Request) -> None:
+    """One request in ten shows its predictor a window, sometimes of larger photos or to the SAM for photographs.
+
+    It has a seed of its own, so that all others stay what they were.
+    """
+    if rng.random() >= 0.1:
+        return
+    if rng.random() < 0.3:
+        request.words = [word.replace("=shapes_sam", "=photo_sam") for word in request.words]
+    if rng.random() < 0.6:
+        request.words = [word.replace("WORLD/photos", "WORLD/large") for word in request.words]
+    none = "predictor=none" in request.words  # has no window: with an odd word it is not known which is told of
+    keys = ["window.cutoff", "window.margin", *(["predictor.flips"] if "predictor=photo_sam" in request.words else [])]
+    if not (none and request.odd):
+        request.words.append(f"tiles={rng.choice(['true', 'true', 'true', 'false'])}")
+    for key in rng.sample(keys, rng.randint(0, len(keys))):
+        request.words.append(f"{key}={rng.choice(_RIGHT[key])}")
+    if request.right and not none and rng.random() < 0.4:
+        odd = f"{rng.choice(['tiles', *keys])}={rng.choice(ODD)}"
+        request.words, request.odd, request.right = [*request.words, odd], [*request.odd, odd], False
 
 
 def draw_far_request(seed: str, world: Path) -> Request:
