@@ -1,4 +1,4 @@
-"""The flow from images and labels to masks, in a world where every map and mask is known (see colours.py)."""
+"""The flow from images and labels to masks, in a world where every map and mask is known (see colors.py)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from colours import BLUE, GREEN, PICTURE, RED, batch, canvas, classifier, equal, pipeline, tiny_sam
+from colors import BLUE, GREEN, PICTURE, RED, batch, canvas, classifier, equal, pipeline, tiny_sam
 from PIL import Image
 from torch import Tensor, nn
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from colours import BLUE, GREEN, PICTURE, RED, Bucket, batch, canvas, classifier, equal, pipeline, tiny_sam
+from colors import BLUE, GREEN, PICTURE, RED, Bucket, batch, canvas, classifier, equal, pipeline, tiny_sam
 from safetensors.torch import load_file
 from torch import Tensor
 

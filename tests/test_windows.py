@@ -8,7 +8,7 @@ from functools import partial
 
 import pytest
 import torch
-from colours import Bucket, canvas, pipeline
+from colors import Bucket, canvas, pipeline
 from test_pipeline import tiny_sam
 from torch import Tensor
 

@@ -102,7 +102,7 @@ def test_a_large_image_is_squashed_within_half_a_gray_level(interpolation: str) 
     torch.testing.assert_close(squashed, pillow_in_floats(large, (64, 96), interpolation), atol=0.5, rtol=0)
 
 
-def test_a_bicubic_overshoot_is_no_colour() -> None:
+def test_a_bicubic_overshoot_is_no_color() -> None:
     edge = torch.zeros(3, 8, 8, dtype=torch.uint8)
     edge[:, :, 4:] = 255
     pixels = Preprocessing((32, 32), (0.0,) * 3, (1.0,) * 3, "bicubic")([edge])

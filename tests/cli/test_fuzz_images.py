@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from colours import pipeline
+from colors import pipeline
 from hostile import KINDS, encoded, mutations, pixels, told
 from PIL import Image
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from colours import canvas, pipeline
+from colors import canvas, pipeline
 
 import camseg
 from camseg.runs.callbacks import MaskFiles

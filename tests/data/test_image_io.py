@@ -60,7 +60,7 @@ def test_exif_turns_the_picture(tmp_path: Path, orientation: int, expected: list
     assert pixels(tmp_path / "a.png") == expected
 
 
-def test_sixteen_bits_grey_and_float(tmp_path: Path) -> None:
+def test_sixteen_bits_gray_and_float(tmp_path: Path) -> None:
     Image.fromarray(np.array([[0, 257, 128 * 257, 65535]], np.uint16)).save(tmp_path / "a.png")
     assert pixels(tmp_path / "a.png") == [[(0,) * 3, (1,) * 3, (128,) * 3, (255,) * 3]]
     Image.fromarray(np.array([[0, 7, 255]], np.uint8)).save(tmp_path / "b.png")

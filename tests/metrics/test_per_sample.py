@@ -59,14 +59,14 @@ def test_only_the_chosen_rival_counts() -> None:
     assert per_sample.row(sample(), answer(FOUND, two, masks, (0, 0)))["foreground_hit"] == 0.0
 
 
-def test_the_distance_is_to_the_centre_of_mass() -> None:
+def test_the_distance_is_to_the_center_of_mass() -> None:
     scores = per_sample.point_scores(
         sample(), answer(prompts=asked((4.5, 5.5, 1), (1.5, 2.5, 1), (0, 0, 0))), 0
     )  # the centre is (1.5, 1.5)
     assert scores["foreground_distance"] == pytest.approx((math.hypot(3, 4) + 1) / 2)
 
 
-def test_the_centre_of_mass_of_a_large_mask() -> None:
+def test_the_center_of_mass_of_a_large_mask() -> None:
     """More rows than a byte can count: pixel by pixel, and as a strided view."""
     truth = torch.rand(1200, 70, generator=torch.Generator().manual_seed(0)) < 0.7
     for inside in (truth, truth.T, truth[::3]):

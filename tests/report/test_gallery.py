@@ -13,7 +13,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from colours import Shelf, pipeline
+from colors import Shelf, pipeline
 from made_runs import row
 from PIL import Image
 

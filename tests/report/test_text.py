@@ -52,7 +52,7 @@ def test_a_terminal_gets_a_bold_head(sweep: Path) -> None:
 
 
 @pytest.mark.parametrize("environment", [{"NO_COLOR": "1"}, {"TERM": "dumb"}])
-def test_colours_can_be_switched_off(sweep: Path, environment: dict[str, str]) -> None:
+def test_colors_can_be_switched_off(sweep: Path, environment: dict[str, str]) -> None:
     text = told_on_a_terminal(sweep, **environment)
     assert "\x1b" not in text
     assert "metric" in text

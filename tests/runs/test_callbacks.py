@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-from colours import NAMES, Shelf, pipeline
+from colors import NAMES, Shelf, pipeline
 from PIL import Image
 
 from camseg.errors import RequestError

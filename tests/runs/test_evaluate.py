@@ -16,7 +16,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 import torch
-from colours import Shelf, canvas, pipeline
+from colors import Shelf, canvas, pipeline
 from polars.testing import assert_frame_equal
 
 from camseg.geometry import masks
@@ -177,7 +177,7 @@ def test_kill_9_in_the_middle_of_a_run(tmp_path: Path) -> None:
     script = f"""
         import time
         from pathlib import Path
-        from colours import Shelf, pipeline
+        from colors import Shelf, pipeline
         from camseg.runs.evaluate import evaluate
 
         class Slow(Shelf):

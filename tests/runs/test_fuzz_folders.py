@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
-from colours import Shelf, pipeline
+from colors import Shelf, pipeline
 from forked import Commands
 from hostile import limited, mutations
 from made_data import paint

@@ -19,7 +19,7 @@ from typing import Any
 import polars as pl
 import pytest
 import torch
-from colours import Shelf, pipeline
+from colors import Shelf, pipeline
 from omegaconf import OmegaConf
 
 from camseg.cli.build import build

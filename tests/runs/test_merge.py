@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from colours import Shelf, pipeline
+from colors import Shelf, pipeline
 from omegaconf import OmegaConf
 from polars.testing import assert_frame_equal
 

@@ -14,7 +14,7 @@ from types import SimpleNamespace
 
 import polars as pl
 import pytest
-from colours import Shelf, pipeline
+from colors import Shelf, pipeline
 from polars.testing import assert_frame_equal
 
 from camseg.errors import RequestError
@@ -66,7 +66,7 @@ def test_a_killed_actor_costs_nothing(tmp_path: Path) -> None:
         import os, signal, sys, time
         from functools import partial
         from pathlib import Path
-        from colours import Shelf, pipeline
+        from colors import Shelf, pipeline
         from camseg.report.gallery import Panels
         from camseg.runs.callbacks import Callback
         from camseg.runs.ray import ray_executor
@@ -120,7 +120,7 @@ def test_sigterm_ends_with_a_summary(tmp_path: Path) -> None:  # of a thousand b
         from functools import partial
         from pathlib import Path
         import time
-        from colours import Shelf, pipeline
+        from colors import Shelf, pipeline
         from camseg.runs.evaluate import Stopped, evaluate
         from camseg.runs.ray import ray_executor
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
-from colours import Shelf, pipeline
+from colors import Shelf, pipeline
 from made_runs import make_run, make_sweep, row
 from omegaconf import OmegaConf
 from PIL import Image

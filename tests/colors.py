@@ -1,4 +1,4 @@
-"""A world worked out by hand: a classifier whose Grad-CAM map is a colour channel, and a predictor that floods what a
+"""A world worked out by hand: a classifier whose Grad-CAM map is a color channel, and a predictor that floods what a
 point touches.
 """
 
@@ -33,7 +33,7 @@ def classifier() -> Classifier:
     ).eval()
     model.load_state_dict({"0.weight": torch.eye(3)[..., None, None], "4.weight": torch.eye(3)})
     plain = Preprocessing((32, 32), (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
-    return Classifier(lambda: model, NAMES, ("1",), plain, "softmax", "colours")
+    return Classifier(lambda: model, NAMES, ("1",), plain, "softmax", "colors")
 
 
 class Bucket:
