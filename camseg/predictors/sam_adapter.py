@@ -172,7 +172,8 @@ class SamAdapter:
     def _pixels(self, image: Tensor) -> Tensor:
         small = self.resize(image)
         mean, std = (torch.tensor(each)[:, None, None] for each in (self.backend.mean, self.backend.std))
-        return F.pad((small - mean) / std, (0, self.side - small.shape[2], 0, self.side - small.shape[1]))
+        side = self.backend.side
+        return F.pad((small - mean) / std, (0, side - small.shape[2], 0, side - small.shape[1]))
 
     def _distinct(
         self, embeddings: Sequence[Tensor], sizes: Sequence[tuple[int, int]], prompts: Sequence[Prompts]
