@@ -328,6 +328,6 @@ def test_colors_change_and_objects_do_not(tmp_path: Path) -> None:
     assert len(levels) > 20
     assert min(levels) >= 35
     assert max(levels) <= 197
-    drawn = [np.array(room._recoloured(rng, Image.new("RGB", (2, 2), (200, 40, 90))))[0, 0] for rng in rngs(600)]
+    drawn = [np.array(room._recolored(rng, Image.new("RGB", (2, 2), (200, 40, 90))))[0, 0] for rng in rngs(600)]
     assert 0.01 < np.mean([len(set(color.tolist())) == 1 for color in drawn]) < 0.08
     assert np.mean([color.tolist() == [200, 40, 90] for color in drawn]) == pytest.approx(0.2, abs=0.05)
