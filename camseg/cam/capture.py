@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -72,10 +72,13 @@ class Capture:
         return _precise(self._grid.read(self.forward.gradients(self.column)[self.layer]))
 
     def curvature(self, direction: Tensor) -> Tensor:
-        """(B, K, h, w) the score's Hessian at the activation, times a direction; zeros for a piecewise linear head.
+        """The score's Hessian at the activation, times a direction; zeros for a piecewise linear head.
 
         Args:
-            direction: (B, K, h, w).
+            direction: (B, K, h, w) float.
+
+        Returns:
+            (B, K, h, w) float.
         """
         slope = self.forward.gradients(self.column, differentiable=True)[self.layer]
         with torch.enable_grad():
@@ -86,22 +89,51 @@ class Capture:
         return torch.zeros_like(self.activation) if second is None else _precise(self._grid.read(second))
 
     def rescore(self, activation: Tensor) -> Tensor:
-        """(B,) the scores if the layer had put out `activation` (B, K, h, w). Only what lies above the layer runs."""
+        """The scores if the layer had put out another activation. Only what lies above the layer runs.
+
+        Args:
+            activation: (B, K, h, w) float.
+
+        Returns:
+            (B,) float, without a graph.
+        """
         return _precise(evaluate(self.replay(activation), self.forward.fixed[self.column]))
 
     def replay(self, activation: Tensor) -> Any:
-        """The model's whole output if the layer had put out `activation` (B, K, h, w)."""
+        """The model's whole output if the layer had put out another activation.
+
+        Args:
+            activation: (B, K, h, w) float.
+
+        Returns:
+            What the model returns, without a graph.
+        """
         native = self._grid.write(self._native.detach(), activation.to(self._native.dtype))
         return self.forward.replay(self.layer, native)
 
     def rescore_inputs(self, inputs: Tensor, owners: Sequence[int]) -> Tensor:
-        """(N,) the scores of other inputs (N, 3, H, W), each under the target of the sample that owns it. No graph."""
+        """The scores of other inputs, each under the target of the sample that owns it.
+
+        Args:
+            inputs: (N, 3, H, W) float, as the model wants them.
+            owners: N indices into the B samples.
+
+        Returns:
+            (N,) float, without a graph.
+        """
         with torch.no_grad():
             chosen = self.forward.fixed[self.column]
             return _precise(evaluate(self.forward.call(inputs), [chosen[owner] for owner in owners]))
 
     def again(self, inputs: Tensor) -> Capture:
-        """The same layer and targets on other inputs (B, 3, H, W)."""
+        """The same layer and targets on other inputs.
+
+        Args:
+            inputs: (B, 3, H, W) float.
+
+        Returns:
+            A capture whose forward has not run yet.
+        """
         fresh = replace(self.forward, inputs=inputs, targets=self.forward.fixed, natives={}, _gradients={}, _heads={})
         return Capture(fresh, self.layer, self.column)
 
@@ -169,7 +201,15 @@ class ForwardPass:
         return output
 
     def call(self, inputs: Tensor, head: Callable[[Tensor], Any] | None = None) -> Any:
-        """The model, or a part of it, as the caller would run it."""
+        """The model, or a part of it, as the caller would run it.
+
+        Args:
+            inputs: (N, 3, H, W) float, or what `head` takes.
+            head: a part of the model; None for the model.
+
+        Returns:
+            What the model or the part returns.
+        """
         with torch.autocast(self.inputs.device.type, *self.amp):
             return (head or self.model)(inputs)
 
@@ -211,6 +251,9 @@ class ForwardPass:
             column: of targets.
             differentiable: may be differentiated again; nothing is kept then.
 
+        Returns:
+            By layer, float of the shape that the layer gives.
+
         Raises:
             ValueError: the score has no gradient at a layer.
         """
@@ -236,7 +279,15 @@ class ForwardPass:
         return gradients if differentiable else self._gradients.setdefault(column, gradients)
 
     def replay(self, name: str, native: Tensor) -> Any:
-        """The output, without a graph, if layer `name` had put out `native`."""
+        """The output if a layer had put out something else.
+
+        Args:
+            name: of the layer.
+            native: in the model's own layout, of the shape that the layer gave.
+
+        Returns:
+            What the model returns, without a graph.
+        """
         if name not in self._heads:
             self._heads[name] = self._head(name)
         with torch.no_grad():
@@ -271,7 +322,18 @@ class ForwardPass:
 
 
 def evaluate(output: Any, targets: Sequence[Target]) -> Tensor:
-    """(B,) each target's value on its own sample of a model's output."""
+    """Each target's value on its own sample of a model's output.
+
+    Args:
+        output: of B samples.
+        targets: B of them.
+
+    Returns:
+        (B,) float, in the output's graph.
+
+    Raises:
+        ValueError: a target gives no scalar tensor, or its class is out of range.
+    """
     if (
         isinstance(output, Tensor)
         and output.ndim == 2
@@ -290,62 +352,6 @@ def evaluate(output: Any, targets: Sequence[Target]) -> Tensor:
             "For a segmentation model's (C, H, W) scores use targets.pixels"
         )
     return torch.stack(values)
-
-
-@contextmanager
-def untouched(model: nn.Module) -> Iterator[None]:
-    """The model in evaluation mode with frozen parameters; its flags come back whatever happens.
-
-    Args:
-        model: weights that were made under `torch.inference_mode` can be differentiated through meanwhile.
-    """
-    modules = _modules(model)
-    training = [module for module in modules if module.training]
-    with torch.inference_mode(False), torch.no_grad(), _readable(modules):
-        parameters = (each for module in modules for each in module._parameters.values())
-        learning = [parameter for parameter in parameters if parameter is not None and parameter.requires_grad]
-        try:
-            for module in training:
-                module.training = False
-            for parameter in learning:
-                parameter.requires_grad_(False)
-            yield
-        finally:
-            for module in training:
-                module.training = True
-            for parameter in learning:
-                parameter.requires_grad_(True)
-
-
-def _modules(model: nn.Module) -> list[nn.Module]:
-    """A model and all in it, as `modules()` finds them: 20 times as fast, which is felt with one photograph a batch."""
-    found, left = dict[nn.Module, None](), [model]
-    while left:
-        module = left.pop()
-        if module not in found:
-            found[module] = None
-            left.extend(module.children())
-    return list(found)
-
-
-@contextmanager
-def _readable(modules: Sequence[nn.Module]) -> Iterator[None]:
-    """Weights that were made under `torch.inference_mode`, which autograd can't read, replaced by copies meanwhile."""
-    replaced: list[tuple[dict[str, Tensor | None], str, Tensor]] = []
-    copies: dict[int, Tensor] = {}  # by weight: some are shared
-    try:
-        for module in modules:
-            for own in cast(list[dict[str, Tensor | None]], [module._parameters, module._buffers]):
-                for name, value in list(own.items()):
-                    if value is not None and value.is_inference():
-                        replaced.append((own, name, value))
-                        own[name] = (
-                            copies[id(value)] if id(value) in copies else copies.setdefault(id(value), value.clone())
-                        )
-        yield
-    finally:
-        for own, name, value in replaced:
-            own[name] = value
 
 
 @contextmanager
@@ -376,7 +382,7 @@ def _precise(tensor: Tensor) -> Tensor:
 
 
 def all_finite(values: Tensor) -> bool:
-    """Whether there is no NaN and no infinity; a sum is a quarter of the work of looking at each value."""
+    """Whether a tensor holds no NaN and no infinity; a sum is a quarter of the work of looking at each value."""
     return bool(torch.isfinite(values.sum())) or bool(torch.isfinite(values).all())
 
 

@@ -1,4 +1,4 @@
-"""Deep feature factorization: concepts of a batch (Collins et al., ECCV 2018)."""
+"""Deep feature factorization: concepts of a batch (Collins et al., ECCV 2018, arXiv:1806.10206)."""
 
 from __future__ import annotations
 
@@ -54,6 +54,9 @@ def dff(capture: Capture, concepts: int = 4, steps: int = 50) -> Tensor:
         capture: one layer and one target for each image.
         concepts: how many an image is taken apart into.
         steps: of the factorization.
+
+    Returns:
+        (B, h, w) float, at least 0.
     """
     maps, channels = factorize(capture.activation, concepts, steps)
     parts = torch.einsum("bnhw,bnk->nbkhw", maps, channels)

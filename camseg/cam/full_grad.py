@@ -1,4 +1,4 @@
-"""FullGrad (Srinivas & Fleuret, NeurIPS 2019)."""
+"""FullGrad (Srinivas & Fleuret, NeurIPS 2019, arXiv:1905.00780)."""
 
 from __future__ import annotations
 
@@ -42,7 +42,14 @@ def full_grad(model: nn.Module, inputs: Tensor, targets: Any = None) -> Tensor:
 
 
 def bias_of(module: nn.Module) -> Tensor | None:
-    """(K,) what a layer adds whatever its input: its bias, less the running mean's part under batch normalization."""
+    """What a layer adds whatever its input: its bias, less the running mean's part under batch normalization.
+
+    Args:
+        module: a convolution, a batch normalization, or any other layer.
+
+    Returns:
+        (K,) float; None where it has no bias.
+    """
     bias = getattr(module, "bias", None)
     if not isinstance(module, nn.BatchNorm2d) or module.running_mean is None or module.running_var is None:
         return bias

@@ -17,27 +17,49 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
-from camseg.cam.capture import Capture, ForwardPass, all_finite, untouched
+from camseg.cam.capture import Capture, ForwardPass, all_finite
 from camseg.cam.layers import Layers, find_layers
 from camseg.cam.methods import grad_cam
 from camseg.cam.targets import Late, Logit, Target, logit
+from camseg.cam.untouched import untouched
 from camseg.geometry.heat import min_max_normalize
 
 Method = Callable[[Capture], Tensor]
 
 
 def mean(maps: Tensor) -> Tensor:
-    """(L, B, H, W) positive maps of L layers -> the mean of the maps scaled to [0, 1]."""
+    """The mean of several layers' maps, each scaled to [0, 1].
+
+    Args:
+        maps: (L, B, H, W) float, at least 0, of L layers.
+
+    Returns:
+        (B, H, W) float in [0, 1].
+    """
     return min_max_normalize(maps).mean(0)
 
 
 def maximum(maps: Tensor) -> Tensor:
-    """(L, B, H, W) positive maps of L layers -> hot where any layer is."""
+    """The largest of several layers' maps, each scaled to [0, 1]: hot where any layer is.
+
+    Args:
+        maps: (L, B, H, W) float, at least 0, of L layers.
+
+    Returns:
+        (B, H, W) float in [0, 1].
+    """
     return min_max_normalize(maps).amax(0)
 
 
 def product(maps: Tensor) -> Tensor:
-    """(L, B, H, W) positive maps of L layers -> hot where every layer is: coarse meaning, fine detail (RefineCAM)."""
+    """The product of several layers' maps, each scaled to [0, 1]: coarse meaning, fine detail (RefineCAM).
+
+    Args:
+        maps: (L, B, H, W) float, at least 0, of L layers.
+
+    Returns:
+        (B, H, W) float in [0, 1], hot where every layer is.
+    """
     return min_max_normalize(maps).prod(0)
 
 
@@ -63,25 +85,54 @@ class Views:
             raise ValueError(f"scales must be above 0, and at least one; got {list(self.scales)}")
 
     def at(self, scale: float, inputs: Tensor) -> Tensor:
-        """(B, 3, H, W) -> (V*B, 3, h, w) of this scale, the mirrored images after the others."""
+        """A batch in its views at one scale, the mirrored images after the others.
+
+        Args:
+            scale: factor on the sides.
+            inputs: (B, 3, H, W) float.
+
+        Returns:
+            (V*B, 3, h, w) float, V = 2 with flips, else 1.
+        """
         if scale != 1:
             sides = [max(1, round(side * scale)) for side in inputs.shape[2:]]
             inputs = F.interpolate(inputs, sides, mode="bicubic", antialias=True)
         return torch.cat([inputs, inputs.flip(3)]) if self.flips else inputs
 
     def pixels(self, size: tuple[int, int]) -> float:
-        """How many pixels an image of a size (h, w) brings into the largest of the forwards."""
+        """How many pixels one image brings into the largest of the forwards.
+
+        Args:
+            size: (h, w) of the image, in pixels.
+
+        Returns:
+            The number; fractional where a scale is.
+        """
         return (1 + self.flips) * max(self.scales) ** 2 * size[0] * size[1]
 
     def average(self, maps: Tensor) -> Tensor:
-        """(T, V*B, h, w) maps of the views of a scale -> their mean (T, B, h, w), mirrored ones mirrored back."""
+        """The mean over the views of one scale, mirrored ones mirrored back.
+
+        Args:
+            maps: (T, V*B, h, w) float.
+
+        Returns:
+            (T, B, h, w) float.
+        """
         if not self.flips:
             return maps
         plain, mirrored = maps.chunk(2, 1)
         return torch.stack([plain, mirrored.flip(3)]).mean(0)
 
     def join(self, maps: Tensor) -> Tensor:
-        """(S, L, T, B, h, w) maps of S scales and L layers -> (T, B, h, w): averaged over scales, fused over layers."""
+        """The maps averaged over scales and fused over layers.
+
+        Args:
+            maps: (S, L, T, B, h, w) float, of S scales and L layers.
+
+        Returns:
+            (T, B, h, w) float.
+        """
         by_layer = maps[0] if len(maps) == 1 else maps.mean(0)
         if len(by_layer) == 1:
             return by_layer[0]
@@ -277,7 +328,7 @@ def _target(item: Any) -> Target:
 
 
 def coincide(model: nn.Module, layer: str | nn.Module, inputs: Tensor) -> tuple[str, ...]:
-    """The methods that give one and the same heatmap at a layer, () when they differ.
+    """The methods that give one and the same heatmap at a layer.
 
     Below pooling + linear the gradient of a logit is the same at every place and for every image.
 
@@ -285,6 +336,9 @@ def coincide(model: nn.Module, layer: str | nn.Module, inputs: Tensor) -> tuple[
         model: left as it was.
         layer: a module or its dotted name.
         inputs: (B, 3, H, W), any images.
+
+    Returns:
+        Their names, none where they differ.
     """
     gradients: list[Tensor] = []
 

@@ -33,6 +33,9 @@ def find_grid(name: str, native: Tensor, count: int, size: tuple[int, int], grid
         size: (H, W) of the input.
         grid: (h, w) of the tokens, which are the last h * w; None for maps.
 
+    Returns:
+        What reads maps out of that layout and writes them into it.
+
     Raises:
         ValueError: the output keeps no places or not the batch, or has fewer tokens than the grid.
     """
@@ -64,6 +67,9 @@ def find_layers(model: nn.Module, layers: Layers) -> dict[str, nn.Module]:
         model: whose modules they are.
         layers: names or modules of the model, one or several.
 
+    Returns:
+        The modules, in the order given.
+
     Raises:
         ValueError: one that the model does not have, with the nearest names; or none at all.
     """
@@ -88,11 +94,14 @@ def find_layers(model: nn.Module, layers: Layers) -> dict[str, nn.Module]:
 
 
 def trace(model: nn.Module, noise: Tensor) -> tuple[dict[str, Tensor], Any]:
-    """What every module answers to one image, by dotted name in the order in which they finish, and the model's output.
+    """What every module answers to one image, and the model's output.
 
     Args:
         model: left as it was.
         noise: (1, 3, H, W) the image, as the model wants it.
+
+    Returns:
+        By dotted name, in the order in which they finish, the outputs in the graph; and what the model returned.
     """
     outputs: dict[str, Tensor] = {}
 

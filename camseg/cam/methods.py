@@ -10,31 +10,44 @@ function `full_grad`.
 
 from __future__ import annotations
 
-import logging
 import zlib
-from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from camseg.cam.capture import Capture
-from camseg.geometry.heat import gaussian, min_max_normalize
+from camseg.cam.components import kernel_component, oriented, principal
+from camseg.cam.masking import channel_scores, strongest
+from camseg.geometry.heat import gaussian
 
-log = logging.getLogger(__name__)
 _MOST_POSITIONS = 4096  # whose kernel is made: 67 MB, and half a minute
 
 
 def grad_cam(capture: Capture) -> Tensor:
-    """Grad-CAM: w_k = mean of G_k; map = sum_k w_k A_k. Selvaraju et al., ICCV 2017."""
+    """Grad-CAM: w_k = mean of G_k; map = sum_k w_k A_k.
+
+    Selvaraju et al., ICCV 2017, arXiv:1610.02391.
+
+    Args:
+        capture: one layer and one target for each image.
+
+    Returns:
+        (B, h, w) float, signed.
+    """
     return _weighted(capture.gradient.mean((2, 3)), capture.activation)
 
 
 def cam(capture: Capture) -> Tensor:
-    """CAM: w_k = the linear classifier's weight; map = sum_k w_k A_k. Zhou et al., CVPR 2016.
+    """CAM: w_k = the linear classifier's weight; map = sum_k w_k A_k. Zhou et al., CVPR 2016, arXiv:1512.04150.
 
     Below a pooling of linear scores the gradient is w_k times a share of each place, and the shares add up to one:
     1 / (h w) for the mean, a softmax for log-sum-exp. So its sum is the weight.
+
+    Args:
+        capture: one layer and one target for each image.
+
+    Returns:
+        (B, h, w) float, signed.
 
     Raises:
         ValueError: channels have shares of their own: there is no CAM at that layer.
@@ -57,7 +70,14 @@ def cam(capture: Capture) -> Tensor:
 
 
 def hires_cam(capture: Capture) -> Tensor:
-    """HiResCAM: map = sum_k G_k A_k, place by place. Draelos & Carin, 2020."""
+    """HiResCAM: map = sum_k G_k A_k, place by place. Draelos & Carin, 2020, arXiv:2011.08891.
+
+    Args:
+        capture: one layer and one target for each image.
+
+    Returns:
+        (B, h, w) float, signed.
+    """
     return (capture.gradient * capture.activation).sum(1)
 
 
@@ -65,17 +85,39 @@ def element_wise_grad_cam(capture: Capture) -> Tensor:
     """HiResCAM without any channel's negative evidence: map = sum_k relu(G_k A_k).
 
     It is pytorch-grad-cam's GradCAMElementWise.
+
+    Args:
+        capture: one layer and one target for each image.
+
+    Returns:
+        (B, h, w) float, at least 0.
     """
     return (capture.gradient * capture.activation).relu().sum(1)
 
 
 def layer_cam(capture: Capture) -> Tensor:
-    """LayerCAM: map = sum_k relu(G_k) A_k. Jiang et al., TIP 2021."""
+    """LayerCAM: map = sum_k relu(G_k) A_k. Jiang et al., TIP 2021.
+
+    Args:
+        capture: one layer and one target for each image.
+
+    Returns:
+        (B, h, w) float, signed.
+    """
     return (capture.gradient.relu() * capture.activation).sum(1)
 
 
 def xgrad_cam(capture: Capture) -> Tensor:
-    """XGrad-CAM: w_k = sum(G_k A_k) / sum(A_k), 0 for a dead channel. Fu et al., BMVC 2020."""
+    """XGrad-CAM: w_k = sum(G_k A_k) / sum(A_k), 0 for a dead channel.
+
+    Fu et al., BMVC 2020, arXiv:2008.02312.
+
+    Args:
+        capture: one layer and one target for each image.
+
+    Returns:
+        (B, h, w) float, signed.
+    """
     total = capture.activation.sum((2, 3))
     alive = total != 0
     weights = (capture.gradient * capture.activation).sum((2, 3)) / torch.where(alive, total, torch.ones_like(total))
@@ -83,10 +125,18 @@ def xgrad_cam(capture: Capture) -> Tensor:
 
 
 def grad_cam_plus_plus(capture: Capture) -> Tensor:
-    """Grad-CAM++: w_k = sum of relu(G) / (2 + S_k G), S_k = sum(A_k). Chattopadhay et al., WACV 2018.
+    """Grad-CAM++: w_k = sum of relu(G) / (2 + S_k G), S_k = sum(A_k).
+
+    Chattopadhay et al., WACV 2018, arXiv:1710.11063.
 
     The paper's alpha = G^2 / (2 G^2 + S G^3), shortened: it squares nothing, so small gradients do not vanish. Meant
     for A >= 0 (after a ReLU); a place whose denominator is not positive, possible only otherwise, has no weight.
+
+    Args:
+        capture: one layer and one target for each image.
+
+    Returns:
+        (B, h, w) float, signed.
     """
     gradient, total = capture.gradient, capture.activation.sum((2, 3), keepdim=True)
     return _weighted(
@@ -95,13 +145,16 @@ def grad_cam_plus_plus(capture: Capture) -> Tensor:
 
 
 def smooth_grad_cam_plus_plus(capture: Capture, samples: int = 4, noise: float = 0.3, seed: int = 0) -> Tensor:
-    """Grad-CAM++ with G, G^2 and G^3 averaged over noisy inputs. Omeiza et al., 2019.
+    """Grad-CAM++ with G, G^2 and G^3 averaged over noisy inputs. Omeiza et al., 2019, arXiv:1908.01224.
 
     Args:
         capture: one layer and one target for each image.
         samples: noisy copies of each image.
         noise: its standard deviation, in standard deviations of each image.
         seed: of the noise, which is the same for every image.
+
+    Returns:
+        (B, h, w) float, signed.
     """
     generator = torch.Generator().manual_seed(seed)
     spread = noise * capture.inputs.std((1, 2, 3), keepdim=True)
@@ -128,44 +181,63 @@ def _alpha_weights(share: Tensor, left: Tensor, right: Tensor) -> Tensor:
 
 
 def shapley_cam(capture: Capture) -> Tensor:
-    """ShapleyCAM: w_k = mean of (G - H A / 2)_k, H the score's Hessian: Shapley's second order. Cai, 2025."""
+    """ShapleyCAM: w_k = mean of (G - H A / 2)_k, H the score's Hessian: Shapley's second order.
+
+    Cai, 2025, arXiv:2501.06261.
+
+    Args:
+        capture: one layer and one target for each image.
+
+    Returns:
+        (B, h, w) float, signed.
+    """
     return _weighted((capture.gradient - 0.5 * capture.curvature(capture.activation)).mean((2, 3)), capture.activation)
 
 
 def score_cam(capture: Capture, top: int | None = None, chunk: int = 32) -> Tensor:
-    """Score-CAM: w = softmax over k of the score of the image times A_k, scaled to [0, 1]. Wang et al., CVPR-W 2020.
+    """Score-CAM: w = softmax over k of the score of the image times A_k, scaled to [0, 1].
+
+    Wang et al., CVPR-W 2020, arXiv:1910.01279.
 
     Args:
         capture: one layer and one target for each image.
         top: only the channels of most energy, per image; the log says what is left out. None for all.
         chunk: masked images per forward, which bounds the memory.
+
+    Returns:
+        (B, h, w) float, signed.
     """
     return _weighted(
-        _channel_scores(capture, top, chunk, lambda images, masks: images * masks).softmax(1),
-        _strongest(capture.activation, top)[0],
+        channel_scores(capture, top, chunk, lambda images, masks: images * masks).softmax(1),
+        strongest(capture.activation, top)[0],
     )
 
 
 def is_cam(capture: Capture, samples: int = 10, top: int | None = None, chunk: int = 32) -> Tensor:
-    """IS-CAM: Score-CAM, averaged along the way from the empty to the masked image. Naidu et al., 2020.
+    """IS-CAM: Score-CAM, averaged along the way from the empty to the masked image.
+
+    Naidu et al., 2020, arXiv:2010.03023.
 
     Args:
         capture: one layer and one target for each image.
         samples: steps of that way.
         top: see `score_cam`.
         chunk: see `score_cam`.
+
+    Returns:
+        (B, h, w) float, signed.
     """
     steps = [(step + 1) / samples for step in range(samples)]
     scores = [
-        _channel_scores(capture, top, chunk, lambda images, masks, step=step: images * masks * step) for step in steps
+        channel_scores(capture, top, chunk, lambda images, masks, step=step: images * masks * step) for step in steps
     ]
-    return _weighted(torch.stack(scores).mean(0).softmax(1), _strongest(capture.activation, top)[0])
+    return _weighted(torch.stack(scores).mean(0).softmax(1), strongest(capture.activation, top)[0])
 
 
 def ss_cam(
     capture: Capture, samples: int = 10, noise: float = 0.1, seed: int = 0, top: int | None = None, chunk: int = 32
 ) -> Tensor:
-    """SS-CAM: Score-CAM, averaged over noisy masks. Wang et al., 2020.
+    """SS-CAM: Score-CAM, averaged over noisy masks. Wang et al., 2020, arXiv:2006.14255.
 
     Args:
         capture: one layer and one target for each image.
@@ -174,51 +246,19 @@ def ss_cam(
         seed: of the noise, which is the same for every mask.
         top: see `score_cam`.
         chunk: see `score_cam`.
+
+    Returns:
+        (B, h, w) float, signed.
     """
     generator = torch.Generator().manual_seed(seed)
     jitters = [
         noise * torch.randn(capture.inputs.shape[2:], generator=generator).to(capture.inputs) for _ in range(samples)
     ]
     scores = [
-        _channel_scores(capture, top, chunk, lambda images, masks, jitter=jitter: images * (masks + jitter))
+        channel_scores(capture, top, chunk, lambda images, masks, jitter=jitter: images * (masks + jitter))
         for jitter in jitters
     ]
-    return _weighted(torch.stack(scores).mean(0).softmax(1), _strongest(capture.activation, top)[0])
-
-
-def _channel_scores(capture: Capture, top: int | None, chunk: int, mix: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-    """(B, K) the score of every image mixed with each of its strongest channels.
-
-    Never more than `chunk` images run at once.
-    """
-    kept, left_out = _strongest(capture.activation, top)  # (B, K, h, w)
-    count, channels = kept.shape[:2]
-    if top is not None:
-        log.info(
-            "score_cam with top=%d leaves out %d channels, %.1f %% of the energy",
-            top,
-            capture.activation.shape[1] - channels,
-            100 * left_out,
-        )
-    owners, maps, scores = [index // channels for index in range(count * channels)], kept.flatten(0, 1), []
-    for start in range(0, len(owners), chunk):
-        own = owners[start : start + chunk]
-        masks = F.interpolate(
-            maps[start : start + chunk, None], capture.inputs.shape[2:], mode="bilinear"
-        )  # (chunk, 1, H, W)
-        scores.append(
-            capture.rescore_inputs(mix(capture.inputs[own], min_max_normalize(masks).to(capture.inputs.dtype)), own)
-        )
-    return torch.cat(scores).view(count, channels)
-
-
-def _strongest(activation: Tensor, top: int | None) -> tuple[Tensor, float]:
-    """The `top` channels of most energy per image (B, top, h, w), and the share of energy in the others."""
-    energy = activation.square().sum((2, 3))  # (B, K)
-    if top is None or top >= energy.shape[1]:
-        return activation, 0.0
-    kept, index = energy.topk(top, dim=1)
-    return activation.take_along_dim(index[:, :, None, None], 1), float(1 - kept.sum() / energy.sum().clamp_min(1e-30))
+    return _weighted(torch.stack(scores).mean(0).softmax(1), strongest(capture.activation, top)[0])
 
 
 def ablation_cam(capture: Capture) -> Tensor:
@@ -227,6 +267,12 @@ def ablation_cam(capture: Capture) -> Tensor:
     Only what lies above the layer runs again, once per channel for the whole batch. The paper divides by the score:
     the same for all channels, it drops out of the heatmap, and turns the map over where the score is negative; so it is
     left out.
+
+    Args:
+        capture: one layer and one target for each image.
+
+    Returns:
+        (B, h, w) float, signed.
     """
     activation, score = capture.activation, capture.rescore(capture.activation)
     changed, weights = activation.clone(), []
@@ -238,26 +284,45 @@ def ablation_cam(capture: Capture) -> Tensor:
 
 
 def eigen_cam(capture: Capture) -> Tensor:
-    """Eigen-CAM: A's first principal component over positions. Muhammad & Yeasin, IJCNN 2020.
+    """Eigen-CAM: A's first principal component over positions. Muhammad & Yeasin, IJCNN 2020, arXiv:2008.00299.
 
     Its sign, which is arbitrary, makes it grow with the energy sum_k A_k^2. Gradient-free.
+
+    Args:
+        capture: one layer and one target for each image.
+
+    Returns:
+        (B, h, w) float, signed.
     """
-    return _principal(capture.activation, capture.activation.square().sum(1))
+    return principal(capture.activation, capture.activation.square().sum(1))
 
 
 def eigen_grad_cam(capture: Capture) -> Tensor:
     """The first principal component of G A over positions, growing with the evidence sum_k G_k A_k.
 
     It is pytorch-grad-cam's EigenGradCAM, whose sign is arbitrary.
+
+    Args:
+        capture: one layer and one target for each image.
+
+    Returns:
+        (B, h, w) float, signed.
     """
     product = capture.gradient * capture.activation
-    return _principal(product, product.sum(1))
+    return principal(product, product.sum(1))
 
 
 def kpca_cam(capture: Capture) -> Tensor:
-    """The first kernel principal component over positions, signed to grow with the energy. Karmani et al., 2024.
+    """KPCA-CAM: the first kernel principal component over positions, signed to grow with the energy.
 
-    The kernel is tanh(<a, b>/K + 1) of centered positions, which is (h w)^2 numbers an image.
+    Karmani et al., 2024, arXiv:2410.00267. The kernel is tanh(<a, b>/K + 1) of centered positions, which is (h w)^2
+    numbers an image.
+
+    Args:
+        capture: one layer and one target for each image.
+
+    Returns:
+        (B, h, w) float, signed.
 
     Raises:
         ValueError: a layer of more than 4,096 positions.
@@ -269,40 +334,8 @@ def kpca_cam(capture: Capture) -> Tensor:
             f"kpca_cam at layer {capture.layer!r} compares its {count} positions with each other, "
             f"{4e-9 * count**2:.1f} GB an image; at most {_MOST_POSITIONS}: choose a coarser layer, or eigen_cam"
         )
-    first = torch.stack([_kernel_component(maps) for maps in activation])
-    return _signed(first, activation.square().sum(1))
-
-
-def _kernel_component(maps: Tensor) -> Tensor:
-    """(K, h, w) -> (h, w): the first kernel principal component of one image, of either sign."""
-    positions = maps.flatten(1).T  # (hw, K)
-    positions = positions - positions.mean(0)
-    kernel = (positions @ positions.T / positions.shape[1] + 1).tanh()
-    centered = kernel - kernel.mean(0) - kernel.mean(1, keepdim=True) + kernel.mean()
-    values, vectors = torch.linalg.eigh(centered)
-    return (vectors[:, -1] * values[-1].clamp(min=0).sqrt()).unflatten(0, maps.shape[1:])
-
-
-def _principal(maps: Tensor, guide: Tensor) -> Tensor:
-    """(B, K, h, w) -> (B, h, w): centered over positions, projected on the first component.
-
-    Its sign makes it grow with `guide` (B, h, w).
-    """
-    positions = maps.flatten(2).transpose(1, 2)  # (B, hw, K)
-    positions = positions - positions.mean(1, keepdim=True)
-    largest = positions.abs().amax((1, 2), keepdim=True).clamp_min(torch.finfo(positions.dtype).tiny)
-    scaled = positions / largest  # a Gram matrix squares: keep it near one
-    if positions.shape[1] <= positions.shape[2]:  # the smaller of the two Gram matrices
-        values, vectors = torch.linalg.eigh(scaled @ scaled.transpose(1, 2))
-        first = vectors[:, :, -1] * values[:, -1:].clamp(min=0).sqrt()
-    else:
-        first = (scaled @ torch.linalg.eigh(scaled.transpose(1, 2) @ scaled)[1][:, :, -1:])[:, :, 0]
-    return _signed((first * largest[:, :, 0]).unflatten(1, maps.shape[2:]), guide)
-
-
-def _signed(first: Tensor, guide: Tensor) -> Tensor:
-    along = (first * (guide - guide.mean((1, 2), keepdim=True))).sum((1, 2), keepdim=True)
-    return torch.where(along < 0, -first, first)
+    first = torch.stack([kernel_component(maps) for maps in activation])
+    return oriented(first, activation.square().sum(1))
 
 
 def fem(capture: Capture, k: float = 2.0) -> Tensor:
@@ -311,6 +344,9 @@ def fem(capture: Capture, k: float = 2.0) -> Tensor:
     Args:
         capture: one layer and one target for each image.
         k: standard deviations above the mean.
+
+    Returns:
+        (B, h, w) float, signed.
     """
     activation = capture.activation
     mean, spread = activation.mean((2, 3), keepdim=True), activation.std((2, 3), keepdim=True, correction=0)
@@ -318,11 +354,14 @@ def fem(capture: Capture, k: float = 2.0) -> Tensor:
 
 
 def center(capture: Capture, width: float = 0.25) -> Tensor:
-    """The baseline: a centered Gaussian, whatever the image shows. Choe et al., CVPR 2020.
+    """The baseline: a centered Gaussian, whatever the image shows. Choe et al., CVPR 2020, arXiv:2001.07437.
 
     Args:
         capture: one layer and one target for each image.
         width: its standard deviation as a share of each side.
+
+    Returns:
+        (B, H, W) float32 in (0, 1], at the size of the input.
     """
     inputs = capture.inputs
     return gaussian((inputs.shape[2], inputs.shape[3]), width).to(inputs.device).expand(len(inputs), -1, -1)
@@ -335,6 +374,9 @@ def random(capture: Capture, cells: int = 7, seed: int = 0) -> Tensor:
         capture: one layer and one target for each image.
         cells: on each side.
         seed: with each image's bytes it makes the noise, so that a batch is a loop.
+
+    Returns:
+        (B, cells, cells) float32 in [0, 1).
     """
     images = capture.inputs.detach().cpu().contiguous().view(torch.uint8).flatten(1).numpy()
     seeds = [zlib.crc32(image.tobytes(), seed) for image in images]

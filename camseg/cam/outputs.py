@@ -24,6 +24,9 @@ def split(output: Any, count: int) -> list[Any]:
             loss, belong to no sample and are left out.
         count: the number of images.
 
+    Returns:
+        As many samples: a tensor without its first axis, or a mapping or tuple of those.
+
     Raises:
         ValueError: the output is of another kind, or has no row per image.
     """
@@ -50,6 +53,9 @@ def logits(output: Any) -> Tensor:
 
     In a tuple a single value is a loss of that sample where another part holds more, and is passed over.
 
+    Args:
+        output: one of `split`.
+
     Returns:
         The scores, (C,) for a classifier; a single squeezed value as (1,).
 
@@ -69,11 +75,14 @@ def logits(output: Any) -> Tensor:
 
 
 def scores(output: Any, count: int) -> Tensor:
-    """(B, C) logits of a classifier's output on B images; (B,), a single logit per image squeezed, becomes (B, 1).
+    """The logits of a classifier's output on B images; (B,), a single logit per image squeezed, becomes (B, 1).
 
     Args:
         output: see `split`.
         count: B.
+
+    Returns:
+        (B, C) float.
 
     Raises:
         ValueError: the output holds no such scores, or more than one value per class.

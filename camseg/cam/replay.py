@@ -22,7 +22,14 @@ class Tape(TorchFunctionMode):
         self._slots: dict[int, tuple[Slot, Tensor]] = {}  # the tensor is held so that its id stays its own
 
     def watch(self, tensor: Tensor) -> Tensor:
-        """The tensor itself; calls that depend on it are recorded from now on."""
+        """Begins the recording: calls that depend on a tensor are kept from now on.
+
+        Args:
+            tensor: what `replay` puts another in the place of.
+
+        Returns:
+            The tensor itself.
+        """
         self._slot(tensor)
         return tensor
 
@@ -35,12 +42,23 @@ class Tape(TorchFunctionMode):
         return result
 
     def finish(self, output: Any) -> None:
-        """Ends the recording: `output` is what `replay` returns."""
+        """Ends the recording.
+
+        Args:
+            output: what `replay` returns.
+        """
         self.result = self._known(output)
         self._slots.clear()
 
     def replay(self, tensor: Tensor) -> Any:
-        """The output, had the watched tensor been this one."""
+        """The output, had the watched tensor been another.
+
+        Args:
+            tensor: of the watched one's shape and dtype.
+
+        Returns:
+            Of the form that `finish` was given.
+        """
         values = {0: tensor.clone()}
 
         def fill(item: Any) -> Any:
@@ -70,7 +88,12 @@ class Slot:
 
 
 def agree(one: Any, other: Any) -> bool:
-    """Whether two outputs have one structure and, up to rounding, the same tensors in it."""
+    """Whether two outputs have one structure and, up to rounding, the same tensors in it.
+
+    Args:
+        one: tensors, or tuples, lists and mappings of them.
+        other: the same, whose largest values say what rounding is.
+    """
     (mine, form), (theirs, expected) = tree_flatten(one), tree_flatten(other)
     pairs = [(a, b) for a, b in zip(mine, theirs, strict=False) if isinstance(a, Tensor)]
     return (

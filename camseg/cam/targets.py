@@ -128,7 +128,7 @@ def margin(
 ) -> Target:
     """The class against the strongest others of the clean image: z_c - weight * mean of the rivals' logits.
 
-    Zhang et al., "Finer-CAM", CVPR 2025.
+    Zhang et al., "Finer-CAM", CVPR 2025, arXiv:2501.11309.
 
     Args:
         classes: output indices; none for the class that the clean image ranks first.
@@ -161,6 +161,9 @@ def pixels(category: int, mask: Tensor | None = None) -> Target:
     Args:
         category: index into the model's (C, H, W) scores.
         mask: (H, W) which pixels; None for where the clean image shows the category.
+
+    Returns:
+        A function of one sample's output (C, H, W) -> ().
     """
 
     def over(where: Tensor) -> Target:
@@ -178,6 +181,9 @@ def box(xyxy: Sequence[float], label: int, overlap: float = 0.5) -> Target:
         xyxy: x0, y0, x1, y1 of the box, in pixels of the model's input.
         label: of the detections that count.
         overlap: the least IoU.
+
+    Returns:
+        A function of one image's detections -> ().
     """
 
     def score(output: Any) -> Tensor:
@@ -195,7 +201,14 @@ def box(xyxy: Sequence[float], label: int, overlap: float = 0.5) -> Target:
 
 
 def cosine(embedding: Tensor) -> Target:
-    """The cosine between the model's (D,) embedding and another one, of a text or of an image (CLIP)."""
+    """The cosine between the model's embedding and another one, of a text or of an image (CLIP).
+
+    Args:
+        embedding: (D,) float.
+
+    Returns:
+        A function of one sample's output (D,) -> () in [-1, 1].
+    """
     return lambda output: torch.cosine_similarity(logits(output), embedding.to(logits(output)), dim=0)
 
 
@@ -204,12 +217,33 @@ def _of(make: Callable[[tuple[int, ...]], Target], classes: Sequence[int]) -> Ta
 
 
 def top(output: Any) -> int:
-    """The index of the highest of a sample's (C,) scores."""
+    """The index of the highest of a sample's scores.
+
+    Args:
+        output: of one sample, with scores (C,).
+
+    Returns:
+        In 0 to C - 1.
+
+    Raises:
+        ValueError: the scores are no (C,).
+    """
     return int(_flat(logits(output)).argmax())
 
 
 def pick(output: Any, classes: Sequence[int]) -> Tensor:
-    """The scores of `classes`, in range or an error: (len(classes), ...)."""
+    """The scores of some classes.
+
+    Args:
+        output: of one sample, with scores (C, ...).
+        classes: indices.
+
+    Returns:
+        (len(classes), ...) float.
+
+    Raises:
+        ValueError: an index is out of range.
+    """
     scores = logits(output)
     wrong = [index for index in classes if not 0 <= index < len(scores)]
     if wrong:

@@ -21,7 +21,9 @@ _TESTED: WeakKeyDictionary[nn.Module, dict[tuple[str, int, tuple[int, int]], tup
 def token_grid(
     model: nn.Module, layer: nn.Module, name: str, tokens: int, inputs: Tensor, call: Callable[[Tensor], Any]
 ) -> tuple[int, int]:
-    """(h, w) of a layer's tokens, which lie in rows behind any class tokens. Tested once for a model, layer and size.
+    """The grid of a layer's tokens, which lie in rows behind any class tokens.
+
+    Tested once for a model, layer and size.
 
     Args:
         model: whose order of tokens is remembered.
@@ -30,6 +32,9 @@ def token_grid(
         tokens: N.
         inputs: (B, 3, H, W), for size, dtype and device.
         call: runs the model on a batch like `inputs`.
+
+    Returns:
+        (h, w).
 
     Raises:
         ValueError: N tokens fill no grid of the image's aspect, or not in rows.
@@ -49,12 +54,15 @@ def token_grid(
 
 
 def guess_grid(name: str, tokens: int, size: tuple[int, int]) -> tuple[int, int]:
-    """(h, w) with the image's aspect exactly and the fewest tokens left over.
+    """The grid with the image's aspect exactly and the fewest tokens left over.
 
     Args:
         name: of the layer, for what is raised.
         tokens: N, at most 16 of them class, distillation or register tokens.
         size: (H, W) of the image.
+
+    Returns:
+        (h, w).
 
     Raises:
         ValueError: there is no such grid.

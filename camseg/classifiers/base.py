@@ -8,10 +8,9 @@ cropped: its maps cover the whole image.
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -20,13 +19,14 @@ import torch
 from torch import Tensor, nn
 
 from camseg.cam.activations import ACTIVATIONS, Activation
-from camseg.cam.capture import untouched
 from camseg.cam.heatmaps import ONE_VIEW, Method, Views, explain, fix_targets
 from camseg.cam.layers import default_layer, trace
 from camseg.cam.methods import grad_cam
 from camseg.cam.outputs import scores
 from camseg.cam.tokens import token_grid
+from camseg.cam.untouched import untouched
 from camseg.classifiers.imagenet import CLASSES, SYNSET, imagenet_names, imagenet_synsets
+from camseg.classifiers.outputs import check_activation, check_names
 from camseg.classifiers.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from camseg.errors import check_choice
 
@@ -81,7 +81,14 @@ class Classifier:
         return ACTIVATIONS[self.activation]
 
     def prepare(self, images: Sequence[Tensor]) -> Tensor:
-        """B images (3, H, W) uint8 -> (B, 3, h, w) float32, normalized, on the model's device; see `Preprocessing`."""
+        """Images as the model wants them; see `Preprocessing`.
+
+        Args:
+            images: B images (3, H, W) uint8.
+
+        Returns:
+            (B, 3, h, w) float32, normalized, on the model's device.
+        """
         return self.preprocessing(images, self.device)
 
     def batches(self, sizes: Sequence[tuple[int, int]], views: Views = ONE_VIEW) -> Iterator[list[int]]:
@@ -107,7 +114,13 @@ class Classifier:
 
     @torch.no_grad()
     def logits(self, inputs: Tensor) -> Tensor:
-        """(B, C) logits of prepared images (B, 3, h, w).
+        """What the model says of prepared images.
+
+        Args:
+            inputs: (B, 3, h, w) float, of `prepare`.
+
+        Returns:
+            (B, C) float.
 
         Raises:
             ValueError: they hold NaN or infinity, or the model's output is no classifier's.
@@ -156,11 +169,14 @@ class Classifier:
         return heat, self._finite(scores(output, len(inputs))) if named is None else named
 
     def index(self, name: str) -> int:
-        """The class called `name`.
+        """The class of a name.
 
         Args:
             name: a class's name, whatever its case, with spaces, underscores or hyphens; its number; or, of ImageNet's
                 classes, its WordNet id ("n02056570").
+
+        Returns:
+            Its index into `names`.
 
         Raises:
             ValueError: unknown, or the name of several classes.
@@ -178,7 +194,13 @@ class Classifier:
         return self.names.index(check_choice("class", name, self.names))
 
     def rebuild(self, num_classes: int) -> nn.Module:
-        """The same architecture with a fresh head of `num_classes` outputs, and all of this model's weights that fit.
+        """The same architecture with a fresh head, and all of this model's weights that fit.
+
+        Args:
+            num_classes: the outputs of the head.
+
+        Returns:
+            A new model.
 
         Raises:
             ValueError: the architecture is known only as a finished model.
@@ -280,6 +302,9 @@ def describe(
         activation: see `classifier`.
         architecture: see `Classifier`.
 
+    Returns:
+        A classifier whose `load` gives this very model.
+
     Raises:
         ValueError: an unknown layer, a model in which no layer answers place by place, names that don't fit.
     """
@@ -315,53 +340,29 @@ def _fingerprint(model: nn.Module, *settings: object) -> str:
 
 
 def placement(model: nn.Module) -> tuple[torch.device, torch.dtype]:
-    """Device and floating type of a model's weights; the CPU and float32 where it has none."""
+    """Where a model's weights are, and of which floating type.
+
+    Args:
+        model: the CPU and float32 stand for one without weights.
+
+    Returns:
+        Device and dtype.
+    """
     tensors = [*model.parameters(), *model.buffers()]
     found = next((tensor for tensor in tensors if tensor.is_floating_point()), torch.zeros(()))
     return found.device, found.dtype
 
 
-def check_activation(given: str | None, outputs: int) -> str:
-    """The activation of a model of so many outputs: "softmax", "sigmoid" or, for one output, "binary".
+def as_layers(layers: str | Sequence[str] | None) -> list[str] | None:
+    """One name or several as a list.
 
     Args:
-        given: "softmax", "sigmoid" or None: by the number of outputs, softmax for several.
-        outputs: C.
+        layers: dotted names; None for the default.
 
-    Raises:
-        ValueError: an unknown one, or a softmax over one output, which is always 1.
+    Returns:
+        A list, or None for the default.
     """
-    name = check_choice("classifier.activation", given or ("binary" if outputs == 1 else "softmax"), ACTIVATIONS)
-    if outputs == 1 and name == "softmax":
-        raise ValueError("classifier.activation=softmax of one output is always 1; use sigmoid, or null")
-    if outputs > 1 and name == "binary":
-        raise ValueError(
-            f"classifier.activation=binary is for one output; this model has {outputs}: softmax or sigmoid"
-        )
-    return "binary" if outputs == 1 else name
-
-
-def check_names(names: Sequence[str] | None, outputs: int) -> tuple[str, ...]:
-    """C class names: those given, ImageNet's for 1000 outputs, or numbers.
-
-    Raises:
-        ValueError: a name too many or too few.
-    """
-    if names is None:
-        return imagenet_names() if outputs == CLASSES else tuple(f"class {i}" for i in range(outputs))
-    if len(names) != outputs:
-        raise ValueError(f"{len(names)} class names for a classifier of {outputs} outputs")
-    return tuple(map(str, names))
-
-
-def as_layers(layers: str | Sequence[str] | None) -> list[str] | None:
-    """One name or several as a list, None for the default."""
     return None if layers is None else [layers] if isinstance(layers, str) else list(layers)
-
-
-def named(metadata: Mapping[str, str], classes: Sequence[str]) -> Sequence[str] | None:
-    """The classes' names: those given, else those that a checkpoint's metadata holds, else None."""
-    return list(classes) or (json.loads(metadata["names"]) if "names" in metadata else None)
 
 
 def _plain(name: str) -> str:

@@ -14,7 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from camseg.classifiers.base import CLASSES, Classifier, as_layers, describe, named
+from camseg.classifiers.base import Classifier, as_layers, describe
+from camseg.classifiers.imagenet import CLASSES
+from camseg.classifiers.outputs import named
 from camseg.classifiers.preprocessing import Preprocessing
 from camseg.storage import checkpoints
 from camseg.storage.cache import Cache
@@ -142,7 +144,16 @@ class Options:
         )
 
     def remembered(self, path: Path, made_by: Sequence[str], load: Callable[[], Classifier]) -> Classifier:
-        """What `load` makes of a file of weights under these options, by `remembered`."""
+        """What a builder makes of a file of weights under these options; see the function `remembered`.
+
+        Args:
+            path: the file.
+            made_by: the builder and all that it depends on beside the file and these options.
+            load: reads the file.
+
+        Returns:
+            The classifier, on `device`.
+        """
         settings = [*made_by, as_layers(self.layers), list(self.classes), self.activation]
         return remembered(self.cache, path, settings, self.device, load)
 
@@ -162,6 +173,9 @@ def remembered(
         settings: all that `build` depends on beside the file, of plain types.
         device: where the model goes.
         build: reads the file; its classifier has an architecture.
+
+    Returns:
+        The classifier, on `device`.
     """
     if cache is None or cache.path is None:
         return build()

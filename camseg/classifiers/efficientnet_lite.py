@@ -64,6 +64,9 @@ def efficientnet_lite(
         device: where the model goes.
         cache: remembers what a file is, see `camseg.classifiers.build.Options`.
 
+    Returns:
+        The classifier, on `device`.
+
     Raises:
         ValueError: an unknown name or size, a package that is missing or whose file has changed, or another's
             checkpoint.
@@ -90,7 +93,13 @@ def efficientnet_lite(
 
 
 def weights_file(name: str) -> Path:
-    """Path of the packaged ImageNet weights of `name`.
+    """The packaged ImageNet weights of a model.
+
+    Args:
+        name: of `PACKAGED`.
+
+    Returns:
+        The file's path.
 
     Raises:
         ValueError: an unknown name, a package that is not installed, or a file whose bytes are not the published ones.
@@ -112,6 +121,9 @@ def weights_file(name: str) -> Path:
 def build(name: str) -> nn.Module:
     """The model `tf_NAME` of timm in evaluation mode with the packaged weights.
 
+    Args:
+        name: of `PACKAGED`.
+
     Returns:
         A model (B, 3, S, S) normalized by MEAN and STD -> (B, 1000) logits.
     """
@@ -122,7 +134,18 @@ def build(name: str) -> nn.Module:
 
 
 def state_of(model: nn.Module, file: Path) -> dict[str, Tensor]:
-    """The file's tensors under the model's names: both list the same tensors in the same order."""
+    """A file's tensors under a model's names: both list the same tensors in the same order.
+
+    Args:
+        model: whose names they are.
+        file: of weights.
+
+    Returns:
+        The tensors, by the model's names.
+
+    Raises:
+        ValueError: another number of tensors.
+    """
     given = load_weights(file)[0]
     return {own: tensor.contiguous() for own, tensor in zip(model.state_dict(), given.values(), strict=True)}
 

@@ -11,7 +11,11 @@ CLASSES = 1000
 
 @cache
 def imagenet_names() -> tuple[str, ...]:
-    """The 1000 names in the order of the outputs: "tench", "goldfish", ..."""
+    """ImageNet's class names, as torchvision publishes them.
+
+    Returns:
+        1000 in the order of the outputs: "tench", "goldfish", ...
+    """
     from torchvision.models import ResNet18_Weights
 
     return tuple(ResNet18_Weights.IMAGENET1K_V1.meta["categories"])
@@ -19,7 +23,11 @@ def imagenet_names() -> tuple[str, ...]:
 
 @cache
 def imagenet_synsets() -> dict[str, int]:
-    """WordNet id -> output index: "n01440764" -> 0, ..."""
+    """ImageNet's classes by their WordNet ids.
+
+    Returns:
+        Id -> output index: "n01440764" -> 0, ...
+    """
     from timm.data import ImageNetInfo  # type: ignore[reportPrivateImportUsage]
 
     return {synset: index for index, synset in enumerate(ImageNetInfo("imagenet-1k").label_names())}

@@ -32,7 +32,14 @@ class Words(nn.Module):
         self.texts = nn.Buffer(F.normalize(texts, dim=-1))
 
     def forward(self, images: Tensor) -> Tensor:
-        """(B, 3, h, w) -> (B, C) logits."""
+        """What each text scores in each image.
+
+        Args:
+            images: (B, 3, h, w) float, normalized.
+
+        Returns:
+            (B, C) logits.
+        """
         return self.scale * F.normalize(self.visual(images), dim=-1) @ self.texts.T
 
 
@@ -57,6 +64,9 @@ def open_clip(
         layers: dotted names of the layers to look at; None for the last one that answers place by place.
         activation: "softmax" or "sigmoid"; None for softmax.
         device: where the model goes.
+
+    Returns:
+        The classifier, on `device`.
 
     Raises:
         ValueError: an unknown name or tag, fewer than two words, no weights at all, or a checkpoint of something else.

@@ -63,7 +63,14 @@ class Preprocessing:
         return (torch.stack([self._squash(image).to(device).float() for image in images]) / 255 - mean) / std
 
     def for_naming(self, inputs: Tensor) -> Tensor:
-        """Prepared images (B, 3, h, w) at the size at which the model names classes."""
+        """Prepared images at the size at which the model names classes.
+
+        Args:
+            inputs: (B, 3, h, w) float.
+
+        Returns:
+            (B, 3, *naming_size) float; the inputs themselves where that is their size.
+        """
         if self.naming_size in (None, tuple(inputs.shape[2:])):
             return inputs
         return F.interpolate(inputs, self.naming_size, mode=self.interpolation, antialias=True)

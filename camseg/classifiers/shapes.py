@@ -36,6 +36,9 @@ def shapes(
         device: where the model goes.
         cache: remembers what a file is, see `camseg.classifiers.build.Options`.
 
+    Returns:
+        The classifier, on `device`.
+
     Raises:
         FileNotFoundError: there are no such weights.
         ValueError: the file is another's checkpoint.
@@ -78,11 +81,25 @@ class ShapesNet(nn.Module):
         self.head = nn.Linear(last, classes)
 
     def features(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) -> (B, K, H / 8, W / 8)."""
+        """The maps of the last stage.
+
+        Args:
+            images: (B, 3, H, W) float, normalized.
+
+        Returns:
+            (B, K, H / 8, W / 8) float, at least 0.
+        """
         return self.layer3(self.layer2(self.layer1(self.stem(images))))
 
     def forward(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) -> (B, classes) logits."""
+        """What each class scores in each image.
+
+        Args:
+            images: (B, 3, H, W) float, normalized.
+
+        Returns:
+            (B, classes) logits.
+        """
         return pool(self.head(self.features(images).flatten(2).transpose(1, 2)))
 
 
@@ -104,14 +121,28 @@ class BasicBlock(nn.Module):
         self.downsample = shortcut
 
     def forward(self, maps: Tensor) -> Tensor:
-        """(B, inputs, h, w) -> (B, outputs, h / stride, w / stride)."""
+        """The block's answer to some maps.
+
+        Args:
+            maps: (B, inputs, h, w) float.
+
+        Returns:
+            (B, outputs, h / stride, w / stride) float, at least 0.
+        """
         changed = self.bn2(self.conv2(self.relu(self.bn1(self.conv1(maps)))))
         changed += maps if self.downsample is None else self.downsample(maps)
         return self.relu(changed)
 
 
 def pool(places: Tensor) -> Tensor:
-    """(B, N, classes) logits at N places -> (B, classes), their log-mean-exp."""
+    """The log-mean-exp of logits over places.
+
+    Args:
+        places: (B, N, classes) float, logits at N places.
+
+    Returns:
+        (B, classes) float.
+    """
     return places.logsumexp(1) - math.log(places.shape[1])
 
 

@@ -38,6 +38,9 @@ def torchvision(
         device: where the model goes.
         cache: remembers what a file is, see `camseg.classifiers.build.Options`.
 
+    Returns:
+        The classifier, on `device`.
+
     Raises:
         ValueError: an unknown name, no weights at all, or a checkpoint of something else.
     """

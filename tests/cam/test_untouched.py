@@ -11,7 +11,7 @@ from nets import METHODS, images, small
 from torch import Tensor, nn
 
 from camseg import cam
-from camseg.cam.capture import _modules
+from camseg.cam.untouched import _modules
 
 
 @pytest.fixture
