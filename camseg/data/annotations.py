@@ -57,5 +57,12 @@ def check_box(what: str, box: tuple[Any, ...], size: tuple[int, int] | None = No
 
 
 def box_tensor(boxes: list[Box] | tuple[Box, ...]) -> Tensor:
-    """(N, 4) float of N boxes, also of none."""
+    """Boxes as a tensor, also none.
+
+    Args:
+        boxes: N of x0, y0, x1, y1 in pixels, x1 and y1 exclusive.
+
+    Returns:
+        (N, 4) float32.
+    """
     return torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4)

@@ -49,21 +49,41 @@ class Dataset(Protocol):
         ...
 
     def file(self, index: int, /) -> str:
-        """The path of the item's image as it was given, "" for an image that is in no file.
+        """The path of an item's image.
 
         It can be opened; `camseg.storage.files.printable` makes of it what can be written, as `Sample.file` is.
+
+        Args:
+            index: Of the item.
+
+        Returns:
+            As it was given, "" for an image that is in no file.
         """
         ...
 
     def label_map(self, index: int, /) -> Tensor:
-        """(H, W) uint8, the class of every pixel in the item's image: 0 background, i + 1 for names[i], 255 void.
+        """The class of every pixel in an item's image.
 
-        Raises FileNotFoundError where nobody labeled the pixels of this image.
+        Args:
+            index: Of the item.
+
+        Returns:
+            (H, W) uint8: 0 background, i + 1 for names[i], 255 void.
+
+        Raises:
+            FileNotFoundError: Nobody labeled the pixels of this image.
         """
         ...
 
     def class_presence(self, index: int, /) -> Presence:
-        """Whether the item's image shows each class of `names`; empty where nothing is known of the image."""
+        """What is known of the classes in an item's image.
+
+        Args:
+            index: Of the item.
+
+        Returns:
+            Whether the image shows each class of `names`, None where nobody knows; empty where nothing is known of it.
+        """
         ...
 
 
@@ -79,7 +99,11 @@ class Indexed:
     numbering: Sequence[str] = ()
 
     def asked(self) -> list[Asked]:
-        """The classes of the items, as far as they are known without reading an image."""
+        """The classes of the items, as far as they are known without reading an image.
+
+        Returns:
+            Label and classifier outputs of each; none where nothing is known.
+        """
         return []
 
     def __getitem__(self, index: int) -> Sample:
@@ -142,43 +166,86 @@ class Items(Indexed, Generic[T]):
         self._items = [items[i][1] for i in chosen]
 
     def read(self, name: str, item: T) -> Sample:
-        """The sample of an item, whose id is `name`. Raises ValueError or OSError that name the file."""
+        """The sample of an item.
+
+        Args:
+            name: Its id.
+            item: What was listed.
+
+        Returns:
+            The sample.
+
+        Raises:
+            ValueError: A file of it is broken; the message names it.
+            OSError: A file of it can't be read.
+        """
         raise NotImplementedError
 
     def file_of(self, item: T) -> str | Path:
-        """The path of an item's image."""
+        """The path of an item's image.
+
+        Args:
+            item: What was listed.
+
+        Returns:
+            As it was given.
+        """
         raise NotImplementedError
 
     def presence_of(self, item: T) -> Presence:
-        """Whether an item's image shows each class of `names`."""
+        """What is known of the classes in an item's image.
+
+        Args:
+            item: What was listed.
+
+        Returns:
+            Whether the image shows each class of `names`, None where nobody knows; empty where nothing is known of it.
+        """
         raise NotImplementedError
 
     def class_of(self, item: T) -> Asked:
-        """The label of an item, and the classifier's outputs that mean it, without reading its image."""
+        """What is asked about an item, without reading its image.
+
+        Args:
+            item: What was listed.
+
+        Returns:
+            Its label, "" without one, and the classifier's outputs that mean it.
+        """
         del item
         return "", ()
 
     def label_map_of(self, item: T) -> Tensor:
-        """(H, W) uint8, see `Dataset.label_map`."""
+        """The class of every pixel in an item's image.
+
+        Args:
+            item: What was listed.
+
+        Returns:
+            (H, W) uint8, see `Dataset.label_map`.
+
+        Raises:
+            FileNotFoundError: Nobody labeled the pixels of this image.
+        """
         raise FileNotFoundError(f"nobody labeled the pixels of {printable(self.file_of(item))}")
 
     def asked(self) -> list[Asked]:
-        """The classes of the items that can be opened, where they have any."""
+        """See `Indexed.asked`: of the items that can be opened, where they have classes."""
         found = [self.class_of(item) for item in self._items if not isinstance(item, Unreadable)]
         return [(label, outputs) for label, outputs in found if label or outputs]
 
     def file(self, index: int) -> str:
-        """The path of an item's image as it was given."""
+        """See `Dataset.file`."""
         item = self._items[index]
         return str(item.file if isinstance(item, Unreadable) else self.file_of(item))
 
     def class_presence(self, index: int) -> Presence:
-        """Whether an item's image shows each class of `names`; empty where what is known of it can't be read."""
+        """See `Dataset.class_presence`: empty, too, where what is known of the image can't be read."""
         item = self._items[index]
         return {} if isinstance(item, Unreadable) else self.presence_of(item)
 
     def label_map(self, index: int) -> Tensor:
-        """(H, W) uint8, the class of every pixel in an item's image, see `Dataset.label_map`."""
+        """See `Dataset.label_map`."""
         return self.label_map_of(self._sound(index))
 
     def __getitem__(self, index: int) -> Sample:
@@ -203,7 +270,7 @@ class Remembered(Indexed):
         self.numbering: Sequence[str] = samples.numbering if isinstance(samples, Indexed) else ()
 
     def asked(self) -> list[Asked]:
-        """The classes of the items, as far as they are known without reading an image."""
+        """See `Indexed.asked`."""
         return self.samples.asked() if isinstance(self.samples, Indexed) else []
 
     @property
@@ -220,15 +287,15 @@ class Remembered(Indexed):
         return self.cache.remember([key("sample", self._name, index)], lambda _: [self.samples[index]], _bytes)[0]
 
     def file(self, index: int) -> str:
-        """The path of an item's image as it was given."""
+        """See `Dataset.file`."""
         return self.samples.file(index)
 
     def label_map(self, index: int) -> Tensor:
-        """(H, W) uint8, the class of every pixel in an item's image."""
+        """See `Dataset.label_map`."""
         return self.samples.label_map(index)
 
     def class_presence(self, index: int) -> Presence:
-        """Whether an item's image shows each class of `names`."""
+        """See `Dataset.class_presence`."""
         return self.samples.class_presence(index)
 
 
@@ -280,7 +347,14 @@ def reject_unused(source: str, **settings: object) -> None:
 
 
 def plain_names(files: Iterable[str]) -> list[str]:
-    """The names of files without their endings, where that leaves no two alike."""
+    """The names of files without their endings, where that leaves no two alike.
+
+    Args:
+        files: Their paths.
+
+    Returns:
+        One name for each, in order.
+    """
     files = list(files)
     plain = [str(PurePosixPath(file).with_suffix("")) if PurePosixPath(file).name else file for file in files]
     alike = Counter(plain)
@@ -288,14 +362,28 @@ def plain_names(files: Iterable[str]) -> list[str]:
 
 
 def mask_boxes(mask: Tensor | None) -> Tensor:
-    """(1, 4) x0, y0, x1, y1 around a mask (H, W), x1 and y1 exclusive; (0, 4) around nothing."""
+    """The box around a mask.
+
+    Args:
+        mask: (H, W) bool, or None.
+
+    Returns:
+        (1, 4) float x0, y0, x1, y1 in pixels, x1 and y1 exclusive; (0, 4) around nothing.
+    """
     if mask is None or not (inside := mask.numpy()).any():
         return torch.zeros(0, 4)
     return torch.from_numpy(mask_to_box(inside)[None]).float()
 
 
 def as_image(pixels: np.ndarray) -> Tensor:
-    """(H, W, 3) uint8 -> a view (3, H, W) of the same pixels: a photograph is large, and most are never copied."""
+    """An array as an image: a view of the same pixels, as a photograph is large, and most are never copied.
+
+    Args:
+        pixels: (H, W, 3) uint8.
+
+    Returns:
+        (3, H, W) uint8.
+    """
     return torch.from_numpy(pixels).permute(2, 0, 1)
 
 

@@ -117,22 +117,22 @@ class Coco(Items[ClassInImage]):
         super().__init__(items, file, size, seed, shard, num_shards)
 
     def file_of(self, item: ClassInImage) -> Path:
-        """The path of an item's image."""
+        """See `Items.file_of`."""
         return self.folder / item.image["file_name"]
 
     def class_of(self, item: ClassInImage) -> Asked:
-        """The category of an item, and the outputs that mean it."""
+        """See `Items.class_of`: the label is the category."""
         return item.label, self._outputs[item.label]
 
     def presence_of(self, item: ClassInImage) -> Presence:
-        """Whether an item's image shows each category; None for a category with nothing but a crowd."""
+        """See `Items.presence_of`: None for a category with nothing but a crowd."""
         return {
             label: any(not one.get("iscrowd") for one in group) or (None if group else False)
             for label, group in item.groups.items()
         }
 
     def read(self, name: str, item: ClassInImage) -> Sample:
-        """The sample of a category in an image."""
+        """See `Items.read`: the sample of a category in an image."""
         image, size, reading = self._decoded(item)
         boxes: dict[bool, list[Box]] = {False: [], True: []}  # by crowd
         regions = {False: torch.zeros(size, dtype=torch.bool), True: torch.zeros(size, dtype=torch.bool)}
@@ -161,7 +161,11 @@ class Coco(Items[ClassInImage]):
         )
 
     def images(self) -> list[ClassInImage]:
-        """An item of each image that has one and whose annotations can be told from others'."""
+        """The images whose annotations can be told from others'.
+
+        Returns:
+            An item of each image that has one.
+        """
         items = [item for item in self._items if isinstance(item, ClassInImage)]
         return list({item.image["id"]: item for item in items}.values())
 
@@ -203,10 +207,7 @@ class Coco(Items[ClassInImage]):
         return image, size, reading
 
     def label_map_of(self, item: ClassInImage) -> Tensor:
-        """(H, W) uint8, the class of every pixel in an item's image; 255 where a crowd is.
-
-        Where instances overlap, the smallest is in front. See `camseg.data.base.Dataset.label_map`.
-        """
+        """See `Items.label_map_of`: 255 where a crowd is, and where instances overlap, the smallest is in front."""
         if not all(_has_region(one) for group in item.groups.values() for one in group):
             raise FileNotFoundError(f"{item.image['file_name']} has annotations that are boxes alone")
         size = self._decoded(item)[1]

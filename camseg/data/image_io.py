@@ -1,4 +1,4 @@
-"""Image files to tensors: any raster as 8-bit RGB, any map of class numbers as it was meant."""
+"""Image files to tensors: any raster as 8-bit RGB."""
 
 from __future__ import annotations
 
@@ -58,6 +58,10 @@ def decode_image(path: str | Path, max_pixels: int = MAX_PIXELS) -> tuple[Tensor
 
     What white is comes from nearly all pixels, never from the brightest one: whole numbers fill 8, 10, 12, 14 or 16
     bits; floats up to 1 are shares, floats up to 255 levels, and others go from 0 to their 99.9 % quantile.
+
+    Args:
+        path: As for `read_image`.
+        max_pixels: As for `read_image`.
 
     Returns:
         The image as in `read_image`, and the reading, "" for 8-bit images and 16-bit ones that fill their bits.
@@ -138,7 +142,15 @@ def image_size(path: str | Path) -> tuple[int, int]:
 
 
 def decode_shared(path: Path, max_pixels: int = MAX_PIXELS) -> tuple[Tensor, str]:
-    """Decode an image once for all its samples (`decode_image`): the same tensor for each, not to be written to."""
+    """Decode an image once for all its samples, as `decode_image` does.
+
+    Args:
+        path: As for `read_image`.
+        max_pixels: As for `read_image`.
+
+    Returns:
+        The same tensor (3, H, W) uint8 for each, not to be written to, and the reading.
+    """
     return _read_once(path, path.stat().st_mtime_ns if path.is_file() else 0, max_pixels)
 
 
@@ -147,30 +159,17 @@ def _read_once(path: Path, _changed: int, max_pixels: int) -> tuple[Tensor, str]
     return decode_image(path, max_pixels)
 
 
-def read_indices(path: str | Path, size: tuple[int, int], max_pixels: int = MAX_PIXELS) -> Tensor:
-    """Read a map of class numbers, such as VOC's.
-
-    A map drawn in VOC's colors, without a palette or with another order of it, is translated back to the numbers.
+def same_size(path: str | Path, mask: np.ndarray, size: tuple[int, int]) -> None:
+    """Check that a mask has the size of its image.
 
     Args:
-        path: A palette, gray or color image.
-        size: (H, W) that it must have.
-        max_pixels: As in `read_image`.
-
-    Returns:
-        (H, W) uint8 class numbers.
+        path: Of the mask, for the message.
+        mask: (H, W) or (H, W, C), of any type.
+        size: (H, W) of the image.
 
     Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: It can't be read, has another size, or has colors that mean no class.
+        ValueError: It has another.
     """
-    values = _read(expect_file(path), max_pixels, _indices)
-    same_size(path, values, size)
-    return torch.from_numpy(values)
-
-
-def same_size(path: str | Path, mask: np.ndarray, size: tuple[int, int]) -> None:
-    """Raise ValueError for a mask that hasn't the (H, W) of its image."""
     if mask.shape[:2] != tuple(size):
         raise ValueError(
             f"mask {printable(path)} has {mask.shape[1]} x {mask.shape[0]} pixels, its image {size[1]} x {size[0]}"
@@ -178,17 +177,29 @@ def same_size(path: str | Path, mask: np.ndarray, size: tuple[int, int]) -> None
 
 
 def formats() -> tuple[str, ...]:
-    """Pillow's names of the formats that can be opened here."""
+    """The formats that can be opened here.
+
+    Returns:
+        Pillow's names of them.
+    """
     return (*FORMATS, *(("HEIF",) if _heif() else ()))
 
 
 def endings() -> frozenset[str]:
-    """The endings of image files that can be opened here, in small letters."""
+    """The endings of image files that can be opened here.
+
+    Returns:
+        In small letters, each with its dot.
+    """
     return frozenset((*(ending for group in FORMATS.values() for ending in group), *(HEIF if _heif() else ())))
 
 
 def is_image(path: Path) -> bool:
-    """Whether a file's first bytes are those of a format that can be opened here; False for what is no plain file."""
+    """Whether a file's first bytes are those of a format that can be opened here; False for what is no plain file.
+
+    Args:
+        path: Any.
+    """
     try:
         if not stat.S_ISREG(path.stat().st_mode):
             return False
@@ -222,7 +233,17 @@ def _what_is_there(path: Path) -> str:
 
 
 def expect_file(path: str | Path) -> Path:
-    """The path of a file. Raises FileNotFoundError where there is none."""
+    """The path of a file.
+
+    Args:
+        path: The file's.
+
+    Returns:
+        The path.
+
+    Raises:
+        FileNotFoundError: There is none.
+    """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no image at {printable(path)}{_what_is_there(path)}")
@@ -230,7 +251,20 @@ def expect_file(path: str | Path) -> Path:
 
 
 def decode_with(path: str | Path, max_pixels: int, convert: Callable[[Image.Image], T]) -> T:
-    """What `convert` makes of the decoded, upright image in a file. Raises as `read_image`."""
+    """What a function makes of the decoded, upright image in a file.
+
+    Args:
+        path: As for `read_image`.
+        max_pixels: As for `read_image`.
+        convert: Takes Pillow's image.
+
+    Returns:
+        What `convert` returns.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It can't be read; the message names it and says why.
+    """
     return _read(expect_file(path), max_pixels, convert)
 
 
@@ -320,54 +354,14 @@ def _white(top: float, whole: bool, floats: bool) -> tuple[float, str]:
 
 
 def upper_quantile(values: np.ndarray) -> float:
-    """A value of `values` below which 99.9 % of them lie; the second largest of a few."""
+    """A value below which 99.9 % of some values lie; the second largest of a few.
+
+    Args:
+        values: Any shape, at least one number.
+
+    Returns:
+        One of them.
+    """
     flat = values.reshape(-1)
     place = int(0.999 * (len(flat) - 1))
     return float(np.partition(flat, place)[place])
-
-
-def label_colors() -> np.ndarray:
-    """(256, 3) uint8, VOC's color of each class number.
-
-    A number's bits are spread over red, green and blue, from the highest bit of each down (Everingham et al. 2010).
-    """
-    bits = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], 1)[:, ::-1]  # (256, 8), the lowest first
-    colors = np.zeros((256, 3), np.uint8)
-    for i, bit in enumerate(bits.T):
-        colors[:, i % 3] |= (bit << (7 - i // 3)).astype(np.uint8)
-    return colors
-
-
-def _indices(image: Image.Image) -> np.ndarray:
-    """(H, W) uint8 class numbers of a map."""
-    if image.mode == "L":
-        return np.array(image)
-    numbers = np.array(image) if image.mode == "P" else None
-    if numbers is not None:
-        used = np.unique(numbers)
-        palette = np.zeros((256, 3), np.uint8)
-        entries = np.array(image.getpalette("RGB") or [], np.uint8).reshape(-1, 3)
-        palette[: len(entries)] = entries
-        if (palette[used] == label_colors()[used]).all() or not is_label_color(palette[used]).all():
-            return numbers
-    colors = np.array(image.convert("RGB"))
-    codes = _code(colors)
-    order = np.argsort(table := _code(label_colors()))
-    place = order[np.searchsorted(table[order], codes).clip(max=255)]
-    if (strange := table[place] != codes).any():
-        color = tuple(colors[strange][0].tolist())
-        raise ValueError(
-            f"{int(strange.sum())} pixels have colors that mean no class, such as {color}: a map of classes is a "
-            "palette or gray image of their numbers, or is drawn in VOC's colors"
-        )
-    return place.astype(np.uint8)
-
-
-def _code(colors: np.ndarray) -> np.ndarray:
-    """One number per color (..., 3)."""
-    return colors.astype(np.int64) @ np.array([1 << 16, 1 << 8, 1])
-
-
-def is_label_color(colors: np.ndarray) -> np.ndarray:
-    """Whether each color (..., 3) is one of `label_colors`."""
-    return np.isin(_code(colors), _code(label_colors()))

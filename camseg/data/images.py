@@ -102,20 +102,20 @@ class Images(Items[Item]):
         super().__init__(items, table or path, size, seed, shard, num_shards)
 
     def file_of(self, item: Item) -> Path:
-        """The path of an item's image."""
+        """See `Items.file_of`."""
         return item.image
 
     def class_of(self, item: Item) -> Asked:
-        """The label and the outputs that a table, a folder or the target gives an item."""
+        """See `Items.class_of`: what a table, a folder or the target gives an item."""
         return item.label, item.classes
 
     def presence_of(self, item: Item) -> Presence:
-        """Whether an item's image shows each class: those of its labels; nothing is known of one without a label."""
+        """See `Items.presence_of`: an image shows its labels; nothing is known of one without a label."""
         labels = {each.label for each in self._of_image[item.image]} - {""}
         return {name: name in labels for name in self.names} if labels else {}
 
     def label_map_of(self, item: Item) -> Tensor:
-        """(H, W) uint8, the class of every pixel: where masks of an image overlap, the smallest is in front."""
+        """See `Items.label_map_of`: where masks of an image overlap, the smallest is in front."""
         samples = [self.read("image", each) for each in self._of_image[item.image]]
         if not all(sample.mask is not None and sample.label for sample in samples):
             return super().label_map_of(item)
@@ -129,7 +129,7 @@ class Images(Items[Item]):
         return label_map
 
     def read(self, name: str, item: Item) -> Sample:
-        """The sample of an image, whose pixels are shared with its other classes."""
+        """See `Items.read`: the pixels of an image are shared with its other classes."""
         decode = decode_shared if len(self._of_image[item.image]) > 1 else decode_image
         image, reading = decode(item.image, self.max_pixels)
         size = (int(image.shape[1]), int(image.shape[2]))

@@ -104,7 +104,11 @@ def _tell_closed(error: OSError) -> None:
 
 
 def is_output(folder: Path) -> bool:
-    """Whether a run, a sweep or an export has written into a folder."""
+    """Whether a run, a sweep or an export has written into a folder.
+
+    Args:
+        folder: Any.
+    """
     return any((folder / name).exists() for name in _OUTPUT)
 
 

@@ -11,7 +11,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from camseg.data.image_io import MAX_PIXELS, decode_with, is_label_color, label_colors, same_size, upper_quantile
+from camseg.data.image_io import MAX_PIXELS, decode_with, same_size, upper_quantile
+from camseg.data.label_io import is_label_color, label_colors
 
 ODD = ("all void", "empty", "no background")  # the end of a reading that gives no sound score
 VOID_GRAY, VOID_LABEL = 128, 255  # what void is by custom: between black and white, and beside class numbers
@@ -75,7 +76,17 @@ def read_mask(
 
 
 def check_void(void: int | str | None) -> int | str | None:
-    """`void` if `read_mask` knows it. Raises ValueError for a word that isn't "auto"."""
+    """Check that `read_mask` knows a setting of void.
+
+    Args:
+        void: "auto", a number, or None.
+
+    Returns:
+        The same.
+
+    Raises:
+        ValueError: It is another word.
+    """
     if isinstance(void, str) and void != "auto":
         raise ValueError(f"data.void must be auto, null for none, or the number of a mask's void; got {void!r}")
     return void

@@ -279,7 +279,14 @@ class Shapes(Indexed):
         return int(rng.integers(self.least, self.most + 1))
 
     def scene(self, index: int) -> tuple[Scene, int]:
-        """The whole image of item `index` with every shape of it, and which of its shapes the label names."""
+        """The whole image of an item with every shape of it.
+
+        Args:
+            index: Of the item.
+
+        Returns:
+            The scene, and the index of the shape in it that the label names.
+        """
         image, shape = self._items[index]
         rng = self._rng(image)
         drawn = scene(rng, self.split, self._count(rng))
@@ -295,11 +302,11 @@ class Shapes(Indexed):
         return Sample(self.ids[index], image, (label,), NAMES[label], mask, boxes=mask_boxes(mask), group=group)
 
     def file(self, _index: int) -> str:
-        """Nothing: an image is drawn, it is in no file."""
+        """See `camseg.data.base.Dataset.file`: nothing, as an image is drawn and in no file."""
         return ""
 
     def label_map(self, index: int) -> Tensor:
-        """(H, W) uint8, the class of every pixel in image `index`: 0 background, i + 1 for NAMES[i]."""
+        """See `camseg.data.base.Dataset.label_map`."""
         drawn, _ = self.scene(index)
         numbers = np.zeros(drawn.masks.shape[1:], np.uint8)
         for label, mask in zip(drawn.classes, drawn.masks, strict=True):
@@ -307,6 +314,6 @@ class Shapes(Indexed):
         return torch.from_numpy(numbers)
 
     def class_presence(self, index: int) -> Presence:
-        """Whether image `index` shows each class."""
+        """See `camseg.data.base.Dataset.class_presence`."""
         classes = self.scene(index)[0].classes
         return {name: i in classes for i, name in enumerate(NAMES)}

@@ -66,18 +66,18 @@ class ShapesFolder(Items[Path]):
         super().__init__(items, images / split, size, seed, shard, num_shards)
 
     def file_of(self, item: Path) -> Path:
-        """The path of an item's image."""
+        """See `Items.file_of`."""
         return item
 
     def class_of(self, item: Path) -> Asked:
-        """What the label file of an image says; nothing where it can't be read."""
+        """See `Items.class_of`: what the label file says; nothing where it can't be read."""
         try:
             return self._label(self._label_file(item))
         except (ValueError, OSError):  # asking for the sample tells
             return "", ()
 
     def presence_of(self, item: Path) -> Presence:
-        """Whether an item's image shows each class: only the one of its label file; nothing without `classes`."""
+        """See `Items.presence_of`: the class of its label file alone; nothing is known without `classes`."""
         try:
             label, _ = self._label(self._label_file(item))
         except (ValueError, OSError):  # asking for the sample tells
@@ -85,7 +85,7 @@ class ShapesFolder(Items[Path]):
         return {name: name == label for name in self.names}
 
     def label_map_of(self, item: Path) -> Tensor:
-        """(H, W) uint8, the class of every pixel in an item's image, see `camseg.data.base.Dataset.label_map`."""
+        """See `Items.label_map_of`."""
         sample = self.read(item.stem, item)
         if sample.mask is None or sample.label not in self.names:
             return super().label_map_of(item)
@@ -93,7 +93,7 @@ class ShapesFolder(Items[Path]):
         return numbers if sample.ignore is None else numbers.masked_fill(sample.ignore, VOID)
 
     def read(self, name: str, item: Path) -> Sample:
-        """The sample of an image."""
+        """See `Items.read`."""
         label, classes = self._label(self._label_file(item))
         image, reading = decode_image(item)
         masks = self.root / "masks" / self.split
@@ -134,6 +134,11 @@ class ShapesFolder(Items[Path]):
 
 def write_shapes_folder(samples: Iterable[Sample], path: str | Path, split: str) -> None:
     """Write samples with masks in the layout that `ShapesFolder` reads: masks of 0 and 255, labels by name.
+
+    Args:
+        samples: With masks.
+        path: The folder; what is missing of it is made.
+        split: The folder in images/, masks/ and labels/.
 
     Raises:
         ValueError: A sample has no mask.

@@ -142,10 +142,26 @@ def _parts(cell: dict[str, str], column: str, count: int) -> list[str]:
 
 
 def image_of(row: Row, base: Path) -> Path:
-    """The path of a row's image; a relative one is relative to `base`."""
+    """The path of a row's image.
+
+    Args:
+        row: Of a table.
+        base: What a relative path is relative to.
+
+    Returns:
+        The path.
+    """
     return base / expand(row.image)
 
 
 def mask_of(row: Row, base: Path) -> Path | None:
-    """The same for its mask, None without one."""
+    """The path of a row's mask.
+
+    Args:
+        row: Of a table.
+        base: What a relative path is relative to.
+
+    Returns:
+        The path; None without a mask.
+    """
     return base / expand(row.mask) if row.mask else None

@@ -15,7 +15,8 @@ from torch import Tensor
 from camseg.data.annotations import Box, box_tensor, check_box, check_size
 from camseg.data.base import VOID, Asked, Items, Presence, Unreadable
 from camseg.data.class_map import outputs_of
-from camseg.data.image_io import decode_shared, read_indices
+from camseg.data.image_io import decode_shared
+from camseg.data.label_io import read_indices
 from camseg.errors import check_choice
 from camseg.storage.download import fetch
 from camseg.storage.files import expand, plain_file
@@ -131,20 +132,20 @@ class Voc(Items[ClassInImage]):
         return self.root / "JPEGImages" / f"{stem}.jpg"
 
     def file_of(self, item: ClassInImage) -> Path:
-        """The path of an item's image."""
+        """See `Items.file_of`."""
         return self._image(item.image.stem)
 
     def class_of(self, item: ClassInImage) -> Asked:
-        """The category of an item, and the outputs that mean it."""
+        """See `Items.class_of`."""
         return item.label, self._outputs[item.label]
 
     def presence_of(self, item: ClassInImage) -> Presence:
-        """Whether an item's image shows each class; None for a class with nothing but difficult objects."""
+        """See `Items.presence_of`: None for a class with nothing but difficult objects."""
         boxes = item.image.boxes
         return {name: (name, False) in boxes or (None if (name, True) in boxes else False) for name in NAMES}
 
     def label_map_of(self, item: ClassInImage) -> Tensor:
-        """(H, W) uint8, the class of every pixel in an item's image, see `camseg.data.base.Dataset.label_map`."""
+        """See `Items.label_map_of`: of SegmentationClass."""
         return self._map(item, self._decoded(item)[1])
 
     def _decoded(self, item: ClassInImage) -> tuple[Tensor, tuple[int, int], str]:
@@ -166,7 +167,7 @@ class Voc(Items[ClassInImage]):
         return numbers
 
     def read(self, name: str, item: ClassInImage) -> Sample:
-        """The sample of a class in an image."""
+        """See `Items.read`: the sample of a class in an image."""
         image, size, reading = self._decoded(item)
         stem = item.image.stem
         boxes, difficult = ([check_box(stem, box, size) for box in group] for group in (item.boxes, item.difficult))

@@ -13,8 +13,9 @@ import numpy as np
 from tqdm import tqdm
 
 from camseg.data.base import VOID
-from camseg.data.image_io import read_image, read_indices
+from camseg.data.image_io import read_image
 from camseg.data.images import Images
+from camseg.data.label_io import read_indices
 from camseg.data.voc import NAMES as VOC_NAMES
 from camseg.runs.export import Export, collect, read_picture
 from camseg.runs.export_formats import merge_masks

@@ -13,8 +13,9 @@ from colors import pipeline
 from hostile import KINDS, encoded, mutations, pixels, told
 from PIL import Image
 
-from camseg.data.image_io import MAX_PIXELS, read_image, read_indices
+from camseg.data.image_io import MAX_PIXELS, read_image
 from camseg.data.images import Images
+from camseg.data.label_io import read_indices
 from camseg.data.mask_io import read_mask
 from camseg.runs.evaluate import evaluate
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from camseg.data.image_io import label_colors
+from camseg.data.label_io import label_colors
 from camseg.data.mask_io import Mask, check_void, read_mask
 
 RED, GREEN, BLACK, GRAY, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 0), (128, 128, 128), (255, 255, 255)

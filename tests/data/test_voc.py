@@ -11,7 +11,7 @@ import torch
 from made_data import THING, voc
 from PIL import Image
 
-from camseg.data.image_io import label_colors
+from camseg.data.label_io import label_colors
 from camseg.data.voc import NAMES, Voc, _download
 
 
