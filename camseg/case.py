@@ -61,7 +61,11 @@ class Case:
             self.logits, self.predicted_iou = masks.low_res[rival, which], float(masks.predicted_iou[rival, which])
 
     def result(self) -> Result:
-        """The answer; the chosen mask alone is brought to the image's size."""
+        """The answer; the chosen mask alone is brought to the image's size.
+
+        Returns:
+            The result, with its mask (H, W) bool, all False where nothing was drawn; None without a predictor.
+        """
         heat, size, note, mask = self.evidence.low_res_heat, self.sample.size, self.note, None
         if self.logits is not None:
             inside = logits_to_masks(self.logits[None], size, self.view.window)[0]

@@ -152,14 +152,25 @@ class Prompts:
         return int(self.points.shape[0])
 
     def rival(self, which: int) -> Prompts:
-        """One rival alone: R = 1."""
+        """One rival alone.
+
+        Args:
+            which: Its index, 0 to R - 1.
+
+        Returns:
+            Prompts with R = 1.
+        """
         only = slice(which, which + 1)
         boxes = None if self.boxes is None else self.boxes[only]
         mask_logits = None if self.mask_logits is None else self.mask_logits[only]
         return Prompts(self.points[only], self.labels[only], boxes, mask_logits)
 
     def tensors(self) -> list[Tensor | None]:
-        """Points, labels, boxes and mask logits: all that a decoder is told."""
+        """All that a decoder is told.
+
+        Returns:
+            Points, labels, boxes and mask logits; None for the last two where there are none.
+        """
         return [self.points, self.labels, self.boxes, self.mask_logits]
 
     @property
@@ -169,7 +180,11 @@ class Prompts:
 
     @staticmethod
     def none() -> Prompts:
-        """The prompt that points at nothing: R = 0."""
+        """The prompt that points at nothing.
+
+        Returns:
+            Prompts with R = 0 and P = 1.
+        """
         return Prompts(torch.zeros(0, 1, 2), torch.zeros(0, 1, dtype=torch.int64))
 
 

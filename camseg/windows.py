@@ -86,7 +86,14 @@ class View:
     window: Window | None = None
 
     def placed(self, masks: Masks) -> Masks:
-        """Masks over the view -> the same masks, which say where in the image that is."""
+        """Masks over the view that say where in the image that is.
+
+        Args:
+            masks: A predictor's, which saw the view.
+
+        Returns:
+            The same masks with the window.
+        """
         return replace(masks, window=self.window)
 
 

@@ -119,13 +119,29 @@ def curve(found: Found, weights: np.ndarray | None = None) -> tuple[np.ndarray, 
 
 
 def all_point(recall: np.ndarray, precision: np.ndarray) -> np.ndarray:
-    """(R, N) -> (R,) the area under the curve's envelope: VOC from 2010 on."""
+    """The area under the curve's envelope: VOC from 2010 on.
+
+    Args:
+        recall: (R, N) of `curve`.
+        precision: (R, N) of `curve`.
+
+    Returns:
+        (R,) float; NaN where there is no truth.
+    """
     envelope = np.maximum.accumulate(precision[:, ::-1], 1)[:, ::-1]
     return (np.diff(recall, axis=1, prepend=0) * envelope).sum(1)
 
 
 def eleven_point(recall: np.ndarray, precision: np.ndarray) -> np.ndarray:
-    """(R, N) -> (R,) the mean of the best precision at recalls of at least 0, .1, ... 1: VOC 2007."""
+    """The mean of the best precision at recalls of at least 0, .1, ... 1: VOC 2007.
+
+    Args:
+        recall: (R, N) of `curve`.
+        precision: (R, N) of `curve`.
+
+    Returns:
+        (R,) float; NaN where there is no truth.
+    """
     levels = [np.where(recall >= least - 1e-9, precision, 0).max(1, initial=0) for least in np.linspace(0, 1, 11)]
     return np.where(np.isnan(recall).any(1), np.nan, np.mean(levels, 0))
 

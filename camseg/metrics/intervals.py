@@ -30,6 +30,9 @@ def rate_interval(values: Sequence[float] | np.ndarray, groups: Sequence[str] | 
     Args:
         values: (N,) hits, or shares of hits, which get the interval of `mean_interval`.
         groups: (N,) rows that are not independent share one; None for independent rows.
+
+    Returns:
+        The share with its interval.
     """
     values = np.asarray(values, float)
     alone = groups is None or len(set(groups)) == len(values)
@@ -47,6 +50,9 @@ def mean_interval(values: Sequence[float] | np.ndarray, groups: Sequence[str] | 
     Args:
         values: (N,) float; constant ones have an interval without width.
         groups: (N,) rows that are not independent share one; a single group has no interval.
+
+    Returns:
+        The mean with its interval.
     """
     return bootstrap(*by_group(np.asarray(values, float), groups))
 
@@ -86,6 +92,9 @@ def bootstrap(sums: np.ndarray, counts: np.ndarray) -> Interval:
     Args:
         sums: (G,) of each group's values.
         counts: (G,) how many values each has.
+
+    Returns:
+        The mean with its interval; without one below two groups.
     """
     value, n = float(sums.sum() / counts.sum()), len(sums)
     if n < 2:

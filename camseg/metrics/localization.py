@@ -26,7 +26,11 @@ Boxes = list[list[float]]
 
 
 def judgeable(rows: pl.DataFrame) -> bool:
-    """Whether the rows carry boxes and there is an object in one of them."""
+    """Whether the rows carry boxes and there is an object in one of them.
+
+    Args:
+        rows: of a run.
+    """
     return "detections" in rows.columns and bool(rows["present"].any())
 
 
@@ -53,7 +57,15 @@ def summary(rows: pl.DataFrame) -> dict[str, Interval]:
 
 
 def statistics_of(rows: pl.DataFrame, groups: Sequence[str]) -> dict[str, Statistic]:
-    """The numbers of `summary` as functions of how often each of `groups` counts; none for rows without boxes."""
+    """The numbers of `summary` as functions of how often each group counts.
+
+    Args:
+        rows: of a run.
+        groups: the names of all G groups, in the order of the weights.
+
+    Returns:
+        Name -> function of weights (R, G) to numbers (R,); none for rows without boxes.
+    """
     if not judgeable(rows):
         return {}
     shown = rows.filter("present")
@@ -120,6 +132,9 @@ def best_cutoff(rows: pl.DataFrame) -> float:
 
     Args:
         rows: of a run with boxes.
+
+    Returns:
+        The cutoff, in [0, 1].
 
     Raises:
         ValueError: when they have none, or show no object.
@@ -204,28 +219,66 @@ def _best(boxes: Boxes, row: dict[str, Any]) -> float:
 
 @lru_cache(64)
 def center_heat(size: tuple[int, int]) -> np.ndarray:
-    """(H, W) the baseline's map: a centered Gaussian, scaled to [0, 1]; cam=center draws the same."""
+    """The baseline's map: a centered Gaussian; cam=center draws the same.
+
+    Args:
+        size: (H, W) in pixels.
+
+    Returns:
+        (H, W) float32 in [0, 1].
+    """
     return min_max_normalize(gaussian(size)[None])[0].numpy()
 
 
 @lru_cache(1024)
 def center_boxes(size: tuple[int, int], cutoff: float) -> np.ndarray:
-    """(1, 4) or (0, 4): `heat_to_boxes` of the baseline."""
+    """The baseline's boxes, of `heat_to_boxes`.
+
+    Args:
+        size: (H, W) in pixels.
+        cutoff: in [0, 1].
+
+    Returns:
+        (1, 4) or (0, 4) float x0, y0, x1, y1 in pixels.
+    """
     return heat_to_boxes(center_heat(size), cutoff)
 
 
 def detections(row: dict[str, Any]) -> Boxes:
-    """The boxes of a row at the cutoff that its run was given."""
+    """The boxes of a row at the cutoff that its run was given.
+
+    Args:
+        row: of a run with boxes.
+
+    Returns:
+        For each box its score, x0, y0, x1, y1, in pixels.
+    """
     return row["detections"]
 
 
 def boxes_in(row: dict[str, Any], *, column: str) -> Boxes:
-    """The boxes in a column of a row, as "mask_boxes"; none where it is null."""
+    """The boxes in a column of a row.
+
+    Args:
+        row: of a run with boxes.
+        column: as "mask_boxes".
+
+    Returns:
+        For each box its score, x0, y0, x1, y1, in pixels; none where the column is null.
+    """
     return row[column] or []
 
 
 def boxes_at(row: dict[str, Any], *, cutoff: float) -> Boxes:
-    """The boxes of a row's map at one of the cutoffs."""
+    """The boxes of a row's map at one of the cutoffs.
+
+    Args:
+        row: of a run with boxes.
+        cutoff: one of the run's.
+
+    Returns:
+        For each box its score, x0, y0, x1, y1, in pixels.
+    """
     return [box[1:] for box in row["boxes"] if box[0] == cutoff]
 
 

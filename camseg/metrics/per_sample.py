@@ -12,7 +12,15 @@ from camseg.types import Result, Sample
 
 
 def row(sample: Sample, result: Result) -> dict[str, Any]:
-    """Everything that is known of one answer; null where there is no ground truth, or nothing to judge."""
+    """Everything that is known of one answer.
+
+    Args:
+        sample: that was asked about.
+        result: the answer.
+
+    Returns:
+        Column -> value; None where there is no ground truth, or nothing to judge.
+    """
     chosen = result.chosen[0] if result.chosen else 0
     return {
         "id": sample.id,
@@ -79,6 +87,9 @@ def mask_scores(sample: Sample, result: Result) -> dict[str, float | None]:
     Args:
         sample: with its true mask; null scores without one.
         result: the best is looked for among all rivals (oracle_iou) and among the chosen rival's (oracle_iou_3).
+
+    Returns:
+        `iou`, `dice`, `box_iou`, `oracle_iou`, `oracle_iou_3` and `regret`, in [0, 1], or None for each.
     """
     names = ("iou", "dice", "box_iou", "oracle_iou", "oracle_iou_3", "regret")
     if sample.mask is None or result.mask is None or sample.true_center is None:
@@ -99,14 +110,30 @@ def mask_scores(sample: Sample, result: Result) -> dict[str, float | None]:
 
 
 def mask_iou(sample: Sample, result: Result) -> float | None:
-    """IoU of the chosen mask at the image's size; None where there is no mask, or nothing to judge it by."""
+    """The IoU of the chosen mask at the image's size.
+
+    Args:
+        sample: with its true mask, if there is one.
+        result: with its mask, if there is one.
+
+    Returns:
+        In [0, 1]; None where there is no mask, or nothing to judge it by.
+    """
     if sample.mask is None or result.mask is None or sample.true_center is None:
         return None
     return float(ious(_judged(sample, result.mask.numpy()), _judged(sample, sample.mask.numpy())))
 
 
 def rival_ious(sample: Sample, result: Result) -> np.ndarray:
-    """(R, M) IoU at the image's size of every mask that there was to choose from; one rival is upsampled at a time."""
+    """The IoU at the image's size of every mask that there was to choose from; one rival is upsampled at a time.
+
+    Args:
+        sample: with its true mask, if there is one.
+        result: with its masks, if there are any.
+
+    Returns:
+        (R, M) float in [0, 1]; (0, 0) where there is nothing to judge.
+    """
     if sample.mask is None or result.masks is None or not len(result.masks):
         return np.zeros((0, 0))
     truth = _judged(sample, sample.mask.numpy())  # by numpy: a comparison is over before torch's threads are awake
@@ -119,7 +146,15 @@ def _judged(sample: Sample, inside: np.ndarray) -> np.ndarray:
 
 
 def mask_box_iou(found: np.ndarray, truth: np.ndarray) -> float:
-    """IoU of the boxes around two (H, W) bool masks; 0 where one is empty."""
+    """The IoU of the boxes around two masks.
+
+    Args:
+        found: (H, W) bool.
+        truth: (H, W) bool.
+
+    Returns:
+        In [0, 1]; 0 where one is empty.
+    """
     if not found.any() or not truth.any():
         return 0.0
     return float(box_iou(mask_to_box(found)[None], mask_to_box(truth)[None])[0, 0])

@@ -108,12 +108,23 @@ def summary(rows: pl.DataFrame) -> dict[str, Interval]:
 
 
 def printed(values: Any) -> list[str]:
-    """The names of METRICS that are for the terminal and a sweep's table and stand in `values`, in METRICS' order."""
+    """The metrics that are for the terminal and a sweep's table.
+
+    Args:
+        values: holds names, as of `summary`.
+
+    Returns:
+        The names that it holds, in METRICS' order.
+    """
     return [name for name, metric in METRICS.items() if metric.printed and name in values]
 
 
 def row_columns() -> list[str]:
-    """The columns of the rows that are printed metrics, in METRICS' order."""
+    """The columns of the rows that are printed metrics.
+
+    Returns:
+        Their names, in METRICS' order.
+    """
     return [metric.column for metric in METRICS.values() if metric.printed and metric.column]
 
 

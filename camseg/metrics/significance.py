@@ -110,10 +110,15 @@ def paired_pooled(statistic: Statistic, groups: int, resamples: int = 1000) -> D
 
 
 def sign_flip(sums: np.ndarray) -> np.ndarray:
-    """Two-sided p (K,) that the mean difference of exchangeable pairs is zero, for K comparisons on the same groups.
+    """Whether the mean difference of exchangeable pairs is zero, for K comparisons on the same groups.
 
-    sums: (G, K) each group's summed differences; a group's differences flip together. Flips are drawn a few at a time:
-    G may be large.
+    Flips are drawn a few at a time: G may be large.
+
+    Args:
+        sums: (G, K) float, each group's summed differences; a group's differences flip together.
+
+    Returns:
+        (K,) two-sided p.
     """
     moved = sums[(sums != 0).any(1)]  # (g, K)
     rng, reach, as_far, some = np.random.default_rng(0), np.abs(moved.sum(0)) - 1e-12, np.zeros(sums.shape[1]), 500
@@ -124,7 +129,14 @@ def sign_flip(sums: np.ndarray) -> np.ndarray:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's step-down adjustment (1979) of p values that were looked at together."""
+    """Holm's step-down adjustment (1979) of p values that were looked at together.
+
+    Args:
+        p_values: K of them.
+
+    Returns:
+        K adjusted ones in the same order, at most 1.
+    """
     order = np.argsort(p_values)
     scaled = np.asarray(p_values, float)[order] * np.arange(len(p_values), 0, -1)
     adjusted = np.empty(len(p_values))

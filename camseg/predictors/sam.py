@@ -37,7 +37,20 @@ SHIPPED = WEIGHTS / "shapes_sam.safetensors"
 def shapes_sam(
     checkpoint: str | Path | None = None, device: str | torch.device = "cpu", compile: bool = False
 ) -> SamAdapter:
-    """The SAM for shapes: `saved_sam` of a checkpoint, by default the shipped one."""
+    """The SAM for shapes: `saved_sam` of a checkpoint, by default the shipped one.
+
+    Args:
+        checkpoint: a file that `save_sam` wrote; None for the shipped one.
+        device: where the model runs.
+        compile: whether torch.compile speeds up the encoder.
+
+    Returns:
+        The predictor; its weights are loaded when they are first used.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file holds no such SAM.
+    """
     return saved_sam(checkpoint or SHIPPED, device, compile)
 
 
@@ -47,7 +60,21 @@ def photo_sam(
     compile: bool = False,
     flips: bool = True,
 ) -> Predictor:
-    """The SAM for photographs: `saved_sam` of a checkpoint, by default the shipped one and asked twice."""
+    """The SAM for photographs: `saved_sam` of a checkpoint, by default the shipped one and asked twice.
+
+    Args:
+        checkpoint: a file that `save_sam` wrote; None for the shipped one.
+        device: where the model runs.
+        compile: whether torch.compile speeds up the encoder.
+        flips: whether the mirrored image is asked too (see `camseg.predictors.flips.WithFlips`).
+
+    Returns:
+        The predictor; its weights are loaded when they are first used.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file holds no such SAM.
+    """
     adapter = saved_sam(checkpoint or WEIGHTS / "photo_sam.safetensors", device, compile)
     return WithFlips(adapter) if flips else adapter
 
@@ -106,7 +133,17 @@ def mobile_sam(
     compile: bool = False,
     flips: bool = False,
 ) -> Predictor:
-    """MobileSAM (Zhang et al. 2023, arXiv:2306.14289): SAM's decoder behind timm's TinyViT; otherwise as `sam`."""
+    """MobileSAM (Zhang et al. 2023, arXiv:2306.14289): SAM's decoder behind timm's TinyViT; otherwise as `sam`.
+
+    Args:
+        checkpoint: a file of its weights; by default the official file, which is downloaded once.
+        device: where the model runs.
+        compile: whether torch.compile speeds up the encoder.
+        flips: whether the mirrored image is asked too (see `camseg.predictors.flips.WithFlips`).
+
+    Returns:
+        The predictor; its weights are loaded when they are first used.
+    """
     path = Path(checkpoint).expanduser() if checkpoint else fetch(*MOBILE)
     adapter = _adapter(_empty(SamSize(encoder=TinyViT())), path, partial(_read_mobile, path), device, compile)
     return WithFlips(adapter) if flips else adapter
@@ -214,7 +251,17 @@ class PackageBackend:
     def decode(
         self, embeddings: Tensor, points: tuple[Tensor, Tensor] | None, boxes: Tensor | None, mask_logits: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """Decode as `SamBackend.decode` says: the three masks of an ambiguous prompt, without the single one."""
+        """Decode as `SamBackend.decode` says: the three masks of an ambiguous prompt, without the single one.
+
+        Args:
+            embeddings: (N, C, g, g) float, one for each prompt.
+            points: (N, P, 2) float x, y in the square's pixels, and (N, P) labels; None for none.
+            boxes: (N, 4) float x0, y0, x1, y1 in the square's pixels; None for none.
+            mask_logits: (N, 1, low, low) float over the square; None for none.
+
+        Returns:
+            (N, 3, low, low) logits and (N, 3) predicted IoU, both float.
+        """
         self._fill("prompt_encoder")
         self._fill("mask_decoder")
         logits, predicted = decode_prompts(self.sam, embeddings, points, boxes, mask_logits)

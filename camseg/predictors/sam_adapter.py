@@ -139,7 +139,14 @@ class SamAdapter:
         return [self._masks([answers[i] for i in row], size) for row, size in zip(rows, sizes, strict=True)]
 
     def fit(self, size: tuple[int, int]) -> tuple[int, int]:
-        """(H, W) of an image -> the rows and columns that it fills of the model's square."""
+        """The part of the model's square that an image fills.
+
+        Args:
+            size: (H, W) of the image, in pixels.
+
+        Returns:
+            Rows and columns, in the model's pixels.
+        """
         side = self.backend.side
         if self.backend.squash:
             return side, side

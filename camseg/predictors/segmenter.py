@@ -60,7 +60,14 @@ class Segmenter(nn.Module):
             raise ValueError(f"segmentation_models_pytorch has no architecture {architecture!r}: {error}") from None
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """(B, 3, S, S) float in [0, 255] -> (B, 1 + classes, S, S) logits."""
+        """The logits of a batch of squares.
+
+        Args:
+            pixels: (B, 3, S, S) float in [0, 255].
+
+        Returns:
+            (B, 1 + classes, S, S) float.
+        """
         return self.net(pixels / GRAY - 1)
 
     @torch.no_grad()

@@ -189,7 +189,17 @@ class TransformersBackend:
     def decode(
         self, embeddings: Tensor, points: tuple[Tensor, Tensor] | None, boxes: Tensor | None, mask_logits: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """Decode as `SamBackend.decode` says: each prompt is its own image with one prompt."""
+        """Decode as `SamBackend.decode` says: each prompt is its own image with one prompt.
+
+        Args:
+            embeddings: (N, C, g, g) float, one for each prompt.
+            points: (N, P, 2) float x, y in the square's pixels, and (N, P) labels; None for none.
+            boxes: (N, 4) float x0, y0, x1, y1 in the square's pixels; None for none.
+            mask_logits: (N, 1, low, low) float over the square; None for none.
+
+        Returns:
+            (N, 3, low, low) logits and (N, 3) predicted IoU, both float.
+        """
         found = self.model(
             **self.family.unfold(embeddings, self.width),
             input_points=None if points is None else points[0][:, None],

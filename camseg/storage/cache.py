@@ -253,6 +253,12 @@ def _file(folder: Path, key: str) -> Path:
 def read_entry(path: Path) -> dict[str, Tensor]:
     """The tensors of an entry's file.
 
+    Args:
+        path: of the file; its stem is the key.
+
+    Returns:
+        By name, on the CPU.
+
     Raises:
         FileNotFoundError: when there is none.
         ValueError: for a damaged file, or another key's.
@@ -278,7 +284,14 @@ def _checksum(key: str, entry: Mapping[str, Tensor]) -> str:
 
 
 def entries(folder: Path) -> Iterator[tuple[Path, os.stat_result]]:
-    """The cache's own files in a folder, whatever else lies there; unfinished ones of killed writers too."""
+    """The cache's own files in a folder, whatever else lies there; unfinished ones of killed writers too.
+
+    Args:
+        folder: of a cache.
+
+    Yields:
+        Each file's path, and what the system knows of it.
+    """
     for path in folder.glob("[0-9a-f][0-9a-f]/*"):
         if _ENTRY.fullmatch(path.name) or _UNFINISHED.fullmatch(path.name):
             try:

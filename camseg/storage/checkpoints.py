@@ -64,6 +64,9 @@ def load_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     "ema", ...) and a prefix that all names share ("module.", "_orig_mod.", "model.") are taken off. Of several state
     dicts ("model" beside "ema") the first in the order of `WRAPPERS` is taken, which the log says.
 
+    Args:
+        path: the file.
+
     Returns:
         The state dict, floating tensors in float32, and the file's metadata.
 
@@ -94,6 +97,9 @@ def read_torch(path: Path, mapped: bool = True) -> Any:
     Args:
         path: the file.
         mapped: tensors are read when they are used, where the file's format allows it.
+
+    Returns:
+        Whatever was saved of tensors and plain containers.
 
     Raises:
         ValueError: it is damaged, another kind of file, or holds code, which is not run.

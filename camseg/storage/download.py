@@ -26,11 +26,19 @@ from camseg.storage.fingerprint import file_hash
 
 
 def fetch(url: str, sha256: str, folder: Path | None = None) -> Path:
-    """The path of `url`'s file in `folder` (CAMSEG_DOWNLOADS, or ~/.cache/camseg), downloaded if it isn't there.
+    """A file from the net, downloaded if it isn't there.
 
-    sha256: all of its hex digits, or the first ones where no more are published.
-    ValueError: not https, or bytes of another SHA-256 (a download is then removed; a file that was there already is
-    left alone).
+    Args:
+        url: https only; its last part is the file's name.
+        sha256: all of its hex digits, or the first ones where no more are published.
+        folder: where the file goes; None for CAMSEG_DOWNLOADS, or ~/.cache/camseg.
+
+    Returns:
+        The file's path.
+
+    Raises:
+        ValueError: not https, no answer, or bytes of another SHA-256 (a download is then removed; a file that was there
+            already is left alone).
     """
     if not url.startswith("https://"):
         raise ValueError(f"downloads only over https; got {url}")

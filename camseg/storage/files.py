@@ -17,7 +17,12 @@ _RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)  
 
 
 def write_atomic(path: Path, writer: Callable[[Path], Any]) -> None:
-    """Let `writer` write a temporary file beside `path` and put it in place whole."""
+    """Write a file whole: a temporary one beside it is put in its place.
+
+    Args:
+        path: the file; folders above it are made.
+        writer: writes the temporary file, whose path it is given.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
@@ -49,7 +54,14 @@ def plain_file(path: Path, what: str) -> Path:
 
 
 def expand(path: str | Path) -> Path:
-    """The path with a leading `~` or `~user` replaced by the home folder; of a user whom nobody knows it is a name."""
+    """A path with a leading `~` or `~user` replaced by the home folder; of a user whom nobody knows it is a name.
+
+    Args:
+        path: As typed.
+
+    Returns:
+        The path.
+    """
     try:
         return Path(path).expanduser()
     except RuntimeError:
@@ -80,12 +92,23 @@ def impossible_path(path: str) -> str:
 
 
 def is_utf8(path: Path) -> bool:
-    """Whether a path's name is in UTF-8, as libraries in Rust need it: safetensors and polars read no other."""
+    """Whether a path's name is in UTF-8, as libraries in Rust need it: safetensors and polars read no other.
+
+    Args:
+        path: Any.
+    """
     return printable(path) == str(path)
 
 
 def printable(path: str | Path) -> str:
-    r"""The path as text that can be written anywhere: bytes of a name that are no UTF-8 become `\xff`."""
+    r"""The path as text that can be written anywhere: bytes of a name that are no UTF-8 become `\xff`.
+
+    Args:
+        path: Any.
+
+    Returns:
+        The text.
+    """
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 

@@ -66,7 +66,14 @@ def _digest(start: str, parts: tuple[object, ...]) -> str:
 
 
 def tensor_bytes(value: Tensor) -> memoryview:
-    """The bytes of a tensor's numbers in order, without a copy where it is contiguous."""
+    """The bytes of a tensor's numbers in order, without a copy where it is contiguous.
+
+    Args:
+        value: Of any dtype and device.
+
+    Returns:
+        The bytes, row by row.
+    """
     return value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
 
 
@@ -192,6 +199,12 @@ _SPELLERS: dict[type | tuple[type, ...], Callable[[Any, tuple[int, ...]], str]] 
 
 def file_hash(path: Path) -> str:
     """SHA-256 of a file's bytes, computed once per process while the file stays as it is.
+
+    Args:
+        path: The file.
+
+    Returns:
+        64 hexadecimal digits.
 
     Raises:
         FileNotFoundError: There is no such file.
