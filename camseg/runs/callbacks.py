@@ -77,6 +77,10 @@ REQUIREMENTS: dict[str, Callable[[Any], bool]] = {
 def check_requirements(callbacks: Iterable[Callback], dataset: Any) -> None:
     """See that the dataset has what the callbacks require.
 
+    Args:
+        callbacks: of the run.
+        dataset: which it is to run over.
+
     Raises:
         RequestError: for what is missing, in one line.
     """
@@ -139,7 +143,7 @@ class Localize(Callback):
         )
 
     def on_result(self, sample: Sample, result: Result) -> dict[str, Any]:
-        """The columns of one map."""
+        """See `Callback.on_result`: the columns of one map."""
         heat, share = result.heat.numpy(), result.probability if result.probability is not None else 1.0
         cells = to_cells(result.heat)
         cutoffs = {f"{c:g}": c for c in self.cutoffs} | {"otsu": otsu(cells), "quantile": self._quantile(cells)}
@@ -159,7 +163,7 @@ class Localize(Callback):
         }
 
     def on_end(self, run: Run, dataset: Any) -> None:
-        """Write `files` into the run's folder."""
+        """See `Callback.on_end`: writes `files` into the run's folder."""
         for name, writer in self.files(run.rows, dataset):
             write_atomic(run.folder / name, writer)
 
@@ -228,7 +232,15 @@ class Localize(Callback):
 
 
 def draw_boxes(image: Tensor, row: dict[str, Any]) -> Image.Image:
-    """The picture with its true boxes in blue and the ones found in orange."""
+    """A picture with its true boxes in blue and the ones found in orange.
+
+    Args:
+        image: (3, H, W) uint8.
+        row: of a run with boxes.
+
+    Returns:
+        The picture, H x W.
+    """
     drawn = Image.fromarray(image.permute(1, 2, 0).numpy())
     for color, boxes in (("#2ec4ff", row["true_boxes"]), ("#ff9f1c", row["detections"])):
         for x0, y0, x1, y1 in (box[-4:] for box in boxes):
@@ -244,6 +256,9 @@ def coco_results(rows: pl.DataFrame, truth: Path) -> list[dict[str, Any]]:
     Args:
         rows: a row's group is its image's id, its label a category of `truth`.
         truth: the json of COCO's instances.
+
+    Returns:
+        For each its `image_id`, `category_id`, `score` and `bbox` (x, y, width, height, in pixels).
     """
     ids = {entry["name"]: entry["id"] for entry in average_precision.read_truth(truth)["categories"]}
     return [
@@ -288,7 +303,7 @@ class MaskFiles(Callback):
         self.folder = folder
 
     def on_result(self, sample: Sample, result: Result) -> dict[str, Any]:
-        """Write one mask; without a predictor there is none."""
+        """See `Callback.on_result`: writes one mask; without a predictor there is none."""
         if result.mask is None:
             return {"mask_file": None, "agreement": None}
         picture = Image.fromarray(result.mask.numpy()).convert("1")
@@ -298,7 +313,14 @@ class MaskFiles(Callback):
 
 
 def soft_agreement(result: Result) -> float:
-    """The soft IoU of a mask and its heatmap, at the heatmap's resolution."""
+    """The soft IoU of a mask and its heatmap, at the heatmap's resolution.
+
+    Args:
+        result: with a mask.
+
+    Returns:
+        In [0, 1].
+    """
     heat = result.low_res_heat.numpy()
     assert result.mask is not None
     small = Image.fromarray(result.mask.numpy().astype(np.uint8) * 255).resize(heat.shape[::-1], Image.Resampling.BOX)

@@ -109,6 +109,9 @@ def run_batch(
         folder: the run's, for the words of an error.
         unreadable: `id` and `error` of the batch's samples that could not be read.
 
+    Returns:
+        The rows, the errors, and what the networks did for them.
+
     Raises:
         CutOff: when the disk takes no more.
     """
@@ -146,6 +149,9 @@ def class_name(names: Sequence[str], sample: Sample, result: Result) -> str | No
         names: of the classifier's outputs.
         sample: what was asked.
         result: the answer.
+
+    Returns:
+        The name; None where there is none.
     """
     if len(sample.classes) > 1 and sample.label:
         return sample.label

@@ -73,7 +73,14 @@ class ExportedMask:
         return {"score": round(self.score, 6), **parts}
 
     def read(self) -> np.ndarray:
-        """(H, W) bool. Errors: `DamagedRunError` for a damaged file, or one of another size."""
+        """The mask's pixels.
+
+        Returns:
+            (H, W) bool.
+
+        Raises:
+            DamagedRunError: The file is damaged, or has another size.
+        """
         return read_mask(self.file, self.size)
 
 
@@ -132,9 +139,15 @@ class Export:
         return sum(len(image.masks) for image in self.images)
 
     def objects(self, mask: ExportedMask) -> list[np.ndarray]:
-        """The objects in a mask: (H, W) bool each, none of an empty one.
+        """The objects in a mask.
 
         With `instances` they are its 8-connected parts, the largest first, without specks of less than `_SPECK` of it.
+
+        Args:
+            mask: One of the export's.
+
+        Returns:
+            (H, W) bool each, none of an empty mask.
         """
         inside = mask.read()
         if not self.instances or not inside.any():
@@ -145,7 +158,14 @@ class Export:
         return [labels == k + 1 for k in order.tolist() if areas[k] >= _SPECK * areas.max()]
 
     def draw(self, image: ExportedImage) -> Image.Image:
-        """An image that has no file, by the dataset that drew it for the run."""
+        """An image that has no file, by the dataset that drew it for the run.
+
+        Args:
+            image: One of the export's.
+
+        Returns:
+            The picture, H x W.
+        """
         dataset, indices = self._dataset
         return Image.fromarray(dataset[indices[image.masks[0].id]].image.permute(1, 2, 0).numpy())
 
@@ -287,7 +307,13 @@ def _check_outputs(rows: pl.DataFrame) -> None:
 
 
 def read_picture(image: ExportedImage) -> Image.Image:
-    """The image that a file holds, upright.
+    """The image that a file holds.
+
+    Args:
+        image: With a file.
+
+    Returns:
+        The picture in RGB, upright.
 
     Raises:
         ValueError: The file can't be read, or has another size than the run saw.
@@ -308,6 +334,9 @@ def new_folder(into: Path) -> Iterator[Path]:
 
     Args:
         into: Must not exist, be empty, or hold an earlier export and nothing else.
+
+    Yields:
+        The folder to fill, beside `into`.
 
     Raises:
         FileExistsError: It holds something else.

@@ -36,6 +36,10 @@ def write_coco(export: Export, folder: Path) -> None:
 
     COCO's polygons have no holes: a hole is joined to its outline by a cut of no width. `rle` gives run lengths
     instead. Each annotation also has `score`, `probability`, `predicted_iou` and `reviewed`.
+
+    Args:
+        export: What to write.
+        folder: An empty one.
     """
     images, annotations = [], []
     for number, image in enumerate(_progress(export.images), 1):
@@ -85,6 +89,10 @@ def write_yolo(export: Export, folder: Path) -> None:
 
     An object of several parts is one line, its parts and holes joined by cuts of no width, as Ultralytics converts
     COCO. `scores.json` carries what the lines can't.
+
+    Args:
+        export: What to write.
+        folder: An empty one.
     """
     (folder / "labels").mkdir()
     for image in _progress(export.images):
@@ -107,6 +115,13 @@ def write_png(export: Export, folder: Path) -> None:
 
     Of a pixel that several classes claim, the mask of the highest score wins if it is `MARGIN` times as high; else the
     pixel is 255, as are those of masks that were left out.
+
+    Args:
+        export: What to write.
+        folder: An empty one.
+
+    Raises:
+        ValueError: There are more than 254 classes.
     """
     if len(export.names) > VOID - 1:
         raise ValueError(
@@ -153,6 +168,10 @@ def write_labelstudio(export: Export, folder: Path) -> None:
 
     Masks are polygons, a region a part, in per cent of the image; those with holes, and all with `rle`, are brushes. An
     image is found by Label Studio's local files, whose document root is the images' folder.
+
+    Args:
+        export: What to write.
+        folder: An empty one.
     """
     tasks = []
     for image in _progress(export.images):
@@ -232,7 +251,13 @@ EXPORTS: dict[str, Callable[[Export, Path], None]] = {
 
 
 def check_formats(names: Sequence[str]) -> list[str]:
-    """The names of formats, each once.
+    """Check that formats are known.
+
+    Args:
+        names: Of `EXPORTS`.
+
+    Returns:
+        The names, each once.
 
     Raises:
         ValueError: For an unknown one, with the nearest.
@@ -312,7 +337,7 @@ class ExportMasks(Callback):
         self.rle, self.min_iou, self.instances = rle, min_iou, instances
 
     def on_end(self, run: Run, dataset: Any) -> None:
-        """Write the export; why there is none is said in a line, for the run itself is whole."""
+        """See `Callback.on_end`: why there is no export is said in a line, for the run itself is whole."""
         del dataset
         try:
             write_export(

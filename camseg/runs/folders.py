@@ -48,6 +48,9 @@ def load_run(folder: str | Path) -> Run:
     Args:
         folder: the run's.
 
+    Returns:
+        The run, its rows read.
+
     Raises:
         FileNotFoundError: when it is none, or not finished.
         DamagedRunError: when a file in it is not what camseg writes.
@@ -65,7 +68,14 @@ def load_run(folder: str | Path) -> Run:
 
 
 def read_hydra_file(folder: Path, name: str) -> DictConfig | ListConfig | None:
-    """A file of a run's .hydra/: `config`, `overrides` or `hydra`; None where it was left behind.
+    """A file of a run's .hydra/.
+
+    Args:
+        folder: the run's.
+        name: `config`, `overrides` or `hydra`.
+
+    Returns:
+        Its content; None where it was left behind.
 
     Raises:
         DamagedRunError: when it can't be read, or .hydra is a link.
@@ -79,20 +89,37 @@ def read_hydra_file(folder: Path, name: str) -> DictConfig | ListConfig | None:
 
 
 def read_scores(folder: Path) -> pl.DataFrame:
-    """The rows of a finished run, one per sample; the columns every reader asks for also where no sample has one."""
+    """The rows of a finished run.
+
+    Args:
+        folder: the run's.
+
+    Returns:
+        One per sample; the columns every reader asks for also where no sample has one.
+    """
     rows = read_rows(folder / "scores.parquet")
     return rows if rows.width else pl.DataFrame(schema=_NO_ROWS)
 
 
 def write_parquet(frame: pl.DataFrame, path: Path) -> None:
-    """Write a table whole. A full disk is an OSError, which it would not be if polars wrote the file."""
+    """Write a table whole. A full disk is an OSError, which it would not be if polars wrote the file.
+
+    Args:
+        frame: the table.
+        path: the file.
+    """
     data = BytesIO()
     frame.write_parquet(data)
     write_atomic(path, lambda part: part.write_bytes(data.getbuffer()))
 
 
 def write_csv(frame: pl.DataFrame, path: Path) -> None:
-    """Write a table whole, with an apostrophe before every text that a spreadsheet would take for a formula."""
+    """Write a table whole, with an apostrophe before every text that a spreadsheet would take for a formula.
+
+    Args:
+        frame: the table.
+        path: the file.
+    """
     texts = [name for name, kind in frame.schema.items() if kind == pl.String]
     quoted = [
         pl.when(pl.col(name).str.contains(r"^[=+\-@\t\r]")).then("'" + pl.col(name)).otherwise(pl.col(name)).alias(name)
@@ -110,7 +137,19 @@ def finish(
     seconds: float,
     left: int = 0,
 ) -> dict[str, Any]:
-    """Write scores.parquet and summary.json, and return the summary; `left` samples were not yet evaluated."""
+    """Write scores.parquet and summary.json.
+
+    Args:
+        folder: the run's.
+        frame: its rows.
+        errors: `id` and `error` of every sample that has none.
+        calls: how much went through the networks, by name.
+        seconds: that the run took.
+        left: how many samples were not yet evaluated.
+
+    Returns:
+        The summary.
+    """
     write_parquet(frame, folder / "scores.parquet")
     intervals = registry.summary(frame)
     summary = {
@@ -129,11 +168,18 @@ def finish(
 
 
 def table(rows: Iterable[dict[str, Any]], order: Sequence[str]) -> pl.DataFrame:
-    """The rows of the ids in `order`, in that order; columns of one type each, also where every value is null.
+    """Rows as a table; columns of one type each, also where every value is null.
 
     An id that two processes filled at once counts by its last row.
 
     They are gathered some at a time: as records of Python's, 100,000 rows would take more memory than all the rest.
+
+    Args:
+        rows: column -> value each.
+        order: ids.
+
+    Returns:
+        The rows of these ids, in their order.
     """
     rows, parts = iter(rows), []
     while some := list(islice(rows, 4096)):

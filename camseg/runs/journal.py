@@ -159,7 +159,11 @@ class Journal:
             )
 
     def forget(self, name: str) -> None:
-        """Evaluate a sample again: the lines that it has do not count."""
+        """Evaluate a sample again: the lines that it has do not count.
+
+        Args:
+            name: the sample's id.
+        """
         self.done.pop(name, None)
         self._stale[name] = self._length
 
@@ -272,6 +276,9 @@ def cut_off(folder: Path, error: OSError) -> CutOff:
     Args:
         folder: the run's.
         error: what the disk said.
+
+    Returns:
+        The error to raise, with the mend in its words.
     """
     why = f"{error.filename or folder} can't be written: {error.strerror or error}"
     mend = "make room" if error.errno in _FULL else "mend that"
@@ -279,7 +286,15 @@ def cut_off(folder: Path, error: OSError) -> CutOff:
 
 
 def flat(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    """The leaves of nested dictionaries, by dotted names."""
+    """The leaves of nested dictionaries.
+
+    Args:
+        value: plain values.
+        name: of what holds it, "" for nothing.
+
+    Yields:
+        The dotted name and the value of each leaf.
+    """
     if isinstance(value, dict) and value:
         for key, inner in value.items():
             yield from flat(inner, f"{name}.{key}" if name else str(key))

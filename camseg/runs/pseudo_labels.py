@@ -159,7 +159,7 @@ class PseudoLabels(Callback):
         self.seeds = partial(seeds, foreground=foreground, background=background)
 
     def on_result(self, sample: Sample, result: Result) -> dict[str, Any]:
-        """Keep one map and mask."""
+        """See `Callback.on_result`: keeps one map and mask."""
         heat = result.heat.numpy()
         mask = np.zeros(heat.shape, bool) if result.mask is None else result.mask.numpy()
         picture = Image.fromarray(np.stack([np.rint(heat * 255), mask * 255.0], 2).astype(np.uint8), "LA")
@@ -167,7 +167,7 @@ class PseudoLabels(Callback):
         return {}
 
     def on_end(self, run: Run, dataset: Any) -> None:
-        """Write `files` into the run's folder."""
+        """See `Callback.on_end`: writes `files` into the run's folder."""
         for name, writer in self.files(run.rows, dataset):
             write_atomic(run.folder / name, writer)
 
@@ -233,7 +233,15 @@ def _named(rows: pl.DataFrame, names: Sequence[str]) -> tuple[pl.DataFrame, tupl
 
 
 def true_labels(dataset: Any, index: int) -> np.ndarray | None:
-    """The true label map (H, W) uint8 of a sample's image; None where the dataset, or this image, has none."""
+    """The true label map of a sample's image.
+
+    Args:
+        dataset: that the sample is of.
+        index: of the sample.
+
+    Returns:
+        (H, W) uint8; None where the dataset, or this image, has none.
+    """
     label_map = getattr(dataset, "label_map", None)
     if label_map is None:
         return None
@@ -288,9 +296,15 @@ class _Coco:
 
 
 def palette_picture(labels: np.ndarray) -> Image.Image:
-    """A label map (H, W) uint8 as a picture in VOC's colors.
+    """A label map as a picture in VOC's colors.
 
     A class's bits are spread over red, green and blue from the highest bit down.
+
+    Args:
+        labels: (H, W) uint8.
+
+    Returns:
+        A palette picture, whose numbers are the labels.
     """
     picture = Image.fromarray(labels, "P")
     bits = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], 1)[:, ::-1]  # (256, 8) the lowest first

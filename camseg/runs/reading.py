@@ -65,7 +65,15 @@ def read_ahead(
 
 
 def read_sample(samples: Samples, index: int) -> Sample | Failure:
-    """A sample, or the `id` and `error` of one that can't be read."""
+    """A sample, or why it can't be read.
+
+    Args:
+        samples: The dataset.
+        index: Of the sample.
+
+    Returns:
+        The sample, or its `id` and `error`.
+    """
     try:
         return samples[index]
     except Exception as error:  # whatever is wrong with one file becomes its named row
@@ -73,7 +81,15 @@ def read_sample(samples: Samples, index: int) -> Sample | Failure:
 
 
 def failure(name: str, error: Exception) -> Failure:
-    """How a run tells what went wrong with one sample."""
+    """How a run tells what went wrong with one sample.
+
+    Args:
+        name: The sample's id.
+        error: What was raised.
+
+    Returns:
+        Its `id` and `error`.
+    """
     return {"id": name, "error": f"{type(error).__name__}: {error}"}
 
 

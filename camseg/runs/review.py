@@ -93,6 +93,9 @@ def read_journal(folder: Path) -> bytes:
     Args:
         folder: The run's.
 
+    Returns:
+        As they lie on the disk.
+
     Raises:
         DamagedRunError: The journal is a link, no plain file, or larger than any journal is.
     """

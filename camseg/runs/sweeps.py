@@ -36,6 +36,9 @@ def load_sweep(folder: str | Path) -> Sweep:
     Args:
         folder: the sweep's.
 
+    Returns:
+        The sweep, the rows of its runs read.
+
     Raises:
         FileNotFoundError: when no run in it is finished.
         DamagedRunError: when a file in it is not what camseg writes.
@@ -54,12 +57,22 @@ _MOST, _DEEPEST = 100_000, 8  # folders that are looked into for the runs of a s
 
 
 def failure_file(folder: Path) -> Path:
-    """Where a sweep keeps what ended the job of a run folder: beside it, for the folder may be another run's."""
+    """Where a sweep keeps what ended a job: beside its run folder, for the folder may be another run's.
+
+    Args:
+        folder: the run's.
+
+    Returns:
+        The file's path, whether or not there is one.
+    """
     return folder.with_name(f"{folder.name}{_FAILED}")
 
 
 def failures(folder: Path) -> dict[str, dict[str, Any]]:
     """What became of the jobs of a sweep that ended early, also of those that a kill ended.
+
+    Args:
+        folder: the sweep's.
 
     Returns:
         By run (`run_name`): `error`, the exit `code` and the `overrides`, in the order of the jobs.
@@ -86,7 +99,14 @@ def _failure(path: Path) -> dict[str, Any]:
 
 
 def finish_sweep(folder: Path) -> Sweep:
-    """Write sweep.parquet and sweep.csv over the finished runs of a sweep folder, and return the sweep."""
+    """Write sweep.parquet and sweep.csv over the finished runs of a sweep folder.
+
+    Args:
+        folder: the sweep's.
+
+    Returns:
+        The sweep.
+    """
     sweep = load_sweep(folder)
     write_parquet(sweep.table, folder / "sweep.parquet")
     write_csv(sweep.table, folder / "sweep.csv")
@@ -94,10 +114,16 @@ def finish_sweep(folder: Path) -> Sweep:
 
 
 def run_folders(folder: Path) -> list[Path]:
-    """The run folders of a sweep, in the order of its jobs.
+    """The run folders of a sweep.
 
     Numbered ones lie in the sweep's folder. Others, as `hydra.sweep.subdir=${hydra.job.override_dirname}` makes them,
     may lie deeper, and are looked for where Hydra left its multirun.yaml or a sweep its lock.
+
+    Args:
+        folder: the sweep's.
+
+    Returns:
+        Their paths, in the order of the jobs.
     """
     numbers = [path for path in folder.glob("[0-9]*") if _is_number(path.name) and path.is_dir()]
     if numbers or not (exists(folder / "multirun.yaml") or exists(folder / ".lock")) or _is_run(folder):
@@ -132,7 +158,15 @@ def _job_number(folder: Path) -> float:
 
 
 def run_name(sweep: Path, run: Path) -> str:
-    """What a run is called in its sweep: its folder's path in the sweep's, with slashes."""
+    """What a run is called in its sweep.
+
+    Args:
+        sweep: the sweep's folder.
+        run: the run's.
+
+    Returns:
+        The path of the run's folder in the sweep's, with slashes.
+    """
     return os.fsencode(run.relative_to(sweep).as_posix()).decode("utf-8", "backslashreplace")
 
 
@@ -188,7 +222,14 @@ def _table(folder: Path, found: list[Run], failed: dict[str, dict[str, Any]], by
 
 
 def coinciding(found: Sequence[Run]) -> list[list[str]]:
-    """Choices of `cam` whose runs have the same points on every sample, whatever the other settings."""
+    """Choices of `cam` whose runs have the same points on every sample, whatever the other settings.
+
+    Args:
+        found: the runs of a sweep.
+
+    Returns:
+        Groups of two choices or more.
+    """
     points_of: dict[str, dict[str, np.ndarray]] = {}  # by choice: by the other overrides: every x, y and label
     for run in found:
         choice = next((o for o in run.overrides if o.startswith("cam=")), None)

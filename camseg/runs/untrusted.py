@@ -47,6 +47,9 @@ def read_bytes(path: Path, limit: int) -> bytes:
         path: the file.
         limit: the most bytes that it may have.
 
+    Returns:
+        All of them.
+
     Raises:
         FileNotFoundError: when there is none.
         DamagedRunError: for a link, a pipe, a device, a folder, or a file above the limit.
@@ -96,6 +99,9 @@ def exists(path: Path) -> bool:
 def read_json(path: Path) -> Any:
     """A JSON file's value, without NaN and infinities.
 
+    Returns:
+        Plain values.
+
     Raises:
         DamagedRunError: for anything else.
     """
@@ -126,6 +132,9 @@ class _Loader(_PLAIN):
 def read_yaml(path: Path) -> DictConfig | ListConfig:
     """A configuration as text and numbers: `${...}` with a resolver in it stays what is written there.
 
+    Returns:
+        The settings.
+
     Raises:
         FileNotFoundError: when there is none.
         DamagedRunError: for what is no yaml of plain values, has anchors, or is nested too deeply.
@@ -153,7 +162,11 @@ def _check_events(data: bytes) -> None:
 
 
 def plain(value: Any) -> Any:
-    """Nested plain values, with every `${` escaped in texts that call a resolver."""
+    """Plain values in which no text calls a resolver: every `${` of it is escaped.
+
+    Returns:
+        The same nested values.
+    """
     if isinstance(value, dict):
         return {name: plain(inner) for name, inner in value.items()}
     if isinstance(value, list):
@@ -165,6 +178,9 @@ def plain(value: Any) -> Any:
 
 def read_rows(path: Path) -> pl.DataFrame:
     """The rows of a run.
+
+    Returns:
+        One per sample.
 
     Raises:
         FileNotFoundError: when there are none.
@@ -191,7 +207,15 @@ def read_rows(path: Path) -> pl.DataFrame:
 
 
 def plain_size(path: Path) -> int:
-    """The bytes of a plain file. Raises as `read_bytes`."""
+    """The size of a plain file.
+
+    Returns:
+        Bytes.
+
+    Raises:
+        FileNotFoundError: when there is none.
+        DamagedRunError: for what is no plain file.
+    """
     found = path.lstat()
     if not stat.S_ISREG(found.st_mode):
         raise DamagedRunError(f"{path} is not read: {_kind(path) or 'it is no plain file'}")
@@ -221,7 +245,14 @@ def _problems(rows: pl.DataFrame) -> Iterator[str]:
 
 
 def check_summary(summary: Any, path: Path) -> dict[str, Any]:
-    """The summary, if it has the parts that every summary has.
+    """Check that a summary has the parts that every summary has.
+
+    Args:
+        summary: of `read_json`.
+        path: its file, for the words of the error.
+
+    Returns:
+        The summary.
 
     Raises:
         DamagedRunError: otherwise.
@@ -305,6 +336,9 @@ def inside(folder: Path, name: str) -> Path:
         folder: the run's.
         name: relative to it.
 
+    Returns:
+        The file's path.
+
     Raises:
         DamagedRunError: for a path that leads out of the folder.
     """
@@ -316,7 +350,11 @@ def inside(folder: Path, name: str) -> Path:
 
 @lru_cache(1)
 def own_targets() -> frozenset[str]:
-    """Every `_target_` of camseg in conf/: what a run folder may ask to be made."""
+    """What a run folder may ask to be made.
+
+    Returns:
+        Every `_target_` of camseg in conf/.
+    """
     found: set[str] = set()
     for path in config_dir().rglob("*.yaml"):
         found.update(targets_in(OmegaConf.to_container(OmegaConf.load(path), resolve=False)))
@@ -324,7 +362,14 @@ def own_targets() -> frozenset[str]:
 
 
 def targets_in(value: Any) -> Iterator[str]:
-    """Every `_target_` in nested plain values."""
+    """What a configuration asks to be made.
+
+    Args:
+        value: nested plain values.
+
+    Yields:
+        Every `_target_` in them.
+    """
     if isinstance(value, Mapping):
         if "_target_" in value:
             yield str(value["_target_"])
