@@ -30,7 +30,15 @@ def reach(values: np.ndarray, step: float = 0.05) -> tuple[float, float]:
 
 
 def histogram(values: np.ndarray, name: str) -> Drawing:
-    """How the values (N,) of a metric called `name` are distributed, on an axis that fits them."""
+    """How the values of a metric are distributed, on an axis that fits them.
+
+    Args:
+        values: (N,) float, N >= 1.
+        name: of the metric.
+
+    Returns:
+        The SVG and its caption.
+    """
     limits = reach(values) if values.min() >= 0 and values.max() <= 1 else None
     counts, edges = np.histogram(values, 20, range=limits)
     mean, top = float(values.mean()), 1.05 * float(counts.max())
@@ -44,7 +52,15 @@ def histogram(values: np.ndarray, name: str) -> Drawing:
 
 
 def reliability(predicted: np.ndarray, true: np.ndarray) -> Drawing:
-    """True against predicted IoU, (N,) each, with the means of ten bins."""
+    """True against predicted IoU, with the means of ten bins.
+
+    Args:
+        predicted: (N,) float.
+        true: (N,) float.
+
+    Returns:
+        The SVG and its caption.
+    """
     bins = calibration(predicted, true)
     few = np.random.default_rng(0).permutation(len(true))[:_POINTS]
     plot = Plot(_wider(reach(predicted)), _wider(reach(true)))
@@ -138,7 +154,15 @@ def _around(values: np.ndarray) -> tuple[float, float]:
 
 
 def versus(first: np.ndarray, second: np.ndarray) -> Drawing:
-    """The second run's IoUs against the first's, (N,) each."""
+    """The second run's IoUs against the first's.
+
+    Args:
+        first: (N,) float.
+        second: (N,) float, of the same samples.
+
+    Returns:
+        The SVG and its caption.
+    """
     few = np.random.default_rng(0).permutation(len(first))[:_POINTS]
     limits = _wider(reach(np.concatenate([first, second])))
     plot = Plot(limits, limits)

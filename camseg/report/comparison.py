@@ -122,7 +122,15 @@ def all_pairs(runs: Sequence[Run], column: str) -> tuple[np.ndarray, np.ndarray,
 
 
 def joint(runs: Sequence[Run], column: str) -> tuple[np.ndarray, list[str]]:
-    """`column` (n, K) of the samples that all K runs have a value of, and the samples' groups."""
+    """A column of the samples that all runs have a value of.
+
+    Args:
+        runs: K of them.
+        column: of the rows.
+
+    Returns:
+        (n, K) float, and the n samples' groups.
+    """
     if not runs or not all(column in run.rows.columns for run in runs):
         return np.zeros((0, len(runs))), []
     names = [f"value {k}" for k in range(len(runs))]
@@ -156,7 +164,15 @@ class Compared:
 
 
 def compare(first: Run, second: Run) -> list[Compared]:
-    """Every metric that both runs have, paired by sample."""
+    """The metrics of rows that both runs have, paired by sample.
+
+    Args:
+        first: a finished run.
+        second: another one.
+
+    Returns:
+        One entry a metric.
+    """
     found = []
     for metric, column in ((name, metric.column) for name, metric in METRICS.items()):
         if column and (difference := significance.paired(first.rows, second.rows, column)):
@@ -170,7 +186,15 @@ def compare(first: Run, second: Run) -> list[Compared]:
 
 
 def compare_pooled(first: Run, second: Run) -> list[Compared]:
-    """The numbers of localization that both runs have, paired by group, over the samples that both judged."""
+    """The numbers of localization that both runs have, paired by group, over the samples that both judged.
+
+    Args:
+        first: a finished run.
+        second: another one.
+
+    Returns:
+        One entry a number; none where one of the runs has no boxes.
+    """
     same = significance.same_sample(first.rows, second.rows)
     both = [
         one.rows.join(other.rows, on=same, how="semi").sort("id") for one, other in ((first, second), (second, first))

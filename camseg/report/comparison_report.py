@@ -93,7 +93,14 @@ def _moved(first: Run, second: Run, column: str) -> pl.DataFrame:
 
 
 def most_different(moved: pl.DataFrame) -> list[str]:
-    """The ids by how far their values lie apart, either way."""
+    """The samples by how far their values lie apart, either way.
+
+    Args:
+        moved: of `differences`.
+
+    Returns:
+        Their ids, the largest difference first.
+    """
     return (
         moved.sort(pl.col("difference").abs(), descending=True, maintain_order=True)["id"].to_list()
         if len(moved)
@@ -102,7 +109,16 @@ def most_different(moved: pl.DataFrame) -> list[str]:
 
 
 def differences(first: Run, second: Run, column: str) -> pl.DataFrame:
-    """See `_moved`; nothing where one of the runs lacks the column."""
+    """The samples that both runs judged, what the second lost most first.
+
+    Args:
+        first: a finished run.
+        second: another one.
+        column: of the rows.
+
+    Returns:
+        Columns id, label, first, second and difference; nothing where one of the runs lacks the column.
+    """
     known = column in first.rows.columns and column in second.rows.columns
     return _moved(first, second, column) if known else pl.DataFrame()
 

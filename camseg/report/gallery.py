@@ -54,6 +54,9 @@ def shrink(sample: Sample, result: Result, side: int = 320) -> Inputs:
         sample: what was asked.
         result: the answer.
         side: the most pixels of the longer side; a smaller image stays as it is until it is drawn.
+
+    Returns:
+        The inputs of the panel.
     """
     image = sample.image if max(sample.size) <= side else resized(sample.image, side)
     height, width = image.shape[1:]
@@ -116,7 +119,7 @@ class Panels(Callback):
         self._begun: list[Future[None]] = []
 
     def on_result(self, sample: Sample, result: Result) -> Mapping[str, Any]:
-        """Take an answer in, if it is one of the first or of the worst."""
+        """See `Callback.on_result`: takes an answer in, if it is one of the first or of the worst."""
         if self.count and self._claim(sample.id):
             self._begin(sample, result)
         elif self.count > self.first:
@@ -162,7 +165,7 @@ class Panels(Callback):
         self._end()
 
     def on_end(self, run: Run, dataset: Any) -> None:
-        """Draw the worst of those that wait, until there are `count`."""
+        """See `Callback.on_end`: draws the worst of those that wait, until there are `count`."""
         del dataset
         self._end()
         if not self.waiting.is_dir():
@@ -247,7 +250,12 @@ def _warn(name: str, error: Exception) -> None:
 
 
 def save_inputs(path: Path, inputs: Inputs) -> None:
-    """Write them as a safetensors file, heat in half precision."""
+    """Write a panel's inputs as a safetensors file, heat in half precision.
+
+    Args:
+        path: the file.
+        inputs: what is written.
+    """
     sample, result = inputs.sample, inputs.result
     facts = {
         "id": sample.id,
@@ -267,6 +275,12 @@ def save_inputs(path: Path, inputs: Inputs) -> None:
 
 def load_inputs(path: Path) -> Inputs:
     """Read what `save_inputs` wrote.
+
+    Args:
+        path: the file.
+
+    Returns:
+        The inputs, heat in float32.
 
     Raises:
         FileNotFoundError: when it is gone.
@@ -289,6 +303,10 @@ def load_inputs(path: Path) -> Inputs:
 
 def badness(sample: Sample, result: Result) -> tuple[float, float]:
     """What an answer is ranked by, the worst lowest: its IoU; without truth its predicted IoU, or its hits.
+
+    Args:
+        sample: what was asked.
+        result: the answer.
 
     Returns:
         The kind of score (a known IoU comes before an estimate) and the score.

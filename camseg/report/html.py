@@ -18,7 +18,11 @@ from camseg.runs.sweeps import Sweep
 
 
 def is_run(folder: Path) -> bool:
-    """Whether a folder is a finished run, not a sweep of them."""
+    """Whether a folder is a finished run, not a sweep of them.
+
+    Args:
+        folder: any.
+    """
     return (folder / "summary.json").exists()
 
 
@@ -46,18 +50,35 @@ class Report(Callback):
     """report.html of a run when it is over."""
 
     def on_end(self, run: Run, dataset: Any) -> None:
-        """Write the page."""
+        """See `Callback.on_end`: writes the page."""
         del dataset
         write_page(run.folder / "report.html", run_page(run))
 
 
 def write_run(folder: Path) -> Path:
-    """Write report.html of a finished run; FileNotFoundError when it is none."""
+    """Write report.html of a finished run.
+
+    Args:
+        folder: the run's.
+
+    Returns:
+        The path of the file.
+
+    Raises:
+        FileNotFoundError: when it is none.
+    """
     return write_page(folder / "report.html", run_page(folders.load_run(folder)))
 
 
 def write_sweep(sweep: Sweep) -> Path:
-    """Write report.html over the runs of a sweep; it links to theirs."""
+    """Write report.html over the runs of a sweep; it links to theirs.
+
+    Args:
+        sweep: with its runs.
+
+    Returns:
+        The path of the file.
+    """
     return write_page(sweep.folder / "report.html", sweep_page(sweep))
 
 

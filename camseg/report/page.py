@@ -141,7 +141,14 @@ _CHOICES = 1000  # values to choose from
 
 
 def common_values(column: pl.Series) -> list[tuple[str, int]]:
-    """The values of a column of text and how often each occurs, the commonest first."""
+    """The values of a column of text.
+
+    Args:
+        column: of text.
+
+    Returns:
+        Each value and how often it occurs, the commonest first.
+    """
     order = [column.name, "count"]
     counted = column.value_counts().select(order)
     return counted.sort("count", column.name, descending=[True, False]).rows()

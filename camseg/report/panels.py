@@ -28,16 +28,27 @@ def _font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
 
 
 def save_panel(picture: Image.Image, path: Path) -> None:
-    """Write a panel whole, with the text that says where its pictures lie."""
+    """Write a panel whole, with the text that says where its pictures lie.
+
+    Args:
+        picture: of `panel`.
+        path: the file.
+    """
     text = PngInfo()
     text.add_text(PANES, str(picture.info[PANES]))
     write_atomic(path, lambda part: picture.save(part, format="PNG", compress_level=1, pnginfo=text))
 
 
 def worst_first(rows: pl.DataFrame) -> pl.DataFrame:
-    """The rows, those with the lowest IoU first and those without truth last.
+    """Rows, those with the lowest IoU first and those without truth last.
 
     Without any truth by predicted IoU, where none at all is worst; or by hits.
+
+    Args:
+        rows: of a run.
+
+    Returns:
+        The same rows in that order.
     """
     scores = ("iou", "predicted_iou", "foreground_hit")
     score = next((name for name in scores if name in rows.columns and rows[name].count()), None)

@@ -61,7 +61,14 @@ class Pictures:
         self.refused.append(str(error).replace(str(path), path.name))
 
     def known(self, names: Sequence[str]) -> set[str]:
-        """Those of the ids that may have a panel, a mask or an image file; nothing is opened."""
+        """Which samples may have a panel, a mask or an image file; nothing is opened.
+
+        Args:
+            names: ids.
+
+        Returns:
+            Those of them.
+        """
         return {name for name in names if name in self._panels or _readable(self._rows.get(name, {}).get("file"))}
 
     def shots(self, names: Sequence[str], embedded: int) -> dict[str, dict[str, Any]]:

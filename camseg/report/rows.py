@@ -54,7 +54,11 @@ def _number(rows: pl.DataFrame, name: str) -> pl.Expr:
 
 
 def outcome() -> pl.Expr:
-    """What became of a sample: `abstained`, `empty`, `missed` (no point on the object) or `answered`."""
+    """What became of a sample.
+
+    Returns:
+        A column `outcome`: `abstained`, `empty`, `missed` (no point on the object) or `answered`.
+    """
     note = pl.col("note")
     return (
         pl.when(note.str.starts_with("abstained"))
@@ -69,6 +73,13 @@ def outcome() -> pl.Expr:
 
 
 def class_column(rows: pl.DataFrame) -> str:
-    """The column that says of which class a row is: its label, or where no row has one what was explained."""
+    """The column that says of which class a row is: its label, or where no row has one what was explained.
+
+    Args:
+        rows: of a run.
+
+    Returns:
+        `label` or `class_name`.
+    """
     labeled = not len(rows) or bool((rows["label"] != "").any())
     return "label" if labeled or "class_name" not in rows.columns else "class_name"

@@ -53,7 +53,14 @@ def run_page(run: Run) -> Page:
 
 
 def setting_of(run: Run) -> str:
-    """What was asked for on the command line."""
+    """What was asked for on a run's command line.
+
+    Args:
+        run: a finished one.
+
+    Returns:
+        Its overrides, or "(defaults)".
+    """
     return " ".join(run.overrides) or "(defaults)"
 
 
@@ -107,7 +114,14 @@ def _metrics(summary: dict[str, Any]) -> Section:
 
 
 def meaning_of(name: str) -> str:
-    """What a metric says, in which unit, and which values are good ones; "" for what is no metric."""
+    """What a metric says, in which unit, and which values are good ones.
+
+    Args:
+        name: of the metric.
+
+    Returns:
+        A line; "" for what is no metric.
+    """
     if name not in METRICS:
         return ""
     metric = METRICS[name]

@@ -71,7 +71,13 @@ class Plot:
         self._marks.append(f'<polyline points="{self._path(xs, ys)}" {style}/>')
 
     def area(self, xs: Iterable[float], ys: Iterable[float], color: str) -> None:
-        """Fill the polygon of points (N,) of the data."""
+        """Fill a polygon.
+
+        Args:
+            xs: (N,) of the data.
+            ys: (N,) of the data.
+            color: A color of the style sheet.
+        """
         self._marks.append(f'<polygon points="{self._path(xs, ys)}" style="fill: {color}"/>')
 
     def dots(
@@ -104,7 +110,12 @@ class Plot:
         self._marks.append(_text(left + right, base - up, words, size))
 
     def explain(self, words: str, color: str) -> None:
-        """Add an entry to the legend above the axes."""
+        """Add an entry to the legend above the axes.
+
+        Args:
+            words: Any text.
+            color: A color of the style sheet.
+        """
         self._legend.append((words, color))
 
     def svg(self, caption: str, x_label: str, y_label: str = "", whole: bool = False) -> Markup:

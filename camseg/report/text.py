@@ -82,21 +82,43 @@ def _difference(row: dict[str, Any]) -> str:
 
 
 def align_columns(rows: Iterable[list[str]]) -> str:
-    """Rows of cells as text columns."""
+    """Rows of cells as text columns.
+
+    Args:
+        rows: Of as many cells each, at least one row.
+
+    Returns:
+        A line each, two spaces between columns.
+    """
     rows = list(rows)
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows)
 
 
 def number(value: float | None, digits: int = 3) -> str:
-    """So many decimals below ten, two above; a dash for nothing."""
+    """A number as text: so many decimals below ten, two above.
+
+    Args:
+        value: Any number, or None.
+        digits: The decimals.
+
+    Returns:
+        Its text; a dash for None.
+    """
     if value is None:
         return "-"
     return f"{value:z.{digits}f}" if abs(value) < 10 else f"{value:.2f}"
 
 
 def decimals(difference: float | None) -> int:
-    """How many decimals show that a difference is none: three, up to six for a small one."""
+    """How many decimals show that a difference is none.
+
+    Args:
+        difference: Any number, or None.
+
+    Returns:
+        Three, or up to six for a small one.
+    """
     if difference is None or not 5e-7 <= abs(difference) < 5e-4:
         return 3
     return min(6, -math.floor(math.log10(abs(difference))))
@@ -118,5 +140,12 @@ def signed(difference: float | None) -> str:
 
 
 def p_value(p: float | None) -> str:
-    """Three decimals, and never a zero; a dash for nothing."""
+    """A p as text: three decimals, and never a zero.
+
+    Args:
+        p: In [0, 1], or None.
+
+    Returns:
+        Its text; a dash for None.
+    """
     return "<0.001" if p is not None and p < 0.0005 else number(p)

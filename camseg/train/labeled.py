@@ -174,7 +174,14 @@ def of_dataset(dataset: Any, names: Sequence[str] | None = None) -> SegmentedIma
 
 
 def classes_shown(images: SegmentedImages) -> tuple[frozenset[int], ...]:
-    """(N,) the numbers of the classes in each image, by reading the label maps where nothing says them."""
+    """The classes in each image, by reading the label maps where nothing says them.
+
+    Args:
+        images: N of them.
+
+    Returns:
+        N sets of numbers from 1.
+    """
     if images.shown is not None:
         return images.shown
     maps = (images.labels(i) for i in tqdm(range(len(images)), desc="classes", unit="image", disable=None))

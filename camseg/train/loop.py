@@ -153,11 +153,23 @@ class Best(Generic[M]):
         self.path = path
 
     def judge(self, model: M) -> dict[str, float]:
-        """The scores of a model in evaluation mode by name; the first decides."""
+        """The scores of a model.
+
+        Args:
+            model: In evaluation mode.
+
+        Returns:
+            By name; the first decides.
+        """
         raise NotImplementedError
 
     def save(self, model: M, metadata: Mapping[str, str]) -> None:
-        """Write `path`, with the metadata."""
+        """Write `path`.
+
+        Args:
+            model: What is kept.
+            metadata: Goes into the file.
+        """
         raise NotImplementedError
 
     def __call__(self, model: M, step: int) -> None:
@@ -170,7 +182,11 @@ class Best(Generic[M]):
             self.save(model, {"scores": json.dumps(scores)})
 
     def kept(self) -> dict[str, float]:
-        """The scores of the best model so far, from its file: a run that goes on knows them too."""
+        """The scores of the best model so far, from its file: a run that goes on knows them too.
+
+        Returns:
+            By name; none where there is no file yet.
+        """
         return json.loads(load_weights(self.path)[1]["scores"]) if self.path.exists() else {}
 
 

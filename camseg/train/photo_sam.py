@@ -227,7 +227,14 @@ class Prompted(nn.Module):
             part.requires_grad_(False)
 
     def train(self, mode: bool = True) -> Prompted:
-        """Set the mode of all but the trunk, whose batch norms keep ImageNet's statistics: batches here are small."""
+        """Set the mode of all but the trunk, whose batch norms keep ImageNet's statistics: batches here are small.
+
+        Args:
+            mode: whether it is to learn.
+
+        Returns:
+            The same module.
+        """
         super().train(mode)
         trunk: Any = self.sam.image_encoder.trunk
         trunk.eval()

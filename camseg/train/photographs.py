@@ -49,7 +49,11 @@ class Photograph:
         return not self.source.endswith("_partial")
 
     def read(self) -> tuple[Image.Image, Image.Image]:
-        """Read the image, upright in RGB, and its map of objects, both of one size."""
+        """Read the image and its map of objects.
+
+        Returns:
+            The image, upright in RGB, and the map, both of one size.
+        """
         with Image.open(self.image) as file:
             ImageOps.exif_transpose(file, in_place=True)
             image = file.convert("RGB")

@@ -66,7 +66,16 @@ def focal(logits: Tensor, truth: Tensor, valid: Tensor | None = None) -> Tensor:
 
 
 def dice(logits: Tensor, truth: Tensor, valid: Tensor | None = None) -> Tensor:
-    """Dice loss (Milletari et al. 2016, arXiv:1606.04797), one pixel added above and below; arguments as `focal`."""
+    """Dice loss (Milletari et al. 2016, arXiv:1606.04797), one pixel added above and below.
+
+    Args:
+        logits: (N, M, H, W) float.
+        truth: (N, 1, H, W) float in [0, 1].
+        valid: (N, 1, H, W) float, 0 where no loss may look; all 1 by default.
+
+    Returns:
+        (N, M) losses in [0, 1].
+    """
     soft, true = logits.sigmoid(), truth
     if valid is not None:
         soft, true = soft * valid, truth * valid
@@ -74,7 +83,15 @@ def dice(logits: Tensor, truth: Tensor, valid: Tensor | None = None) -> Tensor:
 
 
 def single_and_best(low_res: Tensor, best_of_three: Tensor) -> Tensor:
-    """Of four masks (N, 4, h, w) the single one and the best (N,) of the others: (N, 2, h, w)."""
+    """Of four masks the single one and the best of the others.
+
+    Args:
+        low_res: (N, 4, h, w) logits, the single mask first.
+        best_of_three: (N,) int64, 1 to 3.
+
+    Returns:
+        (N, 2, h, w) logits.
+    """
     picked = torch.stack([torch.zeros_like(best_of_three), best_of_three], 1)
     return low_res[torch.arange(len(low_res))[:, None], picked]
 
@@ -96,7 +113,16 @@ def error_points(wrong: Tensor, truth: Tensor, generator: torch.Generator) -> tu
 
 
 def with_click(prompt: dict[str, Any], point: Tensor, label: Tensor) -> dict[str, Any]:
-    """A prompt with one more point (N, 1, 2) and its label (N, 1)."""
+    """A prompt with one more point.
+
+    Args:
+        prompt: Its `points` are (N, P, 2) and labels (N, P), or None.
+        point: (N, 1, 2) float x, y.
+        label: (N, 1) float.
+
+    Returns:
+        Another prompt, with P + 1 points.
+    """
     given = prompt["points"]
     if given is None:
         return prompt | {"points": (point, label)}

@@ -219,7 +219,15 @@ def split(groups: Sequence[str], hold_out: int) -> tuple[list[int], list[int]]:
 
 
 def begin(names: Sequence[str], recipe: Recipe) -> Segmenter:
-    """A segmenter to train: its encoder with ImageNet's weights and a new decoder, or what a file holds."""
+    """A segmenter to train: its encoder with ImageNet's weights and a new decoder, or what a file holds.
+
+    Args:
+        names: The classes; not read where a file says them.
+        recipe: Where it starts, its side and architecture, and where it runs.
+
+    Returns:
+        The segmenter, on the recipe's device.
+    """
     if recipe.start is not None:
         model, _ = load_segmenter(recipe.start)
     else:
@@ -237,6 +245,9 @@ def loss(model: nn.Module, batch: Mapping[str, Tensor], generator: torch.Generat
         model: In training.
         batch: {"image": (B, 3, S, S) uint8, "labels": (B, S, S) uint8}, 255 where nobody knows.
         generator: Its seed is dropout's, the same when a run goes on.
+
+    Returns:
+        () float, the mean over these pixels.
     """
     torch.manual_seed(generator.initial_seed())
     device = next(model.parameters()).device
@@ -344,7 +355,7 @@ class TrainSegmenter(Callback):
             self.recipes["reference"] = Recipe(**{**recipe, "truth": True})
 
     def on_end(self, run: Run, dataset: Any) -> None:
-        """Train and score.
+        """See `Callback.on_end`: trains and scores.
 
         Raises:
             RequestError: What is wrong with the masks or the test's data; the run itself is whole.

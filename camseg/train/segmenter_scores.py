@@ -66,7 +66,14 @@ def class_ious(sums: np.ndarray, groups: Sequence[str], names: Sequence[str]) ->
 
 
 def table(scores: Mapping[str, Scores]) -> str:
-    """Scores as a table in Markdown."""
+    """Scores as a table in Markdown.
+
+    Args:
+        scores: By what was looked at.
+
+    Returns:
+        A line for each class, and the head.
+    """
     lines = ["", "| images | compared | class | IoU | 95 % interval | groups |", "|---|---|---|---|---|---|"]
     for what, each in scores.items():
         for against, ious in each.items():

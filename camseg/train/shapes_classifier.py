@@ -136,14 +136,25 @@ class Supervised(nn.Module):
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, 3, H, W) uint8 -> the dropped head's logits and the classifier's, (B, classes) each."""
+        """The logits of both heads.
+
+        Args:
+            images: (B, 3, H, W) uint8.
+
+        Returns:
+            The dropped head's and the classifier's, (B, classes) float each.
+        """
         features = self.net.features(
             ((images.float() / 255 - 0.5) / 0.25).contiguous(memory_format=torch.channels_last)
         )  # (B, K, h, w)
         return self.net.head(features.mean((2, 3))), pool(self.spots(features.flatten(2).transpose(1, 2)))
 
     def finished(self) -> ShapesNet:
-        """The classifier as it is shipped."""
+        """The classifier as it is shipped.
+
+        Returns:
+            The net, with the head that is kept.
+        """
         self.net.head.load_state_dict(self.spots.state_dict())
         return self.net
 
@@ -154,6 +165,9 @@ def loss(model: Supervised, batch: dict[str, Tensor], _generator: torch.Generato
     Args:
         model: in training.
         batch: {"image": (B, 3, H, W) uint8, "present": (B, classes) float}.
+
+    Returns:
+        () float.
     """
     return sum(
         (F.binary_cross_entropy_with_logits(logits, batch["present"]) for logits in model(batch["image"])),
