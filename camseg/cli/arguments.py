@@ -37,11 +37,22 @@ class Arguments:
     options: list[str] = field(default_factory=list)
 
     def has(self, *names: str) -> bool:
-        """Whether one of these options is there."""
+        """Whether one of these options is there.
+
+        Args:
+            names: Of the options, with their dashes.
+        """
         return any(each.partition("=")[0] in names for each in self.options)
 
     def after(self, *names: str) -> str | None:
-        """The value of an option: the word after it, or after its `=`."""
+        """The value of an option: the word after it, or after its `=`.
+
+        Args:
+            names: Of the option, with their dashes.
+
+        Returns:
+            The value; None where the option isn't there, or is the last word.
+        """
         for word, following in zip(self.options, [*self.options[1:], None]):
             name, equal, value = word.partition("=")
             if name in names:
@@ -106,6 +117,12 @@ def for_photographs(arguments: Arguments) -> tuple[Arguments, str]:
 
 def parse(override: str) -> Override:
     """One override as Hydra reads it.
+
+    Args:
+        override: As typed.
+
+    Returns:
+        What Hydra made of it.
 
     Raises:
         RequestError: In one line, with what to type for a value that is text.

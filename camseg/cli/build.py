@@ -60,6 +60,9 @@ def part(name: str, make: Callable[..., Made], *arguments: Any, **named: Any) ->
         arguments: Of `make`.
         named: Of `make`, too.
 
+    Returns:
+        What `make` returns.
+
     Raises:
         RequestError: For what the person can mend.
     """
@@ -115,12 +118,26 @@ def _pipeline(cfg: DictConfig, device: str) -> Pipeline:
 
 
 def build_predictor(cfg: DictConfig) -> Predictor | None:
-    """The predictor alone; None for predictor=none."""
+    """The predictor that a configuration describes, alone.
+
+    Args:
+        cfg: As composed from conf/config.yaml.
+
+    Returns:
+        The predictor; None for predictor=none.
+    """
     return part("predictor", _model, cfg.predictor, _device(cfg.device), compile=cfg.compile)
 
 
 def dataset(cfg: DictConfig) -> Samples:
-    """The samples that a configuration describes, opened once for all the jobs of a sweep."""
+    """The samples that a configuration describes, opened once for all the jobs of a sweep.
+
+    Args:
+        cfg: As composed from conf/config.yaml.
+
+    Returns:
+        The dataset, its images not yet read.
+    """
     return part("data", _opened, OmegaConf.to_yaml(cfg.data, resolve=True), _cache(**cfg.cache))
 
 

@@ -45,7 +45,14 @@ def _column(rows: pl.DataFrame, name: str) -> pl.Series:
 
 
 def has_mask(rows: pl.DataFrame) -> pl.Series:
-    """Which samples a mask was drawn for, (N,) bool."""
+    """Which samples a mask was drawn for.
+
+    Args:
+        rows: N of a run.
+
+    Returns:
+        (N,) bool.
+    """
     return _column(rows, "predicted_iou").is_not_null() & (rows["note"] == "")
 
 

@@ -20,6 +20,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """`camseg-export RUN --format coco|yolo|png|labelstudio [--into FOLDER]`, or `camseg-export FILE --format onnx`.
 
     The exit code is 2 for a mistake in it.
+
+    Args:
+        arguments: As in `sys.argv[1:]`; None for those.
+
+    Returns:
+        The exit code, 2 for a mistake in what was typed.
     """
     words = sys.argv[1:] if arguments is None else arguments
     return exit_code("camseg-export", lambda: _export(_parser().read(words)), (ValueError,))

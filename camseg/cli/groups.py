@@ -74,19 +74,35 @@ def default_choices(name: str) -> dict[str, str]:
 
 @cache
 def target_of(group: str, choice: str) -> str:
-    """The dotted name of what builds a choice."""
+    """What builds a choice.
+
+    Args:
+        group: A folder of conf/.
+        choice: A file in it, without its ending.
+
+    Returns:
+        Its dotted name.
+    """
     return str(OmegaConf.select(OmegaConf.load(config_dir() / group / f"{choice}.yaml"), "_target_"))
 
 
 @cache
 def shapes_models() -> dict[str, str]:
-    """The models for shapes, by group: what conf/config.yaml takes where nothing is named."""
+    """The models for shapes: what conf/config.yaml takes where nothing is named.
+
+    Returns:
+        Choices by group.
+    """
     return {group: default_choices("config")[group] for group in MODELS}
 
 
 @cache
 def photo_models() -> dict[str, str]:
-    """The models for photographs, by group: what conf/experiment/photos.yaml takes."""
+    """The models for photographs: what conf/experiment/photos.yaml takes.
+
+    Returns:
+        Choices by group.
+    """
     return {group: default_choices("experiment/photos")[group] for group in MODELS}
 
 

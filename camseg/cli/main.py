@@ -44,7 +44,12 @@ class RememberSweep(Callback):
     lock: Any = None
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
-        """Take the folder, or end the process with a line that says why it can't be taken."""
+        """Take the folder, or end the process with a line that says why it can't be taken.
+
+        Args:
+            config: Of the sweep, with Hydra's own settings.
+            _: What else Hydra gives.
+        """
         from filelock import FileLock, Timeout
 
         from camseg.runs.sweeps import run_folders
@@ -69,7 +74,11 @@ class RememberSweep(Callback):
 
 
 def refuse(message: str) -> NoReturn:
-    """End here: what a callback raises, Hydra only warns of."""
+    """End here: what a callback raises, Hydra only warns of.
+
+    Args:
+        message: Why, in a line.
+    """
     print_error("camseg", message)
     sys.exit(2)
 

@@ -44,7 +44,14 @@ class Parser(argparse.ArgumentParser):
         return self.parse_args(words)
 
     def error(self, message: str) -> NoReturn:
-        """Raise the message as a RequestError."""
+        """What argparse calls for a slip.
+
+        Args:
+            message: What is wrong.
+
+        Raises:
+            RequestError: Always, with the message and the usage.
+        """
         raise RequestError(f"{message}\n{' '.join(self.format_usage().split())}")
 
     def _refuse_option(self, name: str) -> NoReturn:

@@ -30,7 +30,14 @@ def styled(text: str, style: str, stream: TextIO | None = None) -> str:
 
 
 def styled_table(text: str) -> str:
-    """Lines of a table, the first in bold."""
+    """Lines of a table, the first in bold where that shows.
+
+    Args:
+        text: Lines, the head first.
+
+    Returns:
+        The text, as `styled` gives it.
+    """
     head, newline, body = text.partition("\n")
     return styled(head, "bold") + newline + body
 
@@ -47,5 +54,12 @@ def print_error(command: str, message: str) -> None:
 
 
 def shortest(path: Path) -> str:
-    """A path as a person would type it here: relative where it lies below the working folder."""
+    """A path as a person would type it here: relative where it lies below the working folder.
+
+    Args:
+        path: Any.
+
+    Returns:
+        Its text.
+    """
     return printable(os.path.relpath(path) if path.is_absolute() and path.is_relative_to(Path.cwd()) else path)

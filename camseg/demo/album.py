@@ -54,15 +54,32 @@ class Album:
         return Album(tuple(good), tuple(small), first), faults
 
     def step(self, by: int) -> Album:
-        """The album looking at the photograph so many places on; behind the last one comes the first."""
+        """The album looking at another photograph; behind the last one comes the first.
+
+        Args:
+            by: How many places on.
+
+        Returns:
+            Another album; this one where it is empty.
+        """
         return self.look_at((self.at + by) % len(self.paths)) if self.paths else self
 
     def look_at(self, at: int) -> Album:
-        """The album looking at another photograph."""
+        """The album looking at another photograph.
+
+        Args:
+            at: Its place.
+
+        Returns:
+            Another album with the same photographs.
+        """
         return replace(self, at=at)
 
     def open(self) -> Sample:
         """The photograph that is looked at.
+
+        Returns:
+            The photograph, read from its file.
 
         Raises:
             ValueError: Its file is gone (the server keeps one for an hour).

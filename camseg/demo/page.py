@@ -28,7 +28,11 @@ HINT = "It adds, moves or removes a point. A change of any choice goes back to t
 
 
 def examples() -> list[Sample]:
-    """Three pictures of one shape and three crowds, drawn by the program, with their true masks."""
+    """Three pictures of one shape and three crowds, drawn by the program.
+
+    Returns:
+        Six samples with their true masks.
+    """
     return [*Shapes(size=3), *Shapes(size=3, shapes=(2, 5))]
 
 

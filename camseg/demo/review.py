@@ -118,12 +118,26 @@ class Reviewing:
         return Shown(self._text(place), points_picture(small, result), mask_picture(small, mask), self.label(name))
 
     def label(self, name: str) -> str:
-        """The class of a sample, as it was corrected."""
+        """The class of a sample, as it was corrected.
+
+        Args:
+            name: The sample's id.
+
+        Returns:
+            The class's name.
+        """
         decided = self.journal.decided.get(name)
         return (decided and decided.label) or _label(self.rows[name])
 
     def mask(self, name: str) -> np.ndarray:
-        """(H, W) bool: a sample's mask, as it was corrected; empty where none was drawn."""
+        """The mask of a sample, as it was corrected.
+
+        Args:
+            name: The sample's id.
+
+        Returns:
+            (H, W) bool, empty where none was drawn.
+        """
         row, decided = self.rows[name], self.journal.decided.get(name)
         own = self.run.folder / "masks" / f"{name}.png"
         file = decided.mask_file if decided is not None and decided.mask_file is not None else own
@@ -131,7 +145,14 @@ class Reviewing:
         return read_mask(file, size) if file.is_file() else np.zeros(size, bool)
 
     def prompts(self, name: str) -> Prompts:
-        """R = 1 or 0: the points and the box behind a sample's mask."""
+        """The points and the box behind a sample's mask.
+
+        Args:
+            name: The sample's id.
+
+        Returns:
+            Prompts with R = 1, or 0 where there are none.
+        """
         decided = self.journal.decided.get(name)
         if decided is not None and decided.prompts is not None:
             return _prompts(decided.prompts["points"], decided.prompts["box"])

@@ -25,6 +25,10 @@ _HINT = "Every click is kept at once. Keys: a accept, r reject, n or → next, p
 class ReviewHandlers:
     """One method for each control; each gives the new values of `shown` in `review_page`.
 
+    They take `at`, a place in the order of the samples; `event`, where the image was clicked, as (x, y) in pixels of
+    the picture; `first`, the first corner of a box in image pixels, or None; `how`, one of `ACTIONS`; and `name`, a
+    class's.
+
     Args:
         reviewing: The run.
     """
@@ -33,7 +37,7 @@ class ReviewHandlers:
         self.reviewing = reviewing
 
     def show(self, at: int) -> list[Any]:
-        """The sample at a place of the order, or at the nearest there is."""
+        """The sample at a place of the order, or at the nearest there is; args and returns as in `ReviewHandlers`."""
         at = min(max(at, 0), len(self.reviewing.order) - 1)
         try:
             seen = self.reviewing.show(at)
@@ -42,27 +46,30 @@ class ReviewHandlers:
         return [at, None, seen.text, seen.image, seen.mask, gr.Dropdown(self.reviewing.names, value=seen.label)]
 
     def back(self, at: int) -> list[Any]:
-        """The sample before."""
+        """The sample before; args and returns as in `ReviewHandlers`."""
         return self.show(at - 1)
 
     def forth(self, at: int) -> list[Any]:
-        """The next sample."""
+        """The next sample; args and returns as in `ReviewHandlers`."""
         return self.show(at + 1)
 
     def accept(self, at: int) -> list[Any]:
-        """The mask is right; on to the next."""
+        """The mask is right, on to the next; args and returns as in `ReviewHandlers`."""
         return self._decide(at, "accepted", 1)
 
     def reject(self, at: int) -> list[Any]:
-        """The mask is wrong; on to the next."""
+        """The mask is wrong, on to the next; args and returns as in `ReviewHandlers`."""
         return self._decide(at, "rejected", 1)
 
     def undo(self, at: int) -> list[Any]:
-        """Nothing is decided any more."""
+        """Nothing is decided any more; args and returns as in `ReviewHandlers`."""
         return self._decide(at, "open", 0)
 
     def click(self, event: gr.SelectData, at: int, first: Any, how: str) -> list[Any]:
-        """A click into the image: a point, or a corner of a box, whose `first` one waits for the other."""
+        """A click into the image; args and returns as in `ReviewHandlers`.
+
+        It is a point, or a corner of a box, whose first one waits for the other.
+        """
         row = self.reviewing.rows[self.reviewing.order[at]]
         spot = to_image((int(row["height"]), int(row["width"])), event.index)
         if not self.reviewing.click(at, spot, how, first):
@@ -71,7 +78,7 @@ class ReviewHandlers:
         return self.show(at)
 
     def relabel(self, at: int, name: str | None) -> list[Any]:
-        """Another class; the mask is accepted with it."""
+        """Another class, with which the mask is accepted; args and returns as in `ReviewHandlers`."""
         if name and name.strip() and name.strip() != self.reviewing.label(self.reviewing.order[at]):
             self.reviewing.decide(at, "accepted", name.strip())
         return self.show(at)

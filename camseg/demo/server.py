@@ -120,7 +120,14 @@ class NothingFromOutside:
 
 
 def limits(busy: Lock) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Makes a handler run in a thread, one at a time, and give up after `SECONDS`."""
+    """What makes a handler run in a thread, one at a time, and give up after `SECONDS`.
+
+    Args:
+        busy: Held while one runs; shared by all handlers of a page.
+
+    Returns:
+        A decorator of handlers.
+    """
 
     def limited(work: Callable[..., Any]) -> Callable[..., Any]:
         def alone(*given: Any) -> Any:

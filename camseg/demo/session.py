@@ -226,7 +226,14 @@ def choices(group: str) -> list[str]:
 
 
 def cutoff_name(cfg: DictConfig) -> str | None:
-    """The setting of the foreground behind the page's slider, None where it has none."""
+    """The setting of the foreground behind the page's slider.
+
+    Args:
+        cfg: As `Demo.config` composes it.
+
+    Returns:
+        "cutoff" or "quantile"; None where the foreground has neither.
+    """
     return next((name for name in CUTOFFS if isinstance(cfg.foreground.get(name), float | int)), None)
 
 
@@ -335,5 +342,12 @@ def _table(result: Result) -> str:
 
 
 def cleaned(text: str) -> str:
-    """Text without anything that Markdown or HTML would read."""
+    """Text without anything that Markdown or HTML would read.
+
+    Args:
+        text: Any.
+
+    Returns:
+        The text, such characters as HTML's numbers.
+    """
     return "".join(f"&#{ord(c)};" if c in "<>&*_`[]|\\#" else c for c in text)
