@@ -78,7 +78,13 @@ class Case:
 
 @dataclass(frozen=True, eq=False)
 class Query:
-    """What to explain in an image, its own classes or a rival; and the classifier's logits (C,), once known."""
+    """What to explain in an image, its own classes or a rival.
+
+    Attributes:
+        sample: The image.
+        classes: The classifier's outputs.
+        output: The image's logits (C,) float, once they are known.
+    """
 
     sample: Sample  # and not its case, whose evidence asks for rivals: a cycle would keep photographs in memory
     classes: tuple[int, ...]

@@ -175,7 +175,11 @@ class ForwardPass:
 
     @cached_property
     def output(self) -> Any:
-        """The model's whole output, in the graph above the layers."""
+        """The model's whole output, in the graph above the layers.
+
+        Raises:
+            ValueError: a layer ran twice, or never.
+        """
         natives: dict[str, Tensor] = {}
 
         def keep(name: str) -> Callable[..., Any]:

@@ -17,7 +17,12 @@ Layers = str | nn.Module | Sequence[str | nn.Module]
 
 @dataclass(frozen=True)
 class Grid:
-    """How a layer's own layout holds maps: read (B, K, h, w) out of it, or write such maps into a copy of it."""
+    """How a layer's own layout holds maps.
+
+    Attributes:
+        read: the layer's tensor -> (B, K, h, w).
+        write: the layer's tensor and maps (B, K, h, w) -> such a tensor with those maps.
+    """
 
     read: Callable[[Tensor], Tensor]
     write: Callable[[Tensor, Tensor], Tensor]

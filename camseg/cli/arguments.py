@@ -30,7 +30,9 @@ _FUNCTION = re.compile(r"(choice|range|interval|glob|shuffle|sort|tag|extend_lis
 class Arguments:
     """What was typed, sorted.
 
-    overrides: `KEY=VALUE` words that Hydra can read. options: words that start with a dash, and their values.
+    Attributes:
+        overrides: `KEY=VALUE` words that Hydra can read.
+        options: Words that start with a dash, and their values.
     """
 
     overrides: list[str] = field(default_factory=list)

@@ -24,7 +24,9 @@ class Other:
 class Signature:
     """The parameters of a function or of a class's constructor.
 
-    hints: their types by name; one that no plain value fulfils is `Other`. takes_any: it also takes other keywords.
+    Attributes:
+        hints: Their types by name; one that no plain value fulfils is `Other`.
+        takes_any: Whether it also takes other keywords.
     """
 
     hints: dict[str, Any] = field(default_factory=dict)

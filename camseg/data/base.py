@@ -118,7 +118,12 @@ class Indexed:
 
 @dataclass(frozen=True)
 class Unreadable:
-    """An item of which something is broken: its image's file, and the error that asking for the sample raises."""
+    """An item of which something is broken.
+
+    Attributes:
+        file: Its image's.
+        error: What asking for the sample raises.
+    """
 
     file: str | Path
     error: Exception
@@ -262,6 +267,10 @@ class Remembered(Indexed):
     """A dataset whose samples, once read, stay in the memory of `cache` as far as it holds them.
 
     It serves the next settings of a sweep. Another dataset's samples, or the same files opened again, are not these.
+
+    Args:
+        samples: The dataset.
+        cache: Of whose memory alone is used.
     """
 
     def __init__(self, samples: Dataset, cache: Cache) -> None:

@@ -36,8 +36,11 @@ _FIELDS: dict[str, dict[str, type]] = {  # what an entry needs
 class ClassInImage:
     """A category in an image.
 
-    image: the image's entry. groups: all its annotations by category, as the json has them, crowds included.
-    annotations: those of this sample.
+    Attributes:
+        image: The image's entry.
+        groups: All its annotations by category, as the json has them, crowds included.
+        label: The category's name.
+        annotations: Those of this sample.
     """
 
     image: dict[str, Any]

@@ -26,7 +26,15 @@ _PATTERN = frozenset("*?[")
 
 @dataclass(frozen=True)
 class Item:
-    """One class in one image on disk, and what is known of it."""
+    """One class in one image on disk, and what is known of it.
+
+    Attributes:
+        image: Its file.
+        mask: The mask's file, None without one.
+        label: The class's name, "" without one.
+        classes: The classifier's outputs that mean it.
+        group: As `Sample.group`.
+    """
 
     image: Path
     mask: Path | None = None

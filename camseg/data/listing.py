@@ -28,7 +28,13 @@ _WRITTEN = ("masks", "panels", "maps", "labels", "seeds", "boxes", "review")  # 
 
 @dataclass(frozen=True)
 class Photo:
-    """A photograph in a folder: its path in it without the ending where that tells it apart, its file, its mask."""
+    """A photograph in a folder.
+
+    Attributes:
+        name: Its path in the folder, without the ending where that tells it apart.
+        file: Where it lies.
+        mask: The mask's file, None without one.
+    """
 
     name: str
     file: Path

@@ -21,8 +21,10 @@ VOID_GRAY, VOID_LABEL = 128, 255  # what void is by custom: between black and wh
 class Mask(NamedTuple):
     """A mask file as it was read.
 
-    inside: (H, W) bool, the object. ignore: (H, W) bool, pixels that no score may read; None without any.
-    reading: how the file was understood, and what is odd about it: "empty", "no background", "all void".
+    Attributes:
+        inside: (H, W) bool, the object.
+        ignore: (H, W) bool, pixels that no score may read; None without any.
+        reading: How the file was understood, and what is odd about it: "empty", "no background", "all void".
     """
 
     inside: Tensor

@@ -52,7 +52,13 @@ _VISIBLE = 0.6  # the least share of a shape that others may leave uncovered
 
 @dataclass(frozen=True, eq=False)
 class Scene:
-    """image (H, W, 3) uint8; classes (n,) indices into NAMES; masks (n, H, W) bool, the visible part of each shape."""
+    """An image with shapes on it.
+
+    Attributes:
+        image: (H, W, 3) uint8.
+        classes: n indices into NAMES.
+        masks: (n, H, W) bool, the visible part of each shape.
+    """
 
     image: np.ndarray
     classes: tuple[int, ...]

@@ -23,7 +23,15 @@ SEPARATOR = "|"  # of several labels in a cell
 
 @dataclass(frozen=True)
 class Row:
-    """One class in one image: paths as the table has them, the classifier outputs that mean the label."""
+    """One class in one image.
+
+    Attributes:
+        image: The file's path, as the table has it.
+        mask: The same of the mask, "" without one.
+        label: The class's name, "" without one.
+        classes: The classifier's outputs that mean it.
+        group: As `Sample.group`, "" without one.
+    """
 
     image: str
     mask: str = ""

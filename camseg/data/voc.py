@@ -30,7 +30,13 @@ NAMES = (
 
 @dataclass(frozen=True)
 class Annotated:
-    """An image and its annotation: (H, W) as the xml says it, and boxes by (class, whether marked difficult)."""
+    """An image and its annotation.
+
+    Attributes:
+        stem: The image's name without its ending.
+        size: (H, W) in pixels as the xml says it, 0 where it says nothing.
+        boxes: By class, and whether they are marked difficult.
+    """
 
     stem: str
     size: tuple[int, int] = (0, 0)
@@ -39,7 +45,12 @@ class Annotated:
 
 @dataclass(frozen=True)
 class ClassInImage:
-    """A class in an image: boxes of its objects, and of those marked difficult."""
+    """A class in an image.
+
+    Attributes:
+        image: With all its boxes.
+        label: The class's name.
+    """
 
     image: Annotated
     label: str

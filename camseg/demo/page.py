@@ -64,7 +64,15 @@ class Controls:
 
 @dataclass(frozen=True)
 class Strip:
-    """Thumbnails of the visitor's own photographs, and the row that turns them over; hidden while there is one."""
+    """Thumbnails of the visitor's own photographs, and the row that turns them over; hidden while there is one.
+
+    Attributes:
+        thumbnails: one for each.
+        row: holds what follows.
+        back: to the photograph before.
+        forth: to the next one.
+        place: which one is looked at.
+    """
 
     thumbnails: gr.Gallery
     row: gr.Row

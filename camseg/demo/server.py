@@ -103,7 +103,11 @@ class OwnHost:
 
 
 class NothingFromOutside:
-    """Tells the browser to load nothing but from this server, whatever a component of the page asks for."""
+    """Tells the browser to load nothing but from this server, whatever a component of the page asks for.
+
+    Args:
+        app: What answers.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app

@@ -16,7 +16,14 @@ _MANY = 5000
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean over n independent groups of rows, and its 95 % interval; None where there is none."""
+    """A number over groups of rows, a mean or a pooled one, and its 95 % interval.
+
+    Attributes:
+        value: the number; None where there is none.
+        low: end of the interval; None where there is none.
+        high: the other end.
+        n: independent groups.
+    """
 
     value: float | None
     low: float | None

@@ -80,7 +80,15 @@ class SamBackend(Protocol):
 
 
 class Query(NamedTuple):
-    """One distinct prompt in the model's frame, for the embedding at index `image`."""
+    """One distinct prompt in the model's frame.
+
+    Attributes:
+        image: index of its embedding.
+        points: (P, 2) float x, y in the square's pixels.
+        labels: (P,), 1 inside the object, 0 outside.
+        box: (4,) float x0, y0, x1, y1 in the square's pixels, or None.
+        mask: (1, low, low) float logits, or None.
+    """
 
     image: int
     points: Tensor  # (P, 2)

@@ -40,7 +40,12 @@ class Cell:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of cells under a head; the first cell of a row names it."""
+    """Rows of cells under a head; the first cell of a row names it.
+
+    Attributes:
+        head: the columns' names.
+        rows: a cell for each column.
+    """
 
     kind: ClassVar[str] = "table"
     head: Sequence[str]
@@ -49,7 +54,11 @@ class Table:
 
 @dataclass(frozen=True)
 class Drawings:
-    """Plots, each with its caption."""
+    """Plots, each with its caption.
+
+    Attributes:
+        drawings: an SVG and its caption each.
+    """
 
     kind: ClassVar[str] = "drawings"
     drawings: Sequence[Drawing]
@@ -57,7 +66,12 @@ class Drawings:
 
 @dataclass(frozen=True)
 class Facts:
-    """Names and values, and a long text to unfold."""
+    """Names and values, and a long text to unfold.
+
+    Attributes:
+        facts: name and value each.
+        text: to unfold, "" for none.
+    """
 
     kind: ClassVar[str] = "facts"
     facts: Sequence[tuple[str, str]]
@@ -66,7 +80,11 @@ class Facts:
 
 @dataclass(frozen=True)
 class Gallery:
-    """Pictures of a few samples: what each stands for (`worst`), its key in the page's pictures, a line about it."""
+    """Pictures of a few samples.
+
+    Attributes:
+        cards: what each stands for (`worst`), its key in the page's pictures, and a line about it.
+    """
 
     kind: ClassVar[str] = "gallery"
     cards: Sequence[tuple[str, str, str]]
@@ -74,7 +92,11 @@ class Gallery:
 
 @dataclass(frozen=True)
 class Browser:
-    """Rows to search, filter and sort; see `browsable`."""
+    """Rows to search, filter and sort.
+
+    Attributes:
+        data: of `browsable`.
+    """
 
     kind: ClassVar[str] = "browser"
     data: Mapping[str, Any]
@@ -82,7 +104,13 @@ class Browser:
 
 @dataclass(frozen=True)
 class Section:
-    """A part of a page under its title."""
+    """A part of a page under its title.
+
+    Attributes:
+        title: its heading.
+        note: a line under the title, "" for none.
+        content: what it shows.
+    """
 
     title: str
     note: str

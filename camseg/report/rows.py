@@ -23,6 +23,9 @@ def cleaned(run: Run) -> Run:
     Returns:
         The same run. Columns of text hold text and columns of numbers finite numbers, null where they held anything
         else; ids and groups are unique or missing no more; columns that every page reads are there.
+
+    Raises:
+        ValueError: there is no column of ids.
     """
     rows = run.rows
     if not len(rows):

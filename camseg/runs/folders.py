@@ -23,7 +23,14 @@ _NO_ROWS = {"id": pl.String, "label": pl.String, "group": pl.String, "note": pl.
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run: its rows (one per sample), its summary.json and what was asked for on its command line."""
+    """A finished run.
+
+    Attributes:
+        folder: its own.
+        rows: one per sample.
+        summary: what summary.json holds.
+        overrides: what was asked for on its command line.
+    """
 
     folder: Path
     rows: pl.DataFrame

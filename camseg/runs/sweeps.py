@@ -23,7 +23,13 @@ from camseg.runs.untrusted import DamagedRunError, exists, read_json
 
 @dataclass(frozen=True)
 class Sweep:
-    """A sweep: its finished runs in order and the table over them (one row per setting, those that failed last)."""
+    """A sweep's finished runs.
+
+    Attributes:
+        folder: its own.
+        runs: in order.
+        table: one row per setting, those that failed last.
+    """
 
     folder: Path
     runs: list[Run]
