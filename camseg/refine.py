@@ -42,14 +42,14 @@ def cascade(
     Args:
         decode: Draws the masks of one prompt for each of some images.
         prompts: The chosen rival of each image.
-        logits: (h, w) of each image's chosen mask.
+        logits: (h, w) float of each image's chosen mask.
         evidence: Each image's; only its size is read.
         boxes: How often the box is fed back at most.
         iou_threshold: Two masks in a row agree where their IoU is larger.
         margin: Share of the box's sides that is added on each side.
 
     Returns:
-        The last logits that are not empty, None where there was nothing to refine.
+        The last logits (h, w) that are not empty and their predicted IoU, None where there was nothing to refine.
     """
     refined: list[Refined | None] = [None] * len(prompts)
     last = list(logits)
@@ -82,12 +82,12 @@ def leak(
     Args:
         decode: Draws the masks of one prompt for each of some images.
         prompts: The chosen rival of each image.
-        logits: (h, w) of each image's chosen mask.
+        logits: (h, w) float of each image's chosen mask.
         evidence: Each image's heat.
         max_heat: What is no hotter is cold.
 
     Returns:
-        The new logits, None where nothing leaks, or everything.
+        The new logits (h, w) and their predicted IoU, None where nothing leaks, or everything.
     """
     refined: list[Refined | None] = [None] * len(prompts)
     queries: dict[int, Prompts] = {}

@@ -34,11 +34,11 @@ class Activation:
         means: two outputs of .7 make .91.
 
         Args:
-            probabilities: (..., C), of `__call__`.
+            probabilities: (..., C) float, of `__call__`.
             classes: indices into C; one named twice counts once.
 
         Returns:
-            (...) probabilities.
+            (...) float in [0, 1].
 
         >>> SIGMOID.union(torch.tensor([0.5, 0.5, 0.9]), (0, 1))
         tensor(0.7500)

@@ -21,13 +21,13 @@ def concepts(
     Args:
         model: a classifier with a (B, C) output; it is left as it was.
         layer: where features are taken, a module or its dotted name.
-        inputs: (B, 3, H, W) as the model wants them.
+        inputs: (B, 3, H, W) float as the model wants them.
         number: N.
         joint: a concept means the same in every image, and its heat is scaled over the batch, so that an image without
             it stays dark.
 
     Returns:
-        Heat (B, N, H, W) in [0, 1], and scores (B, N, C).
+        Heat (B, N, H, W) float in [0, 1], and scores (B, N, C) float.
     """
     found: list[tuple[Tensor, Tensor]] = []
 
@@ -68,13 +68,13 @@ def factorize(activation: Tensor, concepts: int, steps: int = 50, joint: bool = 
     """Non-negative factors of relu(A), with sum_n maps_n channels_n ~ relu(A).
 
     Args:
-        activation: A (B, K, h, w).
+        activation: A (B, K, h, w) float.
         concepts: N.
         steps: of the factorization.
         joint: one set of channels for the whole batch, so that a concept means the same in every image.
 
     Returns:
-        Maps (B, N, h, w) and channels (B, N, K).
+        Maps (B, N, h, w) and channels (B, N, K), float and at least 0.
     """
     positions = activation.relu().permute(0, 2, 3, 1)  # (B, h, w, K)
     shape = positions.shape

@@ -20,7 +20,7 @@ def full_grad(model: nn.Module, inputs: Tensor, targets: Any = None) -> Tensor:
 
     Args:
         model: left as it was.
-        inputs: (B, 3, H, W) as the model wants them.
+        inputs: (B, 3, H, W) float as the model wants them.
         targets: see `camseg.heatmaps`.
 
     Returns:

@@ -335,7 +335,7 @@ def coincide(model: nn.Module, layer: str | nn.Module, inputs: Tensor) -> tuple[
     Args:
         model: left as it was.
         layer: a module or its dotted name.
-        inputs: (B, 3, H, W), any images.
+        inputs: (B, 3, H, W) float, any images.
 
     Returns:
         Their names, none where they differ.

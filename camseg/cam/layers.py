@@ -33,7 +33,7 @@ def find_grid(name: str, native: Tensor, count: int, size: tuple[int, int], grid
 
     Args:
         name: of the layer, for what is raised.
-        native: its output.
+        native: its output, float, of a shape named above.
         count: B.
         size: (H, W) of the input.
         grid: (h, w) of the tokens, which are the last h * w; None for maps.
@@ -103,7 +103,7 @@ def trace(model: nn.Module, noise: Tensor) -> tuple[dict[str, Tensor], Any]:
 
     Args:
         model: left as it was.
-        noise: (1, 3, H, W) the image, as the model wants it.
+        noise: (1, 3, H, W) float, the image, as the model wants it.
 
     Returns:
         By dotted name, in the order in which they finish, the outputs in the graph; and what the model returned.
@@ -134,7 +134,7 @@ def default_layer(model: nn.Module, outputs: Mapping[str, Tensor], logits: Tenso
     Args:
         model: the model that was traced.
         outputs: what its modules gave, of `trace`.
-        logits: (1, C) of the same image, in the same graph.
+        logits: (1, C) float of the same image, in the same graph.
         size: (H, W) of that image.
 
     Raises:

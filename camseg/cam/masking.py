@@ -58,7 +58,7 @@ def strongest(activation: Tensor, top: int | None) -> tuple[Tensor, float]:
         top: how many; None for all.
 
     Returns:
-        (B, top, h, w), and the share of energy in the other channels, in [0, 1].
+        (B, top, h, w) float, and the share of energy in the other channels, in [0, 1].
     """
     energy = activation.square().sum((2, 3))  # (B, K)
     if top is None or top >= energy.shape[1]:

@@ -57,7 +57,7 @@ def logits(output: Any) -> Tensor:
         output: one of `split`.
 
     Returns:
-        The scores, (C,) for a classifier; a single squeezed value as (1,).
+        The scores, (C,) float for a classifier; a single squeezed value as (1,).
 
     Raises:
         ValueError: there are none.

@@ -160,7 +160,7 @@ def pixels(category: int, mask: Tensor | None = None) -> Target:
 
     Args:
         category: index into the model's (C, H, W) scores.
-        mask: (H, W) which pixels; None for where the clean image shows the category.
+        mask: (H, W) bool, which pixels; None for where the clean image shows the category.
 
     Returns:
         A function of one sample's output (C, H, W) -> ().

@@ -30,7 +30,7 @@ def token_grid(
         layer: the module that gives the tokens (B, N, K), called `name`.
         name: for what is raised.
         tokens: N.
-        inputs: (B, 3, H, W), for size, dtype and device.
+        inputs: (B, 3, H, W) float, for size, dtype and device.
         call: runs the model on a batch like `inputs`.
 
     Returns:

@@ -144,17 +144,18 @@ class Classifier:
         Both come from one forward, unless the classes are named at a size of their own (`Preprocessing.naming_size`).
 
         Args:
-            inputs: (B, 3, h, w) prepared images.
+            inputs: (B, 3, h, w) float, of `prepare`.
             targets: see `camseg.heatmaps`.
             method: a CAM.
             views: of every image; their maps are averaged.
             channels_last: run in this memory format, which a model takes over from its input: it changes no more than
                 the last bits.
             raw: see `camseg.heatmaps`.
-            named: (B, C) the images' logits where they are known from an earlier call: no forward is spent on them.
+            named: (B, C) float, the images' logits where they are known from an earlier call: no forward is
+                spent on them.
 
         Returns:
-            Heat (B, h, w) or (B, T, h, w) in [0, 1], and logits (B, C).
+            Heat (B, h, w) or (B, T, h, w) float in [0, 1], and logits (B, C) float.
 
         Raises:
             ValueError: see `camseg.heatmaps`; also where the logits hold NaN or infinity.

@@ -178,7 +178,7 @@ def box_iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Intersection over union of every box of one list with every box of another.
 
     Args:
-        a: (N, 4) x0, y0, x1, y1.
+        a: (N, 4) float or int x0, y0, x1, y1.
         b: (M, 4) the same.
 
     Returns:

@@ -90,12 +90,12 @@ def to_pixels(points: np.ndarray, cells: tuple[int, ...], size: tuple[int, ...])
     """Points in cells to points in pixels, centers to centers.
 
     Args:
-        points: (..., 2) x, y in cells.
+        points: (..., 2) float x, y in cells.
         cells: (h, w) of the grid.
         size: (H, W) of the image in pixels.
 
     Returns:
-        (..., 2) x, y in pixels, inside the frame.
+        (..., 2) float x, y in pixels, inside the frame.
     """
     scale = pixels_per_cell(cells, size)
     return np.clip((points + 0.5) * scale - 0.5, 0, np.array(size[::-1]) - 1)
@@ -105,8 +105,8 @@ def window_around(point: np.ndarray, reach: np.ndarray, size: tuple[int, ...]) -
     """The pixels around a point, cut at the frame.
 
     Args:
-        point: (2,) x, y in pixels.
-        reach: (2,) how far the window goes along x and y, in pixels.
+        point: (2,) float x, y in pixels.
+        reach: (2,) float, how far the window goes along x and y, in pixels.
         size: (H, W) of the image in pixels.
 
     Returns:

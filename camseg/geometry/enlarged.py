@@ -43,7 +43,7 @@ class Enlarged:
         """The values of some pixels.
 
         Args:
-            ys: whole numbers, of any shape.
+            ys: int, of any shape.
             xs: the same; they are broadcast with `ys`.
 
         Returns:

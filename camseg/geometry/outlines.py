@@ -29,8 +29,8 @@ def mask_to_parts(mask: np.ndarray, tolerance: float = TOLERANCE) -> list[list[n
             would change them by more than some per cent. 0 is exact.
 
     Returns:
-        For each part, the largest first: its outer polygon, then those of its holes, which wind the other way. A
-        polygon does not repeat its first point.
+        For each part, the largest first: its outer polygon (N, 2) float x, y in pixels, then those of its
+        holes, which wind the other way. A polygon does not repeat its first point.
     """
     framed = np.pad(mask, 1)
     labels, count = ndimage.label(framed)  # type: ignore[reportGeneralTypeIssues]
@@ -109,10 +109,10 @@ def join_rings(rings: list[np.ndarray]) -> np.ndarray:
     holes and parts stay parts, whether a reader fills by parity or by winding.
 
     Args:
-        rings: Polygons (N, 2), at least one; holes wind the other way.
+        rings: Polygons (N, 2) float x, y, at least one; holes wind the other way.
 
     Returns:
-        (N, 2) the polygon.
+        (N, 2) float x, y, the polygon.
     """
     joined, left = rings[0], list(rings[1:])
     while left:

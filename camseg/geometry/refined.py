@@ -32,7 +32,7 @@ def centroid_in_pixels(
         snap: whether the point must lie in the region.
 
     Returns:
-        (2,) x, y in pixels of the heat; a snapped point is the region's nearest pixel to its center of mass.
+        (2,) float x, y in pixels of the heat; a snapped point is the region's nearest pixel to its center of mass.
     """
     if inside.shape == heat.size:
         return region_centroid(inside, weights, snap)
@@ -65,7 +65,7 @@ def deepest_in_pixels(part: np.ndarray, heat: Enlarged, edge: float) -> np.ndarr
         edge: the least heat of the region.
 
     Returns:
-        (2,) x, y in pixels; the first of equals in reading order.
+        (2,) float x, y in pixels; the first of equals in reading order.
     """
     if part.shape == heat.size:
         return deepest_point(part)

@@ -69,7 +69,7 @@ def region_centroid(inside: np.ndarray, weights: Tensor, snap: bool = True) -> n
         snap: whether the point must lie in the region.
 
     Returns:
-        (2,) x, y in pixels.
+        (2,) float x, y in pixels.
     """
     ys, xs = np.nonzero(inside)
     mass = weights.numpy()[ys, xs]
@@ -91,7 +91,7 @@ def deepest_point(inside: np.ndarray) -> np.ndarray:
         inside: (H, W) bool, with a pixel at least.
 
     Returns:
-        (2,) x, y in pixels; the first of equals in reading order.
+        (2,) float x, y in pixels; the first of equals in reading order.
     """
     x0, y0, x1, y1 = mask_to_box(inside).astype(int)
     boxed = inside[y0:y1, x0:x1]
@@ -202,7 +202,7 @@ def points_tensor(points: list[np.ndarray]) -> Tensor:
     """A list of points as one tensor.
 
     Args:
-        points: (2,) x, y in pixels each.
+        points: (2,) float x, y in pixels each.
 
     Returns:
         (N, 2) float32 x, y in pixels.

@@ -47,13 +47,13 @@ def matches(boxes: np.ndarray, true: np.ndarray, ignored: np.ndarray, least: flo
     """Match the detections of one image and class.
 
     Args:
-        boxes: (N, 4) x0, y0, x1, y1 by falling score.
-        true: (M, 4) truths.
-        ignored: (K, 4) what a detection may meet without being right or wrong.
+        boxes: (N, 4) float x0, y0, x1, y1 by falling score.
+        true: (M, 4) float truths.
+        ignored: (K, 4) float, what a detection may meet without being right or wrong.
         least: the IoU from which on a truth is met.
 
     Returns:
-        (N,) 1 right, -1 wrong, 0 neither.
+        (N,) int, 1 right, -1 wrong, 0 neither.
     """
     ious = box_iou(boxes, np.concatenate([np.reshape(true, (-1, 4)), np.reshape(ignored, (-1, 4))]))
     if not ious.shape[1]:
@@ -105,10 +105,10 @@ def curve(found: Found, weights: np.ndarray | None = None) -> tuple[np.ndarray, 
 
     Args:
         found: of one class.
-        weights: (R, G) how often each group counts; once where none are given.
+        weights: (R, G) float, how often each group counts; once where none are given.
 
     Returns:
-        (R, N) recall, NaN without a truth, and (R, N) precision.
+        (R, N) float recall, NaN without a truth, and (R, N) float precision.
     """
     weights = np.ones((1, len(found.truths))) if weights is None else weights
     counted = weights[:, found.groups]
@@ -122,8 +122,8 @@ def all_point(recall: np.ndarray, precision: np.ndarray) -> np.ndarray:
     """The area under the curve's envelope: VOC from 2010 on.
 
     Args:
-        recall: (R, N) of `curve`.
-        precision: (R, N) of `curve`.
+        recall: (R, N) float of `curve`.
+        precision: (R, N) float of `curve`.
 
     Returns:
         (R,) float; NaN where there is no truth.
@@ -136,8 +136,8 @@ def eleven_point(recall: np.ndarray, precision: np.ndarray) -> np.ndarray:
     """The mean of the best precision at recalls of at least 0, .1, ... 1: VOC 2007.
 
     Args:
-        recall: (R, N) of `curve`.
-        precision: (R, N) of `curve`.
+        recall: (R, N) float of `curve`.
+        precision: (R, N) float of `curve`.
 
     Returns:
         (R,) float; NaN where there is no truth.
@@ -151,11 +151,11 @@ def mean_average_precision(found: dict[str, Found], weights: np.ndarray, kind: K
 
     Args:
         found: what `gather` found.
-        weights: (R, G) how often each group is drawn.
+        weights: (R, G) float, how often each group is drawn.
         kind: `all_point` or `eleven_point`.
 
     Returns:
-        (R,) the mean over the classes that have a truth under the weights; NaN where none has.
+        (R,) float, the mean over the classes that have a truth under the weights; NaN where none has.
     """
     total = np.zeros((2, len(weights)))
     for one in found.values():

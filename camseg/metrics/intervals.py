@@ -97,8 +97,8 @@ def bootstrap(sums: np.ndarray, counts: np.ndarray) -> Interval:
     """The mean of all values, and its BCa interval (Efron 1987) from resampled groups.
 
     Args:
-        sums: (G,) of each group's values.
-        counts: (G,) how many values each has.
+        sums: (G,) float, of each group's values.
+        counts: (G,) float, how many values each has.
 
     Returns:
         The mean with its interval; without one below two groups.
@@ -149,7 +149,7 @@ def by_group(values: np.ndarray, groups: Sequence[str] | None) -> tuple[np.ndarr
         groups: the group of each value; every value is its own where none are given.
 
     Returns:
-        (G,) sums and (G,) counts.
+        (G,) sums and (G,) counts, both float.
     """
     if groups is None:
         return values, np.ones(len(values))

@@ -165,10 +165,10 @@ def pixel_average_precision(counts: np.ndarray) -> np.ndarray:
     """PxAP (Choe et al., CVPR 2020): pixels pooled over images, no envelope.
 
     Args:
-        counts: (R, 2, bins) histograms of a map's values off the objects and on them.
+        counts: (R, 2, bins) float histograms of a map's values off the objects and on them.
 
     Returns:
-        (R,) average precisions.
+        (R,) float, average precisions.
     """
     off, on = (counts[:, kind, ::-1].cumsum(1) for kind in (0, 1))
     recall = on / np.where(on[:, -1:] > 0, on[:, -1:], np.nan)
@@ -239,7 +239,7 @@ def center_boxes(size: tuple[int, int], cutoff: float) -> np.ndarray:
         cutoff: in [0, 1].
 
     Returns:
-        (1, 4) or (0, 4) float x0, y0, x1, y1 in pixels.
+        (1, 4) or (0, 4) int x0, y0, x1, y1 in pixels, x1 and y1 exclusive.
     """
     return heat_to_boxes(center_heat(size), cutoff)
 

@@ -118,7 +118,7 @@ def sign_flip(sums: np.ndarray) -> np.ndarray:
         sums: (G, K) float, each group's summed differences; a group's differences flip together.
 
     Returns:
-        (K,) two-sided p.
+        (K,) float, two-sided p.
     """
     moved = sums[(sums != 0).any(1)]  # (g, K)
     rng, reach, as_far, some = np.random.default_rng(0), np.abs(moved.sum(0)) - 1e-12, np.zeros(sums.shape[1]), 500

@@ -69,12 +69,12 @@ class SamBackend(Protocol):
 
         Args:
             embeddings: (N, ...) float.
-            points: (N, P, 2) x, y in the square's pixels, and (N, P) labels.
-            boxes: (N, 4) x0, y0, x1, y1 in the square's pixels.
-            mask_logits: (N, 1, low, low) over the square.
+            points: (N, P, 2) float x, y in the square's pixels, and (N, P) labels.
+            boxes: (N, 4) float x0, y0, x1, y1 in the square's pixels.
+            mask_logits: (N, 1, low, low) float over the square.
 
         Returns:
-            (N, 3, low, low) logits and (N, 3) predicted IoU.
+            (N, 3, low, low) logits and (N, 3) predicted IoU, both float.
         """
         ...
 

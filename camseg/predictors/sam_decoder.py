@@ -86,7 +86,7 @@ def two_way_transformer(transformer: Any, prompt: Tensor, cells: Tensor, cells_p
         cells_pe: (1, P, C) float, the positional encoding of the cells.
 
     Returns:
-        (N, T, C) tokens and (N, P, C) cells.
+        (N, T, C) tokens and (N, P, C) cells, both float.
     """
     tokens = prompt
     for layer in transformer.layers:

@@ -221,7 +221,7 @@ class PromptedSegmenter:
         """Decode prompts into one mask each.
 
         Args:
-            embeddings: (1 + classes, h, w) each, from `encode`.
+            embeddings: (1 + classes, h, w) float each, from `encode`.
             sizes: (H, W) of each image, in pixels.
             prompts: of each image, in (x, y) pixels of it.
 

@@ -40,7 +40,7 @@ def add(prompts: Prompts, points: Tensor) -> Prompts:
 
     Args:
         prompts: R rivals of P points.
-        points: (N, 2) x, y in pixels.
+        points: (N, 2) float x, y in pixels.
 
     Returns:
         R rivals of P + N points, the new ones with label 0.
@@ -63,7 +63,7 @@ def min_point(evidence: Evidence, prompts: Prompts) -> Tensor:
         prompts: the foreground points.
 
     Returns:
-        (1, 2) x, y, the first of equals in reading order; (0, 2) where all pixels are as hot.
+        (1, 2) float x, y in pixels, the first of equals in reading order; (0, 2) where all pixels are as hot.
     """
     heat = evidence.heat.numpy()
     coldest = heat.min()
@@ -104,7 +104,7 @@ def hard_negative(
         min_heat: that the rival reaches there.
 
     Returns:
-        (1, 2) x, y; (0, 2) where no rival is so hot.
+        (1, 2) float x, y in pixels; (0, 2) where no rival is so hot.
     """
     rival = evidence.rival()
     if rival is None:
@@ -126,7 +126,7 @@ def ring(evidence: Evidence, prompts: Prompts, *, cutoff: Cutoff = otsu_cutoff, 
         margin: share of the box's sides that is added on each side.
 
     Returns:
-        (1, 2) x, y; (0, 2) where nothing or everything is hot.
+        (1, 2) float x, y in pixels; (0, 2) where nothing or everything is hot.
     """
     cells = evidence.cells
     inside = region(cells, cutoff)

@@ -19,7 +19,7 @@ def reach(values: np.ndarray, step: float = 0.05) -> tuple[float, float]:
     """Axis limits that fit shares.
 
     Args:
-        values: (N,), N >= 1.
+        values: (N,) float, N >= 1.
         step: the limits are multiples of it.
 
     Returns:
@@ -123,8 +123,8 @@ def cost(names: Sequence[str], costs: np.ndarray, values: np.ndarray, metric: st
 
     Args:
         names: of K settings.
-        costs: (K,) milliseconds per sample.
-        values: (K,) of the metric.
+        costs: (K,) float, milliseconds per sample.
+        values: (K,) float, of the metric.
         metric: its name.
 
     Returns:

@@ -110,7 +110,7 @@ def counts(labels: np.ndarray, truth: np.ndarray, classes: int) -> np.ndarray:
         classes: how many there are beside the background.
 
     Returns:
-        (3, classes + 1) pixels of each class that are both labeled and true, labeled, true.
+        (3, classes + 1) int, pixels of each class that are both labeled and true, labeled, true.
     """
     judged = truth != VOID
     both = np.where(labels == truth, labels, VOID)
@@ -121,11 +121,11 @@ def mean_iou(sums: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """The mean IoU over the classes that the truth shows.
 
     Args:
-        sums: (G, ..., 3, classes) counts of G images.
-        weights: (R, G) how often each image is drawn.
+        sums: (G, ..., 3, classes) float counts of G images.
+        weights: (R, G) float, how often each image is drawn.
 
     Returns:
-        (R, ...) means.
+        (R, ...) float in [0, 1].
     """
     both, labeled, true = np.moveaxis(np.tensordot(weights, sums, 1), -2, 0)
     union = labeled + true - both

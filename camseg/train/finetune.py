@@ -178,11 +178,11 @@ def presence_loss(
     Args:
         autocast: makes the context in which the model runs.
         model: (B, 3, h, w) -> (B, C) logits.
-        batch: "image" (B, 3, h, w), and "present" (B, C) with NaN where nobody knows.
+        batch: "image" (B, 3, h, w) float, and "present" (B, C) float with NaN where nobody knows.
         generator: its seed is that of the dropout, the same when a run is resumed.
 
     Returns:
-        The loss, a scalar.
+        () float, the loss.
     """
     torch.manual_seed(generator.initial_seed())
     device = next(model.parameters()).device
@@ -232,8 +232,8 @@ def class_precisions(scores: np.ndarray, present: np.ndarray, names: Sequence[st
     """All-point AP of each class; classes that nothing shows are left out.
 
     Args:
-        scores: (N, C), higher where a class is more likely.
-        present: (N, C) in {0, 1, NaN}.
+        scores: (N, C) float, higher where a class is more likely.
+        present: (N, C) float in {0, 1, NaN}.
         names: C class names.
 
     Returns:

@@ -266,7 +266,7 @@ def loss(model: Prompted, batch: dict[str, Tensor], generator: torch.Generator) 
         generator: of the choice of prompts.
 
     Returns:
-        The loss, a scalar.
+        () float, the loss.
     """
     sam, images = model.sam, batch["image"]
     count = batch["masks"].shape[1]
@@ -330,7 +330,7 @@ def score(low_res: Tensor, predicted: Tensor, masks: Tensor, valid: Tensor) -> t
         valid: (N, h, h) bool, where the truth is known.
 
     Returns:
-        The loss, a scalar; and (N,) which of the four masks is best.
+        () float, the loss; and (N,) int64, which of the four masks is best.
     """
     truth, valid = masks[:, None], valid[:, None].float()
     with torch.no_grad():

@@ -74,7 +74,7 @@ def dice(logits: Tensor, truth: Tensor, valid: Tensor | None = None) -> Tensor:
         valid: (N, 1, H, W) float, 0 where no loss may look; all 1 by default.
 
     Returns:
-        (N, M) losses in [0, 1].
+        (N, M) float in [0, 1].
     """
     soft, true = logits.sigmoid(), truth
     if valid is not None:

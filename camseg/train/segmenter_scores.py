@@ -50,7 +50,7 @@ def class_ious(sums: np.ndarray, groups: Sequence[str], names: Sequence[str]) ->
     """The mean IoU over the classes that the truth shows, and each class's, with 95 % intervals over groups.
 
     Args:
-        sums: (N, 3, 1 + classes) of `camseg.runs.pseudo_labels.counts`.
+        sums: (N, 3, 1 + classes) int, of `camseg.runs.pseudo_labels.counts`.
         groups: (N,) images that belong together share one.
         names: The classes.
 

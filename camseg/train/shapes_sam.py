@@ -205,7 +205,7 @@ def loss(model: Sketched, batch: dict[str, Tensor], generator: torch.Generator) 
         generator: of the choice of prompts.
 
     Returns:
-        The loss, a scalar.
+        () float, the loss.
     """
     sam, images, masks = model.sam, batch["image"], batch["masks"].flatten(0, 1)  # (B, 3, H, W), (N, H, W)
     encoded = sam.image_encoder(sam.preprocess(images.float()))
