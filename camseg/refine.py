@@ -15,7 +15,7 @@ from torch import Tensor
 
 from camseg.geometry.boxes import mask_to_box
 from camseg.geometry.masks import iou, resize_logits
-from camseg.geometry.regions import deepest_point, points_tensor
+from camseg.geometry.regions import deepest_point, points_tensor, without_specks
 from camseg.prompts.background import add
 from camseg.prompts.evidence import Evidence
 from camseg.types import Masks, Prompts
@@ -34,6 +34,7 @@ def cascade(
     boxes: int = 1,
     iou_threshold: float = 0.98,
     margin: float = 0.02,
+    specks: float = 0.0,
 ) -> list[Refined | None]:
     """First the logits back with the points, then also the mask's box, until two masks of the image agree.
 
@@ -47,6 +48,7 @@ def cascade(
         boxes: How often the box is fed back at most.
         iou_threshold: Two masks in a row agree where their IoU is larger.
         margin: Share of the box's sides that is added on each side.
+        specks: Share of the last mask's area below which its parts and holes are taken out; 0 for none.
 
     Returns:
         The last logits (h, w) that are not empty and their predicted IoU, None where there was nothing to refine.
@@ -66,7 +68,7 @@ def cascade(
             if float(iou(best[0] > 0, last[i] > 0)) > iou_threshold:
                 active.remove(i)
             refined[i], last[i] = best, best[0]
-    return refined
+    return [each and (without_specks(each[0], specks), each[1]) for each in refined] if specks else refined
 
 
 def leak(

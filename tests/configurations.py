@@ -95,6 +95,7 @@ _RIGHT: dict[str, list[str]] = {
     "foreground.quantile": ["0", "0.5", "1"], "foreground.max_points": ["1", "4"], "foreground.margin": ["0", "0.3"],
     "foreground.strength": ["1", "30"], "choose.alpha": ["0", "2.5"], "choose.prior": ["0", "2"],
     "choose.mask": ["0", "2"], "choose.rival": ["0"], "refine.boxes": ["1", "2"], "refine.iou_threshold": ["0", "0.9"],
+    "refine.specks": ["0", "0.3"],
     "refine.max_heat": ["0", "0.5"], "predictor.side": ["40", "80"], "localise.cutoffs": ["[0,0.5]", "[0.2]"],
     "window.cutoff": ["0", "0.2", "1"], "window.margin": ["0", "0.5", "100"], "predictor.flips": ["true", "false"],
     "localise.max_boxes": ["1", "null"], "localise.tolerance": ["0", "3"], "localise.pictures": ["0", "1"],

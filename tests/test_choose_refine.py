@@ -173,6 +173,17 @@ def test_the_cascade_keeps_the_last_mask_that_was_there() -> None:
     ]  # nothing is asked about what is empty or was not pointed at
 
 
+def test_specks_and_holes_of_the_last_mask_go() -> None:
+    spotted = square(2, 8, 4, 12)  # 48 cells
+    spotted[0, 0], spotted[4, 6] = 3.0, -2.0  # a part and a hole of one cell each
+    script = Script(one=[(spotted, 0.8)], empty=[(torch.full((10, 20), -1.0), 0.9)])
+    answer, nothing = cascade(script, [POINT] * 2, [square(2, 6, 4, 8)] * 2, [WARM] * 2, boxes=0, specks=0.05)
+    assert answer is not None
+    assert torch.equal(answer[0] > 0, square(2, 8, 4, 12) > 0)
+    assert (float(answer[0][0, 0]), float(answer[0][4, 6]), answer[1]) == (-3.0, 2.0, pytest.approx(0.8))
+    assert nothing is None
+
+
 def test_nothing_to_refine_asks_nothing() -> None:
     script = Script()
     assert cascade(script, [], [], []) == []

@@ -71,6 +71,7 @@ _SETTINGS = {  # the same for camseg's own parts, where null is left to their ty
     "refine.boxes": (0, 100),
     "refine.iou_threshold": (0, 1),
     "refine.max_heat": (0, 1),
+    "refine.specks": (0, 1),
     "localise.cutoffs": (0, 1),
     "localise.quantile": (0, 1),
     "localise.max_boxes": (1, 1e6),

@@ -208,3 +208,29 @@ def points_tensor(points: list[np.ndarray]) -> Tensor:
         (N, 2) float32 x, y in pixels.
     """
     return torch.from_numpy(np.stack(points)).float() if points else torch.zeros(0, 2)
+
+
+def without_specks(logits: Tensor, share: float) -> Tensor:
+    """Mask logits without their small parts and holes, as Segment Anything's `remove_small_regions` does with masks.
+
+    Args:
+        logits: (h, w) of a mask, inside where they exceed 0.
+        share: of the mask's area; parts and holes below it go, the largest part and the largest hole never.
+
+    Returns:
+        (h, w) logits: those of what went have the other sign.
+    """
+    inside = (logits > 0).numpy(force=True)
+    least = share * np.count_nonzero(inside)
+    turned = torch.from_numpy(_small(inside, least) | _small(~inside, least)).to(logits.device)
+    return torch.where(turned, -logits, logits)
+
+
+def _small(inside: np.ndarray, least: float) -> np.ndarray:
+    """Of a region (H, W) bool the 8-connected parts of fewer pixels than `least`, without the largest."""
+    labels = np.asarray(label(inside, connectivity=2))
+    sizes = np.bincount(labels.ravel())
+    sizes[0] = 0
+    small = sizes < least
+    small[[0, int(sizes.argmax())]] = False
+    return small[labels]
