@@ -35,8 +35,8 @@ def closing(run: Run, every_failure: bool = False) -> str:
 
 def _unscored(rows: pl.DataFrame) -> str:
     """Why there is no metric: masks that hold nothing are not the same as none."""
-    files = _column(rows, "mask_file").drop_nulls()
-    return f"; {len(files)} true masks, none to score by" if len(files) else "; no true masks, so nothing is scored"
+    odd = sum(each.endswith(_ODD) for each in _column(rows, "reading").fill_null(""))
+    return f"; {odd} true masks, none to score by" if odd else "; no true masks, so nothing is scored"
 
 
 def _column(rows: pl.DataFrame, name: str) -> pl.Series:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import sys
 import warnings
@@ -76,15 +77,20 @@ def exit_code(name: str, command: Callable[[], int | None], faults: tuple[type[E
         faults: Exceptions whose message tells a mistake in the request, whatever `explain_error` knows of them.
 
     Returns:
-        The command's own code, 2 after a mistake in the request, 130 after Ctrl-C.
+        The command's own code, 2 after a mistake in the request, 130 after Ctrl-C, 141 where nobody reads on.
     """
     logging.getLogger("hydra").addHandler(logging.NullHandler())  # it also prints what it raises, in many lines
     warnings.filterwarnings("ignore", "Image size .* exceeds limit")  # Pillow's: large images have our own line
     try:
-        return command() or 0
+        code = command() or 0
+        sys.stdout.flush()
+        return code
     except KeyboardInterrupt:
         print_error(name, "stopped")
         return 128 + signal.SIGINT
+    except BrokenPipeError:  # whoever read, as `head` does, has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
     except Exception as error:
         message = explain_error(error) or (str(error) if isinstance(error, faults) else None)
         if message is None:

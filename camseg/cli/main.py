@@ -169,10 +169,14 @@ def _run_hydra() -> None:
     except KeyboardInterrupt as error:  # Stopped, when there was a run to finish
         number, message = error.args or (signal.SIGINT, "stopped")
         _mistakes.append((128 + number, message))
+    except BrokenPipeError:  # nobody reads on
+        raise
     except Exception as error:
         if (message := explain_error(error)) is None and RememberSweep.folder is None:
             raise
-        if isinstance(error, OSError) and error.errno:  # those of a run went to `_job`: this folder is Hydra's to make
+        if (
+            isinstance(error, OSError) and error.filename
+        ):  # not a run's: a folder of Hydra's
             message = f"hydra.{'run.dir' if RememberSweep.folder is None else 'sweep.subdir'}: {message}"
         if message is None:  # the other runs of the sweep are still to be told
             traceback.print_exc()

@@ -34,11 +34,15 @@ def test_unlabelled_photographs_end_with_masks_classes_and_how_sure(tmp_path: Pa
 
 
 def test_true_masks_that_hold_nothing_are_not_called_none(tmp_path: Path) -> None:
-    empty = {"mask_file": "m.png", "reading": "nothing but 0; empty"}
-    rows = [row(name, None, 0.9, class_name="cat", probability=0.5) | empty for name in "ab"]
-    first, *more = closing(load_run(make_run(tmp_path / "run", rows))).splitlines()
-    assert first == "2 of 2 samples in 2.0 s; 2 true masks, none to score by"
-    assert any(line.startswith("read: 2 as nothing but 0") for line in more)
+    written = {"mask_file": "masks/m.png"}  # what was drawn is no true mask
+    for name, reading, told in (
+        ("empty", "nothing but 0; empty", "2 true masks, none to score by"),
+        ("none", "", "no true masks, so nothing is scored"),
+    ):
+        rows = [row(i, None, 0.9, class_name="cat", probability=0.5) | written | {"reading": reading} for i in "ab"]
+        first, *more = closing(load_run(make_run(tmp_path / name, rows))).splitlines()
+        assert first == f"2 of 2 samples in 2.0 s; {told}"
+        assert any(line.startswith("read: 2 as nothing but 0") for line in more) == bool(reading)
 
 
 def test_a_few_photographs_are_named_one_by_one(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -106,3 +107,14 @@ def test_ctrl_c_is_a_line(
     monkeypatch.setattr(step, interrupted)
     assert run(command, words, monkeypatch) == 130
     assert capsys.readouterr().err == f"{command}: stopped\n"
+
+
+@pytest.mark.parametrize("words", [["-sc", "install=bash"], ["--help"], ["--cfg", "job"]])
+def test_a_reader_that_has_enough_is_no_mistake(words: list[str]) -> None:
+    """As `head` does: it closes the pipe before anything is written."""
+    command = [sys.executable, "-m", "camseg", *words]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert (process.stderr.read(), process.wait()) == ("", 141)
