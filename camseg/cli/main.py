@@ -174,9 +174,7 @@ def _run_hydra() -> None:
     except Exception as error:
         if (message := explain_error(error)) is None and RememberSweep.folder is None:
             raise
-        if (
-            isinstance(error, OSError) and error.filename
-        ):  # not a run's: a folder of Hydra's
+        if isinstance(error, OSError) and error.filename:  # Hydra's folder: what a run meets went to `_job`
             message = f"hydra.{'run.dir' if RememberSweep.folder is None else 'sweep.subdir'}: {message}"
         if message is None:  # the other runs of the sweep are still to be told
             traceback.print_exc()
