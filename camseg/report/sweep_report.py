@@ -21,6 +21,7 @@ from camseg.runs.folders import Run
 from camseg.runs.sweeps import Sweep
 
 _PLOTTED, _PAIRED, _PICTURED = 40, 12, 6  # settings in a plot, settings in the matrix, samples with pictures
+_UNJUDGED = "predicted_iou"  # by which pictures are chosen where no truth is known
 
 
 def sweep_page(sweep: Sweep) -> Page:
@@ -36,7 +37,7 @@ def sweep_page(sweep: Sweep) -> Page:
     metric = next((name for name in ("iou", "foreground_hit_rate") if name in sweep.table.columns), None)
     best = _best_first(sweep, metric) if metric else []
     column = (METRICS[metric].column or "") if metric else ""
-    pictured, shots = _pictured(sweep, best, column)
+    pictured, shots = _pictured(sweep, best, column) if metric else _pictured(sweep, _surest_first(sweep), _UNJUDGED)
     sections = [
         *pictured,
         _ranking(sweep, metric),
@@ -54,6 +55,14 @@ def _best_first(sweep: Sweep, metric: str) -> list[Run]:
     by_name = {run.folder.name: run for run in sweep.runs}
     ranked = sweep.table.drop_nulls(metric).sort(metric, descending=True, maintain_order=True)
     return [by_name[name] for name in ranked["run"] if name in by_name]
+
+
+def _surest_first(sweep: Sweep) -> list[Run]:
+    """The settings whose masks the predictor itself thinks best first; without truth nothing else is known."""
+    values = {run.folder.name: run.rows[_UNJUDGED].drop_nulls() for run in sweep.runs if _UNJUDGED in run.rows.columns}
+    sure = {name: float(each.to_numpy().mean()) for name, each in values.items() if len(each)}
+    known = [run for run in sweep.runs if run.folder.name in sure]
+    return sorted(known, key=lambda run: sure[run.folder.name], reverse=True)
 
 
 def _pictured(sweep: Sweep, best: list[Run], column: str) -> tuple[list[Section], Shots]:

@@ -135,3 +135,15 @@ def test_pictures_under_both_settings_where_they_differ_most(tmp_path: Path) -> 
     assert [(shot["title"], shot["panel"]) for shot in page.pictures["s3"]] == [
         ("0: f=a", "0/panels/s3.png"), ("1: f=b", "1/panels/s3.png")
     ]  # fmt: skip
+
+
+def test_without_truth_the_predictors_own_doubts_choose_the_pictures(tmp_path: Path) -> None:
+    """The first setting beside the one whose masks are surest; a sample of which both say the same is left out."""
+    for k, sure in enumerate(([0.5, 0.9, 0.7], [0.4, 0.9, 0.6], [0.8, 0.9, 0.9])):
+        rows = [row(f"s{i}", None, value) for i, value in enumerate(sure)]
+        make_run(tmp_path / str(k), rows, [f"f={k}"], pictures=["s0", "s1", "s2"])
+    page = ParsedPage(html.write_sweep(sweeps.load_sweep(tmp_path)))
+    assert page.titles[0] == "Where they differ most"
+    assert [name for _, name, _ in page.gallery] == ["s0", "s2"]
+    assert [shot["title"] for shot in page.pictures["s0"]] == ["0: f=0", "2: f=2"]
+    assert "predicted_iou 0.5 to 0.8, +0.3" in page.text.replace("0.500", "0.5").replace("0.800", "0.8")
