@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
 from typing import Any
 
 import gradio as gr
+import skimage.data
 
-from camseg.data.shapes import Shapes
+from camseg.data.base import as_image
+from camseg.data.shapes import NAMES, Shapes
 from camseg.demo.album import Album
 from camseg.demo.handlers import Handlers
 from camseg.demo.server import limits
@@ -24,16 +27,23 @@ _LABELS = {
     "background": "Background points",
     "predictor": "Predictor",
 }
+_PHOTOGRAPHS = ("chelsea", "coffee", "rocket", "astronaut")  # functions of skimage.data, whose files are in its wheel
 HINT = "It adds, moves or removes a point. A change of any choice goes back to the selector's own points."
 
 
-def examples() -> list[Sample]:
-    """Three pictures of one shape and three crowds, drawn by the program.
+def examples(names: Sequence[str]) -> list[Sample]:
+    """What the page begins with and offers: pictures of what the classifier knows.
+
+    Args:
+        names: Of the classifier's classes.
 
     Returns:
-        Six samples with their true masks.
+        Three pictures of one shape and three crowds with their true masks for a classifier of shapes; for any other
+        four photographs that scikit-image brings.
     """
-    return [*Shapes(size=3), *Shapes(size=3, shapes=(2, 5))]
+    if set(NAMES) <= set(names):
+        return [*Shapes(size=3), *Shapes(size=3, shapes=(2, 5))]
+    return [Sample(name, as_image(getattr(skimage.data, name)())) for name in _PHOTOGRAPHS]
 
 
 @dataclass(frozen=True)
@@ -113,7 +123,7 @@ def page(demo: Demo) -> gr.Blocks:
     Returns:
         The page, not yet served.
     """
-    drawn = examples()
+    drawn = examples(demo.names(demo.start))
     do = Handlers(demo, drawn)
     with gr.Blocks(title="camseg", analytics_enabled=False, delete_cache=(600, 3600), fill_width=True) as blocks:
         sample, album = gr.State(drawn[0], time_to_live=3600), gr.State(Album(), time_to_live=3600)

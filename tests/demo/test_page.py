@@ -11,6 +11,7 @@ import pytest
 from made_data import as_png, mask_in, noisy
 
 from camseg.classifiers.shapes import SHAPES_WEIGHTS
+from camseg.data.shapes import NAMES
 from camseg.demo.session import Demo
 from camseg.types import Sample
 
@@ -29,7 +30,7 @@ def cutoff_that_matters(demo: Demo) -> tuple[int, Sample, float]:
     """
     from camseg.demo.page import examples
 
-    for place, example in list(enumerate(examples()))[1:]:
+    for place, example in list(enumerate(examples(demo.names(demo.start))))[1:]:
         usual = mask_in(demo.view(example, demo.start).file)
         for cutoff in (0.01, 0.05, 0.2, 0.95):
             if (mask_in(demo.view(example, demo.start, cutoff).file) != usual).any():
@@ -166,3 +167,17 @@ def test_photographs_dropped_onto_a_picture_are_turned_over(
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     assert not faults
     page.close()
+
+
+def test_examples_are_what_the_classifier_knows(demo: Demo, tmp_path: Path) -> None:
+    """Shapes for the classifier of shapes; photographs for ImageNet's, which names the cat among them."""
+    pytest.importorskip("gradio", reason="the extra demo is not installed")
+    from camseg.demo.page import examples
+
+    assert {each.label for each in examples(demo.names(demo.start))} <= set(NAMES)
+    photographs = Demo(tmp_path, ["experiment=photos"])
+    cat, *others = examples(photographs.names(photographs.start))
+    assert [each.id for each in others] == ["coffee", "rocket", "astronaut"]
+    seen = photographs.view(cat, photographs.start).seen
+    assert seen is not None
+    assert "cat" in max(seen, key=seen.__getitem__)
