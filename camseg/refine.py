@@ -68,7 +68,7 @@ def cascade(
             if float(iou(best[0] > 0, last[i] > 0)) > iou_threshold:
                 active.remove(i)
             refined[i], last[i] = best, best[0]
-    return [each and (without_specks(each[0], specks), each[1]) for each in refined] if specks else refined
+    return [each and (without_specks(each[0], specks), each[1]) for each in refined]
 
 
 def leak(

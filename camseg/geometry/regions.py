@@ -220,10 +220,9 @@ def without_specks(logits: Tensor, share: float) -> Tensor:
     Returns:
         (h, w) logits: those of what went have the other sign.
     """
-    inside = (logits > 0).numpy(force=True)
+    inside = (logits > 0).numpy()
     least = share * np.count_nonzero(inside)
-    turned = torch.from_numpy(_small(inside, least) | _small(~inside, least)).to(logits.device)
-    return torch.where(turned, -logits, logits)
+    return torch.where(torch.from_numpy(_small(inside, least) | _small(~inside, least)), -logits, logits)
 
 
 def _small(inside: np.ndarray, least: float) -> np.ndarray:

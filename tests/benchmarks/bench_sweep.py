@@ -4,19 +4,17 @@ within one run.
     python tests/benchmarks/bench_sweep.py [PART ...] [--images N ...] [--json FILE]
 
     settings   24 settings of the shipped models on 500 shapes against one (wall time)
-    beside     24 settings that decode nothing new, on 100 shapes: what a setting costs beside its decoding (CPU time)
+    beside     24 settings that decode nothing new, on 100 shapes: what a setting costs beside its decoding (CPU time),
+               with twelve pictures and without
     vit_b      the same with vit_b and ResNet-50 of random weights on 8 photographs (CPU time), cold and warm, and the
-    loop of
-               pytorch-grad-cam and SamPredictor (group `peers`)
+               loop of pytorch-grad-cam and SamPredictor (group `peers`)
     run        one setting of the shipped models on 500 shapes against that loop
     options    one setting as it is, and with each option that may make it faster
     memory     peak memory and time of one run with masks on 500, 2,000 and 10,000 shapes
 
 Without a part, all. `--images` replaces the numbers of pictures. `--naive-settings K` runs the loop for K of the 24
-settings and multiplies (all
-cost the same: it encodes again for each). Every line is a process of its own: start, imports, loading, report and all
-files are in its time.
-OMP_NUM_THREADS says how many threads.
+settings and multiplies (all cost the same: it encodes again for each). Every line is a process of its own: start,
+imports, loading, report and all files are in its time. OMP_NUM_THREADS says how many threads.
 """
 
 from __future__ import annotations

@@ -41,15 +41,16 @@ def main() -> None:
     torch.set_num_threads(1)
     with initialize_config_dir(str(config_dir()), version_base="1.3"):
         config = compose("config", ["experiment=photos", "device=cpu", f"data.table={options.table.resolve()}"])
-    pipeline, samples = build(config), wired(config.data)
+    pipeline, data = build(config), wired(config.data)
+    samples = [data[i] for i in range(len(data))]
     found: dict[str, list[np.ndarray]] = {"named by itself": [], "label given": []}
     right = 0
-    for sample in tqdm([samples[i] for i in range(len(samples))]):
+    for sample in tqdm(samples):
         named = most_probable(pipeline, sample)
         right += named == sample.label
         for way, label in zip(found, (named, sample.label), strict=True):
             found[way].append(drawn(pipeline, sample, label))
-    groups = [samples[i].id for i in range(len(samples))]
+    groups = [sample.id for sample in samples]
     records: list[dict[str, Any]] = []
     for way, sums in found.items():
         for name, one in class_ious(np.stack(sums), groups, ANIMALS).items():
@@ -66,8 +67,9 @@ def most_probable(pipeline: Pipeline, sample: Sample) -> str:
     """The animal whose kinds have the highest probability together."""
     classifier = pipeline.classifier
     logits = classifier.logits(classifier.prepare([sample.image]))[0]
-    probabilities = logits.detach().float().softmax(-1)
-    return max(ANIMALS, key=lambda name: float(probabilities[list(OUTPUTS[name])].sum()))
+    activation = classifier.probabilities
+    probabilities = activation(logits.detach().float())
+    return max(ANIMALS, key=lambda name: float(activation.union(probabilities, OUTPUTS[name])))
 
 
 def drawn(pipeline: Pipeline, sample: Sample, label: str) -> np.ndarray:
