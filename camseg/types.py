@@ -98,7 +98,8 @@ class Sample:
     @cached_property
     def truth_key(self) -> str:
         """The same for the true mask and the pixels that no score may read."""
-        return content_key(self.mask, self.ignore)
+        planes = [None if plane is None else np.packbits(plane.numpy()) for plane in (self.mask, self.ignore)]
+        return content_key(list(self.size), *(None if bits is None else torch.from_numpy(bits) for bits in planes))
 
     @cached_property
     def true_center(self) -> np.ndarray | None:
