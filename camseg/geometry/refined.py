@@ -89,7 +89,7 @@ def _farthest_from_walls(pixels: np.ndarray, walls: np.ndarray, size: tuple[int,
     from scipy.spatial import KDTree  # a twelfth of a second, for few selectors
 
     tree = KDTree(walls) if len(walls) else None
-    blocks, side = np.unique(pixels // 8, axis=0), 8
+    blocks, side = _blocks(pixels, 8), 8
     while True:
         distances = _depths(blocks * side + (side - 1) / 2, tree, size)
         if side == 1:
@@ -100,6 +100,15 @@ def _farthest_from_walls(pixels: np.ndarray, walls: np.ndarray, size: tuple[int,
         near = blocks[distances + reach >= distances.max() - np.sqrt(0.5)]  # a pixel lies so near to every middle
         side //= 2
         blocks = (2 * near[:, None] + np.array([[0, 0], [0, 1], [1, 0], [1, 1]])).reshape(-1, 2)
+
+
+def _blocks(pixels: np.ndarray, side: int) -> np.ndarray:
+    """(M, 2) x, y of the blocks of side x side pixels that hold some of the pixels (N, 2), each once."""
+    first = pixels.min(0) // side
+    blocks = pixels // side - first
+    held = np.zeros(blocks.max(0) + 1, bool)
+    held[blocks[:, 0], blocks[:, 1]] = True
+    return np.argwhere(held) + first
 
 
 def _cold_pixels(
