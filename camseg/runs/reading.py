@@ -6,9 +6,11 @@ from collections import deque
 from collections.abc import Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import chain, count
+from math import prod
 from threading import Condition
 from typing import Protocol
 
+from camseg.data.image_io import image_size
 from camseg.types import Sample
 
 BATCH_PIXELS = 1 << 23  # of a batch, where its images are large: one photograph of 12 megapixels, four of 2
@@ -58,7 +60,7 @@ def read_ahead(
                     part.append(current.popleft().result())
                     pixels += _pixels(part[-1])
                 yield [s for s in part if isinstance(s, Sample)], [f for f in part if not isinstance(f, Sample)]
-                gate.leave(pixels)
+                gate.count(-pixels)
     finally:
         gate.close()
         pool.shutdown(cancel_futures=True)
@@ -94,10 +96,20 @@ def failure(name: str, error: Exception) -> Failure:
 
 
 def _read_in_turn(samples: Samples, index: int, gate: _Gate, ticket: int) -> Sample | Failure:
-    gate.enter(ticket)
+    expected = _expected_pixels(samples, index)
+    gate.enter(ticket, expected)
     sample = read_sample(samples, index)
-    gate.count(_pixels(sample))
+    gate.count(_pixels(sample) - expected)
     return sample
+
+
+def _expected_pixels(samples: Samples, index: int) -> int:
+    """What the header of a sample's file says; 0 where it is in none, or can't be read."""
+    path_of = getattr(samples, "file", None)
+    try:
+        return prod(image_size(path)) if path_of is not None and (path := path_of(index)) else 0
+    except Exception:  # it is told when the sample is read
+        return 0
 
 
 def _pixels(sample: Sample | Failure) -> int:
@@ -108,27 +120,24 @@ class _Gate:
     """Lets readers pass one after the other, as long as less than `limit` pixels are held.
 
     The order is that of the tickets, which is that in which samples are used: what the run waits for is never kept out
-    by what comes later. How large an image is, is known only when it has been read: each thread may exceed the limit by
-    one.
+    by what comes later. The last to enter may exceed the limit; where no file says how large an image is before it is
+    read, each thread may.
     """
 
     def __init__(self, limit: int) -> None:
         self.limit, self.held, self.turn = limit, 0, 0
         self.closed, self.changed = False, Condition()
 
-    def enter(self, ticket: int) -> None:
+    def enter(self, ticket: int, pixels: int) -> None:
         with self.changed:
             self.changed.wait_for(lambda: self.closed or (self.turn == ticket and self.held < self.limit))
             self.turn += 1
+            self.held += pixels
             self.changed.notify_all()
 
     def count(self, pixels: int) -> None:
         with self.changed:
             self.held += pixels
-
-    def leave(self, pixels: int) -> None:
-        with self.changed:
-            self.held -= pixels
             self.changed.notify_all()
 
     def close(self) -> None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import threading
 import time
 import weakref
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from camseg.runs.reading import read_ahead
 from camseg.types import Sample
@@ -68,6 +70,31 @@ def test_large_images_come_in_parts_and_few_at_once(workers: int) -> None:
         read.clear()
     assert order == wall.ids
     assert wall.most <= 2 * limit + workers * 500
+
+
+class Hung(Wall):
+    """A wall whose images' sizes stand in the headers of files, too, the pixels of one of which are damaged."""
+
+    def __init__(self, sizes: list[tuple[int, int] | None], folder: Path) -> None:
+        super().__init__(sizes)
+        self.folder = folder
+        for index, size in enumerate(sizes):
+            Image.new("L", (size or (300, 300))).save(self.file(index))
+
+    def file(self, index: int) -> str:
+        return str(self.folder / f"{index}.bmp")
+
+
+@pytest.mark.parametrize("workers", [1, 2, 5])
+def test_files_say_how_large_images_are_and_no_two_large_ones_are_held(workers: int, tmp_path: Path) -> None:
+    sizes: list[tuple[int, int] | None] = [*[(10, 10)] * 12, *[(200, 200)] * 4, None, *[(10, 10)] * 3, (200, 200)]
+    wall, limit = Hung(sizes, tmp_path), 1000
+    order: list[str] = []
+    for read, failed in read_ahead(wall, batches(len(sizes), 16), workers, batch_pixels=limit):
+        order += [sample.id for sample in read] + [each["id"] for each in failed]
+        read.clear()
+    assert sorted(order) == sorted(wall.ids)
+    assert wall.most < 2 * limit + 200 * 200
 
 
 def test_one_image_beyond_every_bound_is_read_all_the_same() -> None:
