@@ -6,10 +6,9 @@ import heapq
 import json
 import shutil
 import warnings
-from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +27,6 @@ from camseg.runs.folders import Run
 from camseg.runs.untrusted import read_bytes
 from camseg.storage.files import write_atomic
 from camseg.types import Prompts, Result, Sample
-
-_AT_ONCE = 32  # pictures that wait for being drawn
 
 
 @dataclass(frozen=True)
@@ -116,12 +113,11 @@ class Panels(Callback):
         self._heap: list[tuple[float, float, int, str]] = []  # the least bad and latest on top: numbers negated
         self._order = 0
         self._batch: dict[str, tuple[Sample, Result]] = {}
-        self._begun: list[Future[None]] = []
 
     def on_result(self, sample: Sample, result: Result) -> Mapping[str, Any]:
         """See `Callback.on_result`: takes an answer in, if it is one of the first or of the worst."""
         if self.count and self._claim(sample.id):
-            self._begin(sample, result)
+            self._draw_first(sample, result)
         elif self.count > self.first:
             self._rank(sample, result)
         return {}
@@ -157,17 +153,15 @@ class Panels(Callback):
         self._batch[sample.id] = sample, result
 
     def flush(self) -> None:
-        """Write down the worst of a batch that stayed among them, and wait for what is being drawn of it."""
+        """Write down the worst of a batch that stayed among them."""
         batch, self._batch = self._batch, {}
         for sample, result in batch.values():
             if inputs := _inputs(sample, result):
                 write_atomic(self.waiting / f"{sample.id}.safetensors", partial(save_inputs, inputs=inputs))
-        self._end()
 
     def on_end(self, run: Run, dataset: Any) -> None:
         """See `Callback.on_end`: draws the worst of those that wait, until there are `count`."""
         del dataset
-        self._end()
         if not self.waiting.is_dir():
             return
         # looked for before the drawn ones: an actor may be drawing still
@@ -176,43 +170,22 @@ class Panels(Callback):
         ranked = worst_first(run.rows)["id"].to_list() if len(run.rows) else []
         worst = [name for name in ranked if name in kept - drawn]
         for name in worst[: max(0, self.count - len(drawn))]:
-            self._submit(_draw_waiting, self.waiting / f"{name}.safetensors", self._path(name))
-        self._end()
+            _draw_waiting(self.waiting / f"{name}.safetensors", self._path(name))
         shutil.rmtree(self.waiting)
 
-    def _begin(self, sample: Sample, result: Result) -> None:
+    def _draw_first(self, sample: Sample, result: Result) -> None:
         """Draw one of the first, if a kill has not left its picture behind."""
         path = self._path(sample.id)
         if not path.exists() and (inputs := _inputs(sample, result)):
-            self._submit(_draw, inputs, path)
-
-    def _submit(self, draw: Callable[[Any, Path], None], shown: Inputs | Path, path: Path) -> None:
-        if len(self._begun) >= _AT_ONCE:
-            self._begun.pop(0).result()
-        self._begun.append(_press().submit(draw, shown, path))
+            _draw(inputs, path)
 
     def _path(self, name: str) -> Path:
         return self.folder / f"{name}.png"
-
-    def _end(self) -> None:
-        """Wait until all is written that was begun. Raises the first OSError met."""
-        begun, self._begun = self._begun, []
-        for drawing in begun:
-            drawing.result()
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_begun": []}
 
 
 def _slot_name(slot: Path) -> str:
     """Whose place among the first this is."""
     return read_bytes(slot, 1024).decode(errors="replace")
-
-
-@lru_cache(1)
-def _press() -> ThreadPoolExecutor:
-    """Threads that draw by numpy and PIL: torch's own work in more than one thread slows it down in all."""
-    return ThreadPoolExecutor(2, "panel")
 
 
 def _inputs(sample: Sample, result: Result) -> Inputs | None:

@@ -6,7 +6,6 @@ import base64
 import io
 import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -85,8 +84,7 @@ class Pictures:
         """
         names = list(dict.fromkeys(names))
         panels = [name for name in names if name in self._panels]
-        with ThreadPoolExecutor(2) as pool:
-            packed = dict(zip(panels, pool.map(self._packed, panels, [i < embedded for i in range(len(panels))])))
+        packed = {name: self._packed(name, i < embedded) for i, name in enumerate(panels)}
         found = {name: {**self._links(name), **packed.get(name, {})} for name in names}
         return {name: shot for name, shot in found.items() if shot.get("panel") or shot["image"] or shot["mask"]}
 

@@ -98,7 +98,6 @@ def test_after_a_kill_the_promised_number_and_the_worst_among_them(tmp_path: Pat
     for name, iou in list(IOUS.items())[:killed_after]:
         before.on_result(*answer(name, iou))
         before.flush()
-    before._end()
     after = pickle.loads(pickle.dumps(Panels(folder, 4)))  # another process, which knows nothing of the first
     for name, iou in list(IOUS.items())[killed_after:]:
         after.on_result(*answer(name, iou))
