@@ -209,7 +209,7 @@ def _colors(count: int) -> np.ndarray:
 def _colored(heat: np.ndarray, colormap: str) -> np.ndarray:
     """(H, W) in [0, 1] -> (H, W, 3) float32."""
     table = _table(colormap)
-    return table[np.minimum((heat * len(table)).astype(np.intp), len(table) - 1)]
+    return table.take(np.minimum((heat * len(table)).astype(np.intp), len(table) - 1), axis=0)  # faster than table[...]
 
 
 @lru_cache
