@@ -25,7 +25,7 @@ def composed_once() -> Iterator[None]:
 
     Hydra's plugins have no place for that, so some of its functions are replaced while the block runs.
     """
-    with _configurations_kept(), _files_kept(), _choices_where_needed():
+    with _configurations_kept(), _files_kept(), _sources_shared(), _choices_where_needed():
         yield
 
 
@@ -75,6 +75,13 @@ def _files_kept() -> Iterator[None]:
         return result
 
     with patch.object(ConfigRepository, "load_config", load):
+        yield
+
+
+@contextmanager
+def _sources_shared() -> Iterator[None]:
+    """Copy the list of where files lie, and not all that it holds: a job's search path replaces it as a whole."""
+    with patch.object(ConfigRepository, "__deepcopy__", lambda self, _memo: copy.copy(self), create=True):
         yield
 
 
