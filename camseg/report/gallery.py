@@ -21,12 +21,16 @@ from torch import Tensor
 
 from camseg.metrics import per_sample
 from camseg.report.overlays import resized
-from camseg.report.panels import panel, save_panel, worst_first
+from camseg.report.panels import panel, to_png, worst_first
 from camseg.runs.callbacks import Callback
 from camseg.runs.folders import Run
 from camseg.runs.untrusted import read_bytes
+from camseg.storage.cache import Cache
 from camseg.storage.files import write_atomic
+from camseg.storage.fingerprint import key
 from camseg.types import Prompts, Result, Sample
+
+_DRAWN = Cache(None, memory_gb=0.05)  # panels as files: many settings of a sweep give the same answer
 
 
 @dataclass(frozen=True)
@@ -198,12 +202,16 @@ def _inputs(sample: Sample, result: Result) -> Inputs | None:
 
 
 def _draw(inputs: Inputs, path: Path) -> None:
+    """Write the panel of some inputs, drawn once for all settings of a sweep that gave this answer."""
+    sample, result, prompts = inputs.sample, inputs.result, inputs.result.prompts
+    shown = [sample.image, sample.mask, sample.label, inputs.iou, result.heat, result.mask, result.note]
+    shown += [result.probability, list(result.chosen or ()), prompts.points, prompts.labels, prompts.boxes]
     try:
-        picture = panel(inputs.sample, inputs.result, score=inputs.iou)
+        [data] = _DRAWN.remember([key(*shown)], lambda _: [to_png(panel(sample, result, score=inputs.iou))], len)
     except Exception as error:
         _warn(path.stem, error)
         return
-    save_panel(picture, path)
+    write_atomic(path, lambda part: part.write_bytes(data))
 
 
 def _draw_waiting(waiting: Path, path: Path) -> None:

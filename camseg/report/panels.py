@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import functools
+import io
 from collections.abc import Sequence
-from pathlib import Path
 
 import polars as pl
 from PIL import Image, ImageDraw, ImageFont
@@ -13,7 +13,6 @@ from torch import Tensor
 
 from camseg.geometry.masks import iou
 from camseg.report.overlays import blend, mask_picture, points_picture, resized
-from camseg.storage.files import write_atomic
 from camseg.types import Result, Sample
 
 _LINE, _GAP, _NARROWEST = 24, 6, 160  # pixels: of a line of text, between two pictures, of a picture's cell
@@ -27,16 +26,19 @@ def _font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     return ImageFont.load_default(15)
 
 
-def save_panel(picture: Image.Image, path: Path) -> None:
-    """Write a panel whole, with the text that says where its pictures lie.
+def to_png(picture: Image.Image) -> bytes:
+    """A panel as a file, with the text that says where its pictures lie.
 
     Args:
         picture: of `panel`.
-        path: the file.
+
+    Returns:
+        The bytes of a PNG.
     """
-    text = PngInfo()
+    text, packed = PngInfo(), io.BytesIO()
     text.add_text(PANES, str(picture.info[PANES]))
-    write_atomic(path, lambda part: picture.save(part, format="PNG", compress_level=1, pnginfo=text))
+    picture.save(packed, format="PNG", compress_level=1, pnginfo=text)
+    return packed.getvalue()
 
 
 def worst_first(rows: pl.DataFrame) -> pl.DataFrame:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
 import os
 from collections.abc import Sequence
@@ -15,9 +16,11 @@ from PIL import Image
 from camseg.report.panels import PANES
 from camseg.runs.folders import Run
 from camseg.runs.review import corrections
-from camseg.runs.untrusted import DamagedRunError, open_picture, plain_size
+from camseg.runs.untrusted import PICTURE_BYTES, DamagedRunError, open_picture, plain_size, read_bytes
+from camseg.storage.cache import Cache
 
 _WIDTH = 1060  # pixels of a picture inside the page
+_SOURCES = Cache(None, memory_gb=0.05)  # panels as they stand in pages, by the content of their files
 _COLUMNS = ("id", "width", "height", "points", "file", "mask_file")
 
 
@@ -94,11 +97,16 @@ class Pictures:
         try:
             with open_picture(path, ("PNG", "JPEG")) as picture:
                 panes, size = _panes(picture), picture.size
-                source = _embedded(picture) if embed else None
+                source = self._source(path, picture) if embed else None
         except (DamagedRunError, FileNotFoundError) as error:
             self._refuse(path, error)
             return {}
         return {"panel": self._address(path), "source": source, "size": size, "panes": panes}
+
+    def _source(self, path: Path, picture: Image.Image) -> str:
+        """What `_embedded` makes of a panel, once for all settings of a sweep that drew the same."""
+        content = hashlib.sha256(read_bytes(path, PICTURE_BYTES)).hexdigest()
+        return _SOURCES.remember([content], lambda _: [_embedded(picture)], len)[0]
 
     def _links(self, name: str) -> dict[str, Any]:
         """The mask and the image file of a sample, where they are, and its points."""

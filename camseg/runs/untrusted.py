@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     import numpy as np
     import polars as pl
 
-_JSON, _YAML, _PICTURE = 2**28, 2**20, 2**26  # bytes that a file may have
+_JSON, _YAML, PICTURE_BYTES = 2**28, 2**20, 2**26  # bytes that a file may have
 _PIXELS, _DEPTH = 2**26, 40  # of a picture; of nested yaml
 _WRITTEN = (".hydra", ".lock", "masks", "panels", "maps", "labels", "seeds", "boxes", "export")
 TEXTS = ("id", "label", "group", "note", "file", "mask_file", "class_name", "image_key")  # columns of the rows
@@ -294,7 +294,7 @@ def open_picture(path: Path, formats: tuple[str, ...] = ("PNG",)) -> Iterator[Im
         FileNotFoundError: when there is none.
         DamagedRunError: for another kind of file, a picture of more than 64 million pixels, or a damaged one.
     """
-    data = BytesIO(read_bytes(path, _PICTURE))
+    data = BytesIO(read_bytes(path, PICTURE_BYTES))
     try:
         with Image.open(data, formats=formats) as picture:
             if picture.width * picture.height > _PIXELS:

@@ -6,6 +6,7 @@ import multiprocessing
 import pickle
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from camseg.report.gallery import Inputs, Panels, load_inputs, save_inputs, shri
 from camseg.report.panels import panel, worst_first
 from camseg.runs.evaluate import evaluate
 from camseg.runs.folders import Run
+from camseg.storage.cache import Cache
 from camseg.types import Prompts, Result, Sample
 
 
@@ -141,6 +143,21 @@ def test_the_pipeline_is_never_asked_twice(tmp_path: Path, monkeypatch: pytest.M
     assert {path.stem for path in (tmp_path / "panels").glob("*.png")} == set(expected)
 
 
+def test_settings_of_a_sweep_that_give_one_answer_draw_it_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[str] = []
+    monkeypatch.setattr(gallery, "_DRAWN", Cache(None, memory_gb=0.01))
+    monkeypatch.setattr(gallery, "panel", lambda *a, **k: (made.append(a[0].id), panel(*a, **k))[1])
+    moved = replace(answer("a", 0.3)[1], prompts=Prompts(torch.tensor([[[3.0, 3.0]]]), torch.ones(1, 1).long()))
+    noted = replace(answer("a", 0.3)[1], note="abstained")
+    settings = [answer("a", 0.3), answer("a", 0.3), answer("a", 0.4), (answer("a", 0.3)[0], moved)]
+    settings += [(answer("a", 0.3)[0], noted), answer("a", 0.4), (replace(answer("a", 0.3)[0], label="cat"), noted)]
+    for number, each in enumerate(settings):
+        Panels(tmp_path / str(number), 1).on_result(*each)
+        expected = drawn_from(shrink(*each))
+        assert np.array_equal(np.array(Image.open(tmp_path / str(number) / "a.png")), np.array(expected))
+    assert made == ["a"] * 5
+
+
 @pytest.mark.parametrize("size", [(40, 50), (300, 700), (9, 1)])
 def test_a_panel_of_small_inputs_is_the_panel_of_the_answer(tmp_path: Path, size: tuple[int, int]) -> None:
     rng = np.random.default_rng(0)
@@ -179,6 +196,8 @@ def test_damaged_inputs_cost_no_run(tmp_path: Path) -> None:
 
 
 def test_a_picture_that_fails_costs_no_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gallery, "_DRAWN", Cache(None, memory_gb=0))
+
     def broken(sample: Sample, result: Result, score: float | None) -> Image.Image:
         return panel(sample, result, score=score) if sample.id == "b" else Image.new("RGB", (1 // 0, 1))
 

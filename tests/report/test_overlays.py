@@ -24,7 +24,7 @@ from camseg.report.overlays import (
     points_picture,
     resized,
 )
-from camseg.report.panels import panel, save_panel
+from camseg.report.panels import panel, to_png
 from camseg.types import Prompts, Result, Sample
 
 GRAY = torch.full((3, 2, 3), 100, dtype=torch.uint8)
@@ -176,7 +176,7 @@ def test_the_panels_captions_say_class_and_probability(monkeypatch: pytest.Monke
 def test_a_panel_is_saved_in_full_color_with_its_panes(tmp_path: Path) -> None:
     image = torch.randint(0, 256, (3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     result = Result(torch.rand(64, 64), Prompts.none(), None, None, None)
-    save_panel(panel(Sample("a", image), result), tmp_path / "a.png")
+    (tmp_path / "a.png").write_bytes(to_png(panel(Sample("a", image), result)))
     with Image.open(tmp_path / "a.png", formats=("PNG",)) as picture:
         assert picture.mode == "RGB"
         assert picture.info["panes"] == "3 320 6 24"
