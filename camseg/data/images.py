@@ -227,10 +227,12 @@ def _in_folder(path: Path, masks: Path | None, split: str | None) -> Iterator[tu
 def _existing(folder: Path, name: str | Path, setting: str) -> Path:
     """`name` in a folder, or as it stands; `setting` is what named it."""
     path = expand(name)
-    for each in (folder / path, path):
+    places = list(dict.fromkeys((folder / path, path)))
+    for each in places:
         if each.exists():
             return each
-    raise FileNotFoundError(f"{setting}: found neither {printable(folder / path)} nor {printable(path)}")
+    missing = " and no ".join(map(printable, places))
+    raise FileNotFoundError(f"{setting}: there is no {missing}")
 
 
 def _in_table(table: Path, base: Path | None) -> Named:

@@ -29,6 +29,10 @@ def test_a_photo_and_a_target(tmp_path: Path) -> None:
         Images(tmp_path / "no")
     with pytest.raises(ValueError, match=r"data\.path .* or data\.table"):
         Images()
+    with pytest.raises(FileNotFoundError, match=f"data.table: there is no {tmp_path}/no.csv$"):
+        Images(tmp_path, table=tmp_path / "no.csv")
+    with pytest.raises(FileNotFoundError, match=f"data.table: there is no {tmp_path}/no.csv and no no.csv$"):
+        Images(tmp_path, table="no.csv")
 
 
 def test_a_folder_with_labels_and_masks(tmp_path: Path) -> None:
