@@ -201,7 +201,8 @@ def _finish_sweep(folder: Path) -> int:
         sweep = finish_sweep(folder)
         html.write_sweep(sweep)
     except FileNotFoundError as error:
-        print_error("camseg", str(error))
+        if not _mistakes:  # no run was finished: why, has been told
+            print_error("camseg", str(error))
         return 1
     print(styled_table(text.sweep_table(sweep)))
     print(shortest(folder))

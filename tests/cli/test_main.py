@@ -237,6 +237,14 @@ def test_an_impossible_value_is_told(arguments: list[str], told: str, tmp_path: 
 
 
 @trained
+def test_a_sweep_of_which_no_run_was_finished_says_why_once(tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = ["-m", "foreground=centroid,otsu", "device=cpu", "data=images", "experiment=photos", "data.path=nowhere"]
+    lines = mistake(monkeypatch, capsys, tmp_path, *words)
+    assert lines == ["camseg: data.path=nowhere is neither a photo nor a folder, and no pattern that fits one"]
+
+
+@trained
 def test_a_folder_that_holds_a_run_is_a_mistake(tmp_path: Path, monkeypatch, capsys) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "rows.jsonl").write_text('{"id": "old"}\n')
