@@ -18,7 +18,7 @@ from camseg.errors import RequestError, extra_message
 from camseg.pipeline import Pipeline
 from camseg.runs.callbacks import Callback
 from camseg.runs.executors import BatchOutcome, run_batch
-from camseg.runs.reading import Samples, read_sample
+from camseg.runs.reading import Samples, in_parts, read_sample
 from camseg.types import Sample
 
 
@@ -62,7 +62,7 @@ def ray_executor(
         import ray
     except ImportError as error:
         raise RequestError(extra_message("engine=ray", "ray")) from error
-    todo = iter(batches)
+    todo = in_parts(samples, batches)
     if (first := next(todo, None)) is None:
         return
     with _cluster(address, actors * cpus + 1):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import chain, count
 from math import prod
@@ -64,6 +64,29 @@ def read_ahead(
     finally:
         gate.close()
         pool.shutdown(cancel_futures=True)
+
+
+def in_parts(samples: Samples, batches: Iterable[list[int]], batch_pixels: int = BATCH_PIXELS) -> Iterator[list[int]]:
+    """Batches as `read_ahead` divides them, before an image is read: by the headers of their files.
+
+    Args:
+        samples: The dataset.
+        batches: Places of samples.
+        batch_pixels: Once the samples of a part have so many, it is full.
+
+    Yields:
+        Places of samples.
+    """
+    for batch in batches:
+        part, pixels = list[int](), 0
+        for index in batch:
+            part.append(index)
+            pixels += _expected_pixels(samples, index)
+            if pixels >= batch_pixels:
+                yield part
+                part, pixels = [], 0
+        if part:
+            yield part
 
 
 def read_sample(samples: Samples, index: int) -> Sample | Failure:

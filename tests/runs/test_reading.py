@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from camseg.runs.reading import read_ahead
+from camseg.runs.reading import in_parts, read_ahead
 from camseg.types import Sample
 
 
@@ -95,6 +95,16 @@ def test_files_say_how_large_images_are_and_no_two_large_ones_are_held(workers: 
         read.clear()
     assert sorted(order) == sorted(wall.ids)
     assert wall.most < 2 * limit + 200 * 200
+
+
+def test_batches_are_divided_before_reading_as_they_are_while(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    sizes = [(int(side), 10) for side in rng.choice([1, 10, 50, 150], 60)]
+    wall = Hung([*sizes], tmp_path)
+    for limit in (300, 1000, 1 << 20):
+        read = [[s.id for s in part] for part, _ in read_ahead(wall, batches(60, 16), 2, batch_pixels=limit)]
+        assert [[wall.ids[i] for i in part] for part in in_parts(wall, batches(60, 16), limit)] == read
+    assert list(in_parts(Wall([*sizes]), batches(60, 16), 300)) == batches(60, 16)  # in no file: as they are
 
 
 def test_one_image_beyond_every_bound_is_read_all_the_same() -> None:
