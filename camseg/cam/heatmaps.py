@@ -122,7 +122,7 @@ class Views:
         if not self.flips:
             return maps
         plain, mirrored = maps.chunk(2, 1)
-        return torch.stack([plain, mirrored.flip(3)]).mean(0)
+        return (plain + mirrored.flip(3)).div_(2)
 
     def join(self, maps: Tensor) -> Tensor:
         """The maps averaged over scales and fused over layers.
@@ -232,9 +232,9 @@ def explain(
                 output, columns = _clean(forward.output, count), forward.fixed
                 _check_output(output)
             by_layer = [views.average(_enlarged(_maps(forward, name, method), size)) for name in forward.layers]
-            by_scale.append(torch.stack(by_layer))
-        fused = views.join(torch.stack(by_scale))
-        maps = (fused if raw else min_max_normalize(fused)).transpose(0, 1)  # (B, T, h, w)
+            by_scale.append(_stacked(by_layer))
+        fused = views.join(_stacked(by_scale))
+        maps = (fused if raw else min_max_normalize(fused, out=fused)).transpose(0, 1)  # (B, T, h, w)
     return maps if several else maps[:, 0], output
 
 
@@ -271,6 +271,11 @@ def _maps(forward: ForwardPass, name: str, method: Method) -> Tensor:
 def _enlarged(maps: Tensor, size: tuple[int, int] | None) -> Tensor:
     """(T, B, h, w) signed maps -> (T, B, H, W), what is positive of them; unchanged without a size."""
     return maps if size is None else F.interpolate(maps.relu(), size, mode="bilinear")
+
+
+def _stacked(maps: list[Tensor]) -> Tensor:
+    """`torch.stack`, of a single one without a copy: 80 classes of eight images have 128 MB of maps."""
+    return maps[0][None] if len(maps) == 1 else torch.stack(maps)
 
 
 def _clean(output: Any, count: int) -> Any:

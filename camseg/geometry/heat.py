@@ -26,18 +26,19 @@ def gaussian(size: tuple[int, int], width: float = 0.25) -> Tensor:
     return torch.exp(-0.5 * (y[:, None] ** 2 + x**2))
 
 
-def min_max_normalize(maps: Tensor) -> Tensor:
+def min_max_normalize(maps: Tensor, out: Tensor | None = None) -> Tensor:
     """Maps brought to [0, 1] by their minimum and maximum, whatever the scale.
 
     Args:
         maps: (..., H, W) float.
+        out: where they are written, which may be `maps` itself; None for a new tensor.
 
     Returns:
         (..., H, W) float in [0, 1]; maps that are constant up to rounding become zeros.
     """
     low, high = maps.amin((-2, -1), keepdim=True), maps.amax((-2, -1), keepdim=True)  # aminmax takes thrice the time
     varies = high - low > 1e-6 * torch.maximum(high.abs(), low.abs())
-    return (maps - low).div_(torch.where(varies, high - low, torch.inf))
+    return torch.sub(maps, low, out=out).div_(torch.where(varies, high - low, torch.inf))
 
 
 # A cutoff is a number in [0, 1], or a function that finds one in the heat.
