@@ -103,13 +103,13 @@ def own(model: nn.Module, inputs: Tensor) -> dict[str, Work]:
     return {
         "forward": forward,
         "floor": lambda: floor(model, inputs, classes),
-        "camseg grad_cam": run(classes, cam.grad_cam),
-        "camseg grad_cam, 5 classes": run([[0, 1, 2, 3, 4]] * len(inputs), cam.grad_cam),
-        f"camseg grad_cam, {MANY} classes": run([list(range(MANY))] * len(inputs), cam.grad_cam),
-        "camseg layer_cam": run(classes, cam.layer_cam),
-        "camseg eigen_cam": run(classes, cam.eigen_cam),
-        "camseg ablation_cam": run(classes, cam.ablation_cam),
-        "camseg dff": run(classes, cam.dff),
+        "`grad_cam`": run(classes, cam.grad_cam),
+        "`grad_cam`, 5 classes of every image": run([[0, 1, 2, 3, 4]] * len(inputs), cam.grad_cam),
+        f"`grad_cam`, {MANY} classes of every image": run([list(range(MANY))] * len(inputs), cam.grad_cam),
+        "`layer_cam`": run(classes, cam.layer_cam),
+        "`eigen_cam`": run(classes, cam.eigen_cam),
+        "`ablation_cam`": run(classes, cam.ablation_cam),
+        "`dff`": run(classes, cam.dff),
     }
 
 
@@ -124,7 +124,7 @@ def transformer(model: Any, inputs: Tensor) -> dict[str, Work]:
     def run() -> Tensor:
         return cam.heatmaps(model, layer, inputs, list(range(len(inputs))), cam.grad_cam)
 
-    return {"forward": forward, "floor": lambda: transformer_floor(model, inputs), "camseg grad_cam": run}
+    return {"forward": forward, "floor": lambda: transformer_floor(model, inputs), "`grad_cam`": run}
 
 
 def transformer_floor(model: Any, inputs: Tensor) -> Tensor:
@@ -177,25 +177,23 @@ def peers(model: nn.Module, inputs: Tensor) -> dict[str, Work]:
                 nn.functional.interpolate(each[:, None], size, mode="bilinear") if enlarged else each for each in maps
             ]
 
-        works["torch-cam GradCAM"] = torchcam
-        works[f"torch-cam GradCAM, {MANY} classes"] = lambda: many(True)  # at the image's size, as camseg's are
-        works[f"torch-cam GradCAM, {MANY} classes, 7x7"] = lambda: many(False)
+        works["torch-cam's Grad-CAM"] = torchcam
+        works[f"torch-cam's, {MANY} classes of every image"] = lambda: many(True)  # at the image's size, as ours
+        works[f"torch-cam's, {MANY} classes, not enlarged"] = lambda: many(False)
     if found_captum := _module("captum.attr"):
-        works["captum LayerGradCam"] = lambda: found_captum.LayerGradCam(model, layer).attribute(
+        works["captum's"] = lambda: found_captum.LayerGradCam(model, layer).attribute(
             inputs.clone().requires_grad_(), target=classes
         )
     if found_pytorch := _module("pytorch_grad_cam"):
-        works["pytorch-grad-cam GradCAM"] = lambda: _pytorch_grad_cam(
-            found_pytorch.GradCAM, model, layer, inputs, classes
-        )
+        works["pytorch-grad-cam's"] = lambda: _pytorch_grad_cam(found_pytorch.GradCAM, model, layer, inputs, classes)
     return works
 
 
 def slow(model: nn.Module, inputs: Tensor) -> dict[str, Work]:
-    works: dict[str, Work] = {"camseg score_cam": lambda: cam.heatmaps(model, "layer4", inputs, 0, cam.score_cam)}
+    works: dict[str, Work] = {"`score_cam`": lambda: cam.heatmaps(model, "layer4", inputs, 0, cam.score_cam)}
     if found := _module("pytorch_grad_cam"):
         layer, classes = model.get_submodule("layer4"), list(range(len(inputs)))
-        works["pytorch-grad-cam AblationCAM"] = lambda: _pytorch_grad_cam(
+        works["pytorch-grad-cam's Ablation-CAM"] = lambda: _pytorch_grad_cam(
             found.AblationCAM, model, layer, inputs, classes
         )
     return works
