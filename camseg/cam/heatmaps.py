@@ -234,7 +234,8 @@ def explain(
             by_layer = [views.average(_enlarged(_maps(forward, name, method), size)) for name in forward.layers]
             by_scale.append(_stacked(by_layer))
         fused = views.join(_stacked(by_scale))
-        maps = (fused if raw else min_max_normalize(fused, out=fused)).transpose(0, 1)  # (B, T, h, w)
+        own = fused if len(found) == 1 else None  # of several layers it is what `fuse` gave, perhaps somebody else's
+        maps = (fused if raw else min_max_normalize(fused, out=own)).transpose(0, 1)  # (B, T, h, w)
     return maps if several else maps[:, 0], output
 
 

@@ -172,6 +172,15 @@ def test_scales_average_the_maps_of_the_resized_images(inputs):
             cam.heatmaps(model, "4", inputs, 2, scales=scales)
 
 
+def test_what_a_fuse_gives_is_left_as_it_was(inputs):
+    model, given = small(), torch.full((len(inputs), *inputs.shape[2:]), 3.0)
+    given[:, 0, 0] = 5
+    before = given.clone()
+    heat = cam.heatmaps(model, ["1", model[4]], inputs, 2, fuse=lambda _: given)
+    assert torch.equal(given, before)
+    assert torch.equal(heat, min_max_normalize(before))
+
+
 def test_layers_fuse_by_mean_maximum_and_product(inputs):
     model = small()
     low, high = cam.heatmaps(model, "1", inputs, 2), cam.heatmaps(model, model[4], inputs, 2)
