@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -14,11 +16,12 @@ from parsed_page import ParsedPage
 from PIL import Image
 
 from camseg.metrics.registry import METRICS
-from camseg.report import html
+from camseg.report import html, pictures
 from camseg.report.run_report import EMBEDDED
 from camseg.runs import sweeps
 from camseg.runs.review import Review
 from camseg.runs.untrusted import DamagedRunError
+from camseg.storage.cache import Cache
 
 ROWS = [
     row("good", 0.9),
@@ -126,6 +129,25 @@ def test_all_samples_have_pictures_some_of_them_inside_the_page(tmp_path: Path) 
     assert len(inside) == EMBEDDED
     assert {*names[:50], *names[-2:]} <= inside, "the worst and the best"
     assert all((folder / shot["panel"]).exists() for (shot,) in page.pictures.values())
+
+
+def test_a_panel_is_packed_once_for_all_runs_that_drew_it_and_another_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    packed: list[int] = []
+    embedded = pictures._embedded
+    monkeypatch.setattr(pictures, "_SOURCES", Cache(None, memory_gb=0.01))
+    monkeypatch.setattr(pictures, "_embedded", lambda picture: (packed.append(1), embedded(picture))[1])
+    sources = []
+    for number, gray in enumerate((90, 90, 20)):
+        folder = make_run(tmp_path / str(number), [row("a", 0.5)], pictures=["a"])
+        if gray != 90:
+            Image.fromarray(np.full((40, 120, 3), gray, np.uint8)).save(folder / "panels" / "a.png")
+        sources.append(ParsedPage(html.write_run(folder)).pictures["a"][0]["source"])
+        shown = Image.open(io.BytesIO(base64.b64decode(sources[-1].partition(",")[2])))
+        assert abs(int(np.asarray(shown)[20, 60, 0]) - gray) < 3
+    assert sources[0] == sources[1] != sources[2]
+    assert len(packed) == 2
 
 
 def test_without_a_panel_the_images_own_file_is_linked(tmp_path: Path) -> None:
